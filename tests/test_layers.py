@@ -29,15 +29,25 @@ ARROWS: dict[str, set[str]] = {
     # The failures of tasks, and the events that a run sends to its watchers.
     "failures": {"errors", "serialization"},
     "events": {"errors", "failures"},
-    # Hosts and graphs, which the user describes, and the decisions about their tasks.
+    # Hosts, modules and graphs, which the user describes, and the decisions about their tasks.
     "resources": {"errors", "serialization"},
-    "graph": {"errors", "resources", "serialization"},
+    "project": {"serialization"},
+    "graph": {"errors", "project", "resources", "serialization"},
     "allocators": {"errors", "resources", "protocol"},
     "scheduler": {"errors", "resources", "allocators", "protocol"},
     # The other parts of the controller, and the simulator.
-    "submission": {"errors", "resources", "graph", "allocators", "scheduler", "protocol", "serialization"},
+    "submission": {
+        "errors",
+        "resources",
+        "project",
+        "graph",
+        "allocators",
+        "scheduler",
+        "protocol",
+        "serialization",
+    },
     "transport": {"errors", "resources", "protocol", "serialization"},
-    "journal": {"errors", "graph", "serialization", "submission"},
+    "journal": {"errors", "project", "graph", "serialization"},
     "execution": {
         "errors",
         "failures",
@@ -46,6 +56,7 @@ ARROWS: dict[str, set[str]] = {
         "serialization",
         "host.task_context",  # `evaluate` runs tasks in the caller's process
         "resources",
+        "project",
         "graph",
         "allocators",
         "scheduler",

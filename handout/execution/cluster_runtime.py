@@ -23,6 +23,7 @@ from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.members import Members
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.driver import Driver
+from handout.project.loaded import remember_loaded
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
 from handout.serialization.user_objects import brief
@@ -85,6 +86,7 @@ class ClusterRuntime:
 
     async def open(self) -> None:
         """Start to connect, and wait until as many hosts as required are usable; see `Cluster.open`."""
+        remember_loaded()  # a cluster may be open for weeks, and the files on disk may change meanwhile
         self.begin()
         try:
             await self.wait_until_usable()

@@ -20,6 +20,7 @@ from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
 from handout.graph.signature import Signatures
+from handout.project.loaded import REMEMBERED, remember_loaded
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
 from handout.serialization.user_objects import brief
@@ -203,6 +204,8 @@ class Graph(TypedCalls):
             given, own = self._split(fn, kwargs)
             return self._nodes.append(fn, args, own, self._nodes.policy(given))
         # In a large graph, most calls have no options and no keyword arguments. This shorter path is for such calls.
+        if getattr(fn, "__module__", None) not in REMEMBERED:
+            remember_loaded(fn)
         fns = self._fns
         node = len(fns)
         fns.append(fn)
@@ -235,6 +238,7 @@ class Graph(TypedCalls):
             raise GraphError(
                 f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
             )
+        remember_loaded(fn)
         marked = mark_of(fn)
         named = kwargs.keys() & OPTION_NAMES
         if not named:

@@ -1,7 +1,7 @@
 """Computes the identities of functions, methods and modules from their parts.
 
 An identity is a digest by which a later run recognizes the same code (see `identity`). A part "counts" if the identity
-depends on it. A module is "installed" if it is not the user's own (see `project_modules`).
+depends on it. A module is "installed" if it is not the user's own (see `project.ownership`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import functools
 import os
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 from handout.journal.installed import PYTHON, is_own, version_of
 from handout.journal.value_walk import ValueWalk, digest
+from handout.project.sources import own_sources
 from handout.serialization.functions_by_value import importable_name, main_name, names_in
-from handout.submission.project_modules import own_sources
 
 __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "module_sources"]
 
@@ -127,7 +128,7 @@ def module_sources(walk: ValueWalk, name: str) -> bytes:
         found = own_sources([main_name() or top if script else top], script)
         parts = [part for each in sorted(found.files) for part in (each.encode(), digest(found.files[each]))]
         binaries = sorted(each for package in found.packages.values() for each in package.extensions.items())
-        parts += [part for each, path in binaries for part in (each.encode(), digest(path.read_bytes()))]
+        parts += [part for each, path in binaries for part in (each.encode(), digest(Path(path).read_bytes()))]
         parts += [version_of(each).encode() for each in sorted(found.installed)]
         walk.sources[top] = digest(b"sources", *parts) if found.files else installed(top, "")
     return digest(name.encode(), walk.sources[top])

@@ -2,7 +2,7 @@
 
 An identity is a digest by which a later run recognizes a function or a value. Identities contain the name and version
 of an installed module instead of the module's code. A module is "installed" if it is not the user's own (see
-`project_modules`).
+`project.ownership`).
 
 No function in this file imports a module to find the module's version.
 """
@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handout.submission.project_modules import EXTENSIONS, find_package, spec_of
+from handout.project import ownership
+from handout.project.ownership import EXTENSIONS, spec_of
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -32,7 +33,7 @@ def is_own(module: str | None) -> bool:
 
 @functools.cache
 def _is_own_top(top: str) -> bool:
-    return find_package(top) is not None
+    return ownership.is_own(top)
 
 
 @functools.cache

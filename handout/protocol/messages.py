@@ -495,6 +495,8 @@ class SetUp(NamedTuple):
     file to the store, it renames the file to the name without the ending."""
     bundle_path: str | None = None
     """Path of the source bundle. None: the tasks need no bundle."""
+    modules_folder: str = ""
+    """Folder into which the first worker with this bundle unpacks it."""
     shared_loop: bool = False
     """True if the tasks are coroutines that run concurrently in one event loop, the worker's shared loop."""
     options: WorkerOptions = WorkerOptions()

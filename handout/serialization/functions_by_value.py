@@ -27,6 +27,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
+from handout.serialization.modules_in_text import modules_in_code
+
 #: Two Pythons that share it read each other's code objects.
 MAGIC: bytes = importlib.util.MAGIC_NUMBER
 PYTHON: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -64,7 +66,8 @@ def origin() -> str:
 def main_name() -> str | None:
     """The name that ``__main__`` can be imported by: ``python -m pkg.mod`` is ``pkg.mod``."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return None if spec is None else spec.name
+    # The program in a folder or in a zip file has a spec too, but other processes have another ``__main__``.
+    return None if spec is None or spec.name == "__main__" else spec.name
 
 
 def importable_name(obj: Any) -> tuple[str, str] | None:
@@ -125,7 +128,7 @@ class Names(NamedTuple):
 
     #: Globals that it reads or writes.
     used: tuple[str, ...]
-    #: Modules that it imports, as written.
+    #: Modules that it imports, as written, and those that its texts seem to name; see `modules_in_text`.
     imported: tuple[str, ...]
 
 
@@ -141,6 +144,7 @@ def names_in(code: types.CodeType) -> Names:
                     used[instruction.argval] = None
                 elif instruction.opname == "IMPORT_NAME" and instruction.argval:
                     imported[instruction.argval] = None
+            imported.update(dict.fromkeys(modules_in_code(part)))
         found = _names[code] = Names(tuple(used), tuple(imported))
     return found
 

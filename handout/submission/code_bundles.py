@@ -6,22 +6,29 @@ import hashlib
 import io
 import itertools
 import json
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from handout.project.package import Package, read_listed
+from handout.project.sources import own_sources
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
-from handout.submission.project_modules import Package, own_sources
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
 
 #: The time of every entry in the zip. With the times of the files, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
 _INDEX = "modules.json"
+#: A file with more bytes is compressed quickly instead of well, because the caller's event loop waits meanwhile.
+_LARGE = 1 << 18
+_BUNDLES_KEPT = 8
+#: The bundles that were made last, by the versions of their packages.
+_made: dict[tuple[tuple[str, int], ...], CodeBundle] = {}
 
 
 class _Numbers:
@@ -72,7 +79,7 @@ class FunctionBlob:
 
 @dataclass(frozen=True, slots=True)
 class CodeBundle:
-    """Sources of the user's own modules."""
+    """The user's own modules, the files beside them, and their metadata, as a zip file."""
 
     #: The key under which agents store the bundle. It is lower than the key of any object.
     key: int
@@ -104,44 +111,65 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
 def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
     """Bundle the user's own modules among `names`, and the user's own modules that those import, directly or not.
 
+    The bundle is made only once for one state of these modules and of the files beside them.
+
     Args:
         names: Dotted names of modules. Modules that are not the user's own are left out.
 
     Returns:
         The bundle, or None if no module is the user's own.
     """
-    found = own_sources(names)
-    if not found.packages:
+    packages = own_sources(names).packages
+    if not packages:
         return None
-    return _zip([found.packages[top] for top in sorted(found.packages)], found.files)
+    state = tuple(sorted((top, package.version) for top, package in packages.items()))
+    made = _made.pop(state, None)
+    if made is None:
+        made = _zip([packages[top] for top, _ in state])
+    _made[state] = made
+    if len(_made) > _BUNDLES_KEPT:
+        del _made[next(iter(_made))]
+    return made
 
 
-def _zip(packages: list[Package], files: dict[str, bytes]) -> CodeBundle:
-    members = _members(packages, files)
+def _zip(packages: list[Package]) -> CodeBundle:
+    members, index = _members(packages)
+    members[_INDEX] = json.dumps(index, sort_keys=True).encode()
     digest = hashlib.sha256()
     for member, data in members.items():
         digest.update(f"{member} {len(data)}\n".encode())
         digest.update(data)
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
             info = zipfile.ZipInfo(member, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, data)
+            archive.writestr(info, data, compresslevel=1 if len(data) > _LARGE else 6)
     key = _bundle_keys.of(digest.digest())
     return CodeBundle(key, out.getvalue(), frozenset(package.name for package in packages))
 
 
-def _members(packages: list[Package], files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the contents of a bundle's files by name: the sources, and the index that the worker's importer reads."""
-    index: dict[str, Any] = {"modules": {}, "namespaces": {}, "extensions": []}
+def _members(packages: list[Package]) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the contents of a bundle's files by name, and the index that the worker's importer reads."""
     members: dict[str, bytes] = {}
+    paths: dict[str, str] = {}
+    executable: list[str] = []
     for package in packages:
-        for module in package.modules:
-            member = module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
-            index["modules"][module.name] = [member, str(module.path), module.is_package]
-            members[member] = files[module.name]
-        index["namespaces"].update(package.namespaces)
-        index["extensions"].extend(package.extensions)
-    members[_INDEX] = json.dumps(index).encode()
-    return members
+        folder = "shadowing" if package.name in sys.stdlib_module_names else "project"
+        for module in package.modules.values():
+            members[f"{folder}/{module.inside}"] = module.source
+            paths[f"{folder}/{module.inside}"] = module.path
+        for inside, listed in package.files.items():
+            data = read_listed(listed)
+            if data is not None:
+                members[f"{folder}/{inside}"] = data
+                executable += [f"{folder}/{inside}"] if listed.executable else []
+        members.update({f"project/{inside}": data for inside, data in package.metadata.items()})
+    extensions = sorted(name for package in packages for name in package.extensions)
+    index = {
+        "modules": sorted(package.name for package in packages),
+        "paths": paths,
+        "executable": sorted(set(executable)),
+        "extensions": extensions,
+    }
+    return dict(sorted(members.items())), index

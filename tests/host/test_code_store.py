@@ -30,7 +30,9 @@ def bundle(padding: int) -> bytes:
     """Return a source bundle without modules, with so many bytes that the zip does not compress."""
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("modules.json", json.dumps({"modules": {}, "namespaces": {}, "extensions": []}))
+            archive.writestr(
+                "modules.json", json.dumps({"modules": [], "paths": {}, "executable": [], "extensions": []})
+            )
             archive.writestr("padding", os.urandom(padding))
         return file.getvalue()
 

@@ -12,7 +12,12 @@ from tests.pythons import MINORS, bundle, require_python, run_on_host
 
 __all__ = ["bundle"]
 
-PRELUDE = "from handout.host.worker import importer\nimporter.install(sys.stdin.buffer.read())\n"
+PRELUDE = """
+import tempfile
+from handout.host.worker import importer
+unpacked = tempfile.mkdtemp() + "/modules/1"
+importer.install(sys.stdin.buffer.read(), unpacked)
+"""
 
 
 @pytest.fixture
@@ -64,9 +69,12 @@ def test_a_traceback_shows_the_lines_and_the_path_of_the_callers_source(project:
     write(project, hoimp_c="def fail(x):\n    # look here\n    return 1 / x  # the line\n")
     source = (
         "import hoimp_c, traceback\ntry:\n    hoimp_c.fail(0)\n"
-        "except ZeroDivisionError:\n    print(traceback.format_exc())"
+        "except ZeroDivisionError:\n    text = traceback.format_exc()\n"
+        "    print(f'File \"{unpacked}/project/hoimp_c.py\", line 3' in text)\n"
+        "    print(importer.controller_paths(text))"
     )
     printed = on_the_host("hoimp_c", source, bundle)
+    assert printed.startswith("True\n")
     assert f'{project / "hoimp_c.py"}", line 3, in fail' in printed
     assert "return 1 / x  # the line" in printed
 
@@ -108,6 +116,7 @@ def test_a_bundle_may_be_named_by_its_path(project: Path, bundle: Path, tmp_path
     path = tmp_path / "code.zip"
     path.write_bytes(bundled("hoimp_g").data)
     source = (
-        f"from handout.host.worker import importer\nimporter.install({str(path)!r})\nimport hoimp_g\nprint(hoimp_g.x)"
+        "from handout.host.worker import importer\n"
+        f"importer.install({str(path)!r}, {str(tmp_path / 'modules' / '1')!r})\nimport hoimp_g\nprint(hoimp_g.x)"
     )
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"

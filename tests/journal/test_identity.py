@@ -21,6 +21,7 @@ from handout import Graph
 from handout.journal.identity import TaskIdentities
 from handout.journal.installed import version_of
 from handout.journal.value_digest import new_walk
+from handout.project import loaded, sources
 from tests import work
 
 
@@ -227,6 +228,9 @@ def test_the_modules_that_a_named_module_imports_count(tmp_path: Path, monkeypat
     other = function("def f(x):\n  from json import a\n  return a.g(x)")
 
     def identities(number: int) -> list[bytes]:
+        # A process keeps the sources that it has read, so what follows stands for another process.
+        monkeypatch.setattr(sources, "_known", sources._Known())
+        monkeypatch.setattr(loaded, "_sources", {})
         (tmp_path / "hoident_b.py").write_text(f"NUMBER = {number}")
         (tmp_path / "hoident_pkg/c.py").write_text(f"NUMBER = {number}")
         return [identity_of(each) for each in (whole, lazy, inside, other)]

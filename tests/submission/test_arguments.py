@@ -267,11 +267,11 @@ print(json.dumps({
 }))
 """
 HOST = """
-import json, base64
+import json, base64, tempfile
 from handout.host.worker import importer
 from handout.serialization import calls, pickling
 sent = json.load(sys.stdin)
-importer.install(base64.b64decode(sent["bundle"]))
+importer.install(base64.b64decode(sent["bundle"]), tempfile.mkdtemp() + "/modules/1")
 fn = pickling.loads(base64.b64decode(sent["fn"]))
 args, kwargs, _ = calls.load_call(base64.b64decode(sent["call"]), None)
 value = fn(*args, **kwargs)

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import socket
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Sequence, Set
@@ -325,6 +327,7 @@ class WorkerPool:
                 nonce=worker.nonce.hex(),
                 suffix=worker.suffix,
                 bundle_path=bundle_path,
+                modules_folder="" if key.bundle is None else self._modules_folder(key.bundle),
                 shared_loop=key.shared_loop,
                 options=key.options,
                 group=worker.group,
@@ -341,17 +344,34 @@ class WorkerPool:
                 self.send(worker, messages.ForgetFunctions(list(known)))
 
     def forget_bundles(self, keys: Set[int]) -> None:
-        """Dismiss the idle workers of source bundles that no task needs any more.
+        """Dismiss the idle workers of source bundles that no task needs any more, and remove the unpacked bundles.
 
-        There are two reasons for this. A worker that has imported from its bundle holds the bundle's file open, so that
-        the file still takes space. A worker that has not imported yet knows only the path of the file, and the file may
-        get another path if the controller sends the bundle again.
+        A worker that has not imported yet knows only the path of the bundle, and the bundle may get another path if the
+        controller sends it again.
         """
         idle = [worker for workers in self._idle.values() for worker in workers]
         for worker in idle:
             if worker.key is not None and worker.key.bundle in keys:
                 self._make_busy(worker)
                 self.dismiss(worker)
+        for key in keys:
+            self._remove_modules(self._modules_folder(key))
+
+    def _modules_folder(self, bundle: int) -> str:
+        """Return the folder into which workers unpack a source bundle."""
+        return f"{self._folder}/modules/{bundle}"
+
+    def _remove_modules(self, folder: str) -> None:
+        if not os.path.isdir(folder):
+            return  # no worker has unpacked the bundle
+        try:
+            # The folder gets another name first, because the controller may send the bundle again, and a worker may
+            # unpack it, before all files are removed.
+            removed = tempfile.mkdtemp(prefix="removed-", dir=os.path.dirname(folder))
+            os.rename(folder, removed)
+        except OSError:
+            return  # the disk is full; the supervisor removes the folder when the agent ends
+        self._loop.run_in_executor(None, shutil.rmtree, removed, True)
 
     def release(self, worker: WorkerHandle) -> None:
         """Make a worker idle, because it has no tasks any more. Do nothing if the worker is ending or idle already."""

@@ -1,114 +1,135 @@
 """Imports the user's own modules from the source bundle that the controller sent.
 
-The bundle is a zip file. For each module, the file ``modules.json`` in the zip gives the name of the source in the zip,
-and the path of the source on the controller. The bundle contains sources instead of bytecode, because the host may have
-another version of Python than the controller. A module's ``__file__`` is the path on the controller, so that tracebacks
-show that path. The source lines in a traceback come from the bundle.
+The bundle is a zip file. It has sources, because the host may have another version of Python than the controller, and
+also the files beside these sources and the metadata of the packages. The first worker that needs the bundle unpacks it
+into a private folder. So a module and the files beside it have real paths on the host, and Python's own import system
+finds both, in workers and in the processes that tasks start.
+
+The folder ``project`` of the bundle is on ``sys.path`` and on ``PYTHONPATH``. The folder ``shadowing`` has the modules
+that are named like modules of the standard library. It is only on ``sys.path``, because a program that a task starts
+may need the standard modules.
+
+The traceback that a worker sends to the controller shows the paths of the sources on the controller.
 """
 
 from __future__ import annotations
 
+import fcntl
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import io
 import json
 import os
+import re
+import shutil
 import sys
+import tempfile
 import zipfile
 from collections.abc import Sequence
-from types import CodeType, ModuleType, TracebackType
-from typing import Any, NamedTuple
+from types import ModuleType, TracebackType
+from typing import Any
 
-__all__ = ["BundleFinder", "install"]
+__all__ = ["Project", "controller_paths", "install"]
 
 #: Name of the file in the bundle that lists its modules.
 INDEX = "modules.json"
+#: The projects that this process has installed.
+_projects: list[Project] = []
 
 
-class BundledModule(NamedTuple):
-    """A module of a bundle, as ``modules.json`` lists it."""
-
-    #: Name of the module's source in the zip.
-    member: str
-    #: Path of the module's source on the controller.
-    path: str
-    is_package: bool
-
-
-class BundleFinder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds and loads the modules of one source bundle.
+class Project(importlib.abc.MetaPathFinder):
+    """The modules of an unpacked bundle.
 
     Args:
-        archive: The zip file.
+        folder: The folder with the unpacked bundle.
     """
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-        index: dict[str, Any] = json.loads(archive.read(INDEX))
-        self._modules = {name: BundledModule._make(entry) for name, entry in index["modules"].items()}
-        #: Maps the name of each package without an ``__init__.py`` to the folders of the package on the controller.
-        self._namespaces: dict[str, list[str]] = index["namespaces"]
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        with open(f"{folder}/{INDEX}", encoding="utf-8") as file:
+            index: dict[str, Any] = json.load(file)
+        #: Names of the top-level modules.
+        self.modules: list[str] = index["modules"]
+        self._folders = [each for each in (f"{folder}/shadowing", f"{folder}/project") if os.path.isdir(each)]
+        self._paths: dict[str, str] = index["paths"]
         #: Names of the project's extension modules, which the controller never sends.
-        self._extensions: frozenset[str] = frozenset(index["extensions"])
+        self.extensions: frozenset[str] = frozenset(index["extensions"])
+
+    def controller_path(self, path: str) -> str:
+        """Return the path that a source has on the controller. Return any other path as it is."""
+        return self._paths.get(os.path.relpath(path, self.folder), path)
+
+    def make_importable(self) -> None:
+        """Put the modules first on ``sys.path`` and, for the processes that tasks start, on ``PYTHONPATH``."""
+        for name in [each for each in sys.modules if each.partition(".")[0] in self.modules]:
+            # The worker has loaded another module of this name, which is part of the standard library or of the host's
+            # own installation. Modules that have imported the other module keep it.
+            if name not in ("__main__", "handout", "dill"):
+                del sys.modules[name]
+        sys.path[:0] = self._folders
+        sys.path_hooks.insert(0, self._finder)
+        positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
+        sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), self)
+        present = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([f"{self.folder}/project", *([present] if present else [])])
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """See `importlib.abc.MetaPathFinder`."""
-        found = self._modules.get(fullname)
-        if found is not None:
-            spec = importlib.machinery.ModuleSpec(fullname, self, origin=found.path, is_package=found.is_package)
-            spec.has_location = True
-            if found.is_package:
-                spec.submodule_search_locations = [os.path.dirname(found.path)]
-            return spec
-        folders = self._namespaces.get(fullname)
-        if folders is None:
+        """Find a top-level module of the project, even if user code has put other folders first on ``sys.path``.
+
+        See `importlib.abc.MetaPathFinder`. Return None for a namespace package, because other parts of it may be
+        installed on the host. Python then looks for all parts on ``sys.path``.
+        """
+        if path is not None or fullname not in self.modules:
             return None
-        spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
-        installed = importlib.machinery.PathFinder.find_spec(fullname, path)
-        installed_folders = list(installed.submodule_search_locations or ()) if installed is not None else []
-        spec.submodule_search_locations = [*folders, *installed_folders]
-        return spec
+        spec = importlib.machinery.PathFinder.find_spec(fullname, self._folders)
+        return spec if spec is not None and spec.loader is not None and spec.origin is not None else None
 
-    def is_package(self, fullname: str) -> bool:
-        """See `importlib.abc.InspectLoader`."""
-        return self._modules[fullname].is_package
+    def _finder(self, path: str) -> importlib.machinery.FileFinder:
+        """Return a finder for a folder of the project; see ``sys.path_hooks``."""
+        if not path.startswith(self.folder + os.sep):
+            raise ImportError("the folder does not belong to the project", path=path)
+        project = self
 
-    def get_source(self, fullname: str) -> str:
-        """Return a module's source. `linecache` calls this method to show source lines in a traceback."""
-        return importlib.util.decode_source(self._archive.read(self._modules[fullname].member))
+        class Loader(ProjectLoader):
+            def explain(self, error: ModuleNotFoundError) -> None:
+                project.explain(error, self.path)
 
-    def get_code(self, fullname: str) -> CodeType:
-        """See `importlib.abc.InspectLoader`."""
-        module = self._modules[fullname]
-        return self.source_to_code(self._archive.read(module.member), module.path)
+        return importlib.machinery.FileFinder(path, (Loader, importlib.machinery.SOURCE_SUFFIXES))
 
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the code of a module. If an import in this code fails because a module is missing, explain the error."""
-        try:
-            exec(self.get_code(module.__name__), module.__dict__)
-        except ModuleNotFoundError as error:
-            self._explain(error, str(module.__file__))
-            raise
-
-    def _explain(self, error: ModuleNotFoundError, file: str) -> None:
+    def explain(self, error: ModuleNotFoundError, path: str) -> None:
         """Add to the error the file and line that imported the missing module, and why the module is missing."""
         # If a chain of imports has led to the missing module, the error passes through each module of the chain. Only
         # the innermost module, which the error passes first, is named.
         if getattr(error, "imported_at", None) is not None:
             return
-        line = _line_in(error.__traceback__, file)
+        line, file = _line_in(error.__traceback__, path), self.controller_path(path)
         error.imported_at = f"{file}:{line}"  # type: ignore[attr-defined]
         why = (
             "it is an extension module, which Handout never sends"
-            if error.name in self._extensions
+            if error.name in self.extensions
             else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
         )
         remedy = "Install it on this host, or give the function host= with the name of a host that has it."
         error.msg = f"{error.msg} (imported at {file}, line {line}): {why}. {remedy}"
         error.args = (error.msg,)
+
+
+class ProjectLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module of the project. Explains the error if a module that it imports is missing."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the code of a module."""
+        try:
+            super().exec_module(module)
+        except ModuleNotFoundError as error:
+            self.explain(error)
+            raise
+
+    def explain(self, error: ModuleNotFoundError) -> None:
+        """Explain the error; see `Project.explain`."""
+        raise NotImplementedError
 
 
 def _line_in(trace: TracebackType | None, file: str) -> int:
@@ -121,16 +142,64 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
     return line
 
 
-def install(bundle: str | bytes | memoryview) -> BundleFinder:
+def controller_paths(text: str) -> str:
+    """Return a traceback with the paths of the project's sources on the controller, instead of their paths here."""
+    for project in _projects:
+        found = re.compile(rf'(?<=File "){re.escape(project.folder)}/[^"\n]+(?=")')
+        text = found.sub(lambda match, project=project: project.controller_path(match[0]), text)  # type: ignore[misc]
+    return text
+
+
+def install(bundle: str | bytes, folder: str) -> None:
     """Make the modules of a bundle importable. These modules take precedence over modules installed on this host.
 
     Args:
         bundle: The zip file, as a path or as bytes.
+        folder: The folder for the unpacked bundle. If it exists, another worker has unpacked the bundle.
+
+    Raises:
+        OSError: The bundle cannot be unpacked.
+        zipfile.BadZipFile: The bundle is damaged.
     """
-    archive = zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle))
-    finder = BundleFinder(archive)
-    # Python asks the finders in this order: first those for built-in and frozen modules, then that for the bundle, then
-    # that for sys.path, because sys.path may have another version of the project.
-    positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
-    sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), finder)
-    return finder
+    _unpack(bundle, folder)
+    project = Project(os.path.realpath(folder))
+    _projects.append(project)
+    project.make_importable()
+
+
+def _unpack(bundle: str | bytes, folder: str) -> None:
+    """Unpack a bundle, unless another worker has done so. The folder appears only once all of its files are there."""
+    parent = os.path.dirname(folder)
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    with open(f"{folder}.lock", "wb") as lock:
+        try:
+            # The other workers of the host wait, instead of unpacking the same files. The lock ends with its holder.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # the file system has no locks; each worker then unpacks the bundle, and all but one discard the files
+        if os.path.isdir(folder):
+            return
+        made = tempfile.mkdtemp(prefix="unpacking-", dir=parent)
+        try:
+            with zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle)) as archive:
+                _extract(archive, made)
+            os.rename(made, folder)
+        except OSError:
+            if not os.path.isdir(folder):
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _extract(archive: zipfile.ZipFile, folder: str) -> None:
+    """Write all files of a zip file below a folder.
+
+    `zipfile.ZipFile.extractall` is not used, because it fails at names that the host's locale cannot encode.
+    """
+    executable = set(json.loads(archive.read(INDEX))["executable"])
+    for name in archive.namelist():
+        path = os.path.join(os.fsencode(folder), name.encode())
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        mode = 0o700 if name in executable else 0o600
+        with open(path, "wb", opener=lambda p, flags, mode=mode: os.open(p, flags, mode)) as file:  # type: ignore[misc]
+            file.write(archive.read(name))

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import fcntl
 import inspect
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -29,7 +31,7 @@ from typing import Any, Callable, NamedTuple, NoReturn
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.task_context import Current, publish, remove_scratch
-from handout.host.worker import importer
+from handout.host.worker import importer, main_module
 from handout.host.worker.objects import DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
 from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.stdio import Streams
@@ -141,7 +143,7 @@ class Worker:
         self.objects = WorkerObjects(message.folders, message.suffix)
         writer = writing_task.get if self.shared_loop else lambda: self.page[shared_page.ANNOUNCED]
         self.streams = Streams(bytes.fromhex(message.nonce), writer)
-        self._bundle_path = message.bundle_path
+        self._bundle_path, self._modules_folder = message.bundle_path, message.modules_folder
 
     def _enqueue(self, batch: messages.Batch, payload: memoryview) -> None:
         pieces = codec.parts(payload, [*batch.new_function_sizes, *batch.object_sizes, *batch.call_sizes])
@@ -300,6 +302,7 @@ class Worker:
         fn = self._functions.get(number)
         if fn is None:
             fn = self._functions[number] = self._unpickle_function(number)
+        main_module.lend(fn)
         return fn
 
     def load_arguments(self, task: WorkerTask) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
@@ -331,16 +334,31 @@ class Worker:
         try:
             if self._bundle_path is not None:
                 # `_set_up` does not do this, because an error there would not become the failure of a task.
-                importer.install(self._bundle_path)
+                self._install(self._bundle_path)
                 self._bundle_path = None
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
             return fn
-        except pickling.LoadError:
+        except (pickling.LoadError, DiskFullError):
             raise
         except Exception as error:
             raise pickling.LoadError(
                 f"the function could not be loaded: {type(error).__name__}: {exceptions.message(error)}"
             ) from error
+
+    def _install(self, bundle_path: str) -> None:
+        """Make the modules of the source bundle importable.
+
+        Raises:
+            DiskFullError: There is no room for the unpacked bundle.
+        """
+        folder = self._modules_folder
+        try:
+            importer.install(bundle_path, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(os.path.dirname(folder)).free
+            raise DiskFullError(folder, os.path.getsize(bundle_path), free) from error
 
     def _await(self, coroutine: Any) -> Any:
         """Run a coroutine in a new event loop, and return its result. SIGTERM cancels the coroutine."""
@@ -439,6 +457,7 @@ class Worker:
             cause = exceptions.cause_of(error)
             if _is_raised_by_handout(error if cause is None else cause):
                 text = ""  # the traceback would only show Handout's own code
+        text = importer.controller_paths(text)
         failure = messages.TaskFailure(number, 0, kind, told.type, told.message, text, processes.peak_memory(), **facts)
         return failure, [told.pickled] if told.pickled is not None else []
 

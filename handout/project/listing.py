@@ -1,0 +1,269 @@
+"""Lists the files of a package or module that may travel to hosts.
+
+Junk does not travel: names that begin with a dot, bytecode, compiled libraries, caches, virtual environments and
+``node_modules``. Compiled libraries stay because a host may have another system. Sockets, pipes and devices stay too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from handout.project.ownership import EXTENSIONS, split_archive
+
+__all__ = [
+    "Listed",
+    "Listing",
+    "list_beside",
+    "list_beside_in_archive",
+    "list_package",
+    "module_names",
+    "read_file",
+    "warn_once",
+]
+
+logger = logging.getLogger("handout")
+
+#: A listing has at most this many files that are no modules. A package with more is mostly a folder of data.
+MAX_FILES = 10_000
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages", "__pypackages__"})
+_SKIPPED_ENDS = (".pyc", ".pyo", "~", *EXTENSIONS)
+#: A folder with one of these files is a virtual environment, or a cache: https://bford.info/cachedir.
+_MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
+#: Files and folders about which a warning was logged.
+_warned: set[str] = set()
+
+
+class Listed(NamedTuple):
+    """A file of the project."""
+
+    #: Path in the bundle, with slashes: ``pkg/data/table.json``.
+    inside: str
+    #: Path on this machine. The path may lead into a zip file.
+    path: str
+    mtime_ns: int
+    size: int
+    executable: bool
+
+
+@dataclass(slots=True)
+class Listing:
+    """The files of a package or module, and the folders that were read to find them."""
+
+    #: The files, by their paths in the bundle. A ``.py`` file that cannot be imported by name is among them.
+    files: dict[str, Listed] = field(default_factory=dict)
+    #: The files of extension modules, by dotted name.
+    extensions: dict[str, str] = field(default_factory=dict)
+    #: The modification time of each folder, in ns. For a zip file, that of the zip file.
+    folders: dict[str, int] = field(default_factory=dict)
+
+    def add(self, listed: Listed) -> None:
+        """Add a file, unless a folder that comes earlier on the package's path has a file of the same name."""
+        self.files.setdefault(listed.inside, listed)
+
+
+def warn_once(key: str, text: str) -> None:
+    """Log a warning, but only once for each key."""
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning("%s", text)
+
+
+def list_package(name: str, places: list[str]) -> Listing:
+    """List all files of a package.
+
+    Args:
+        name: Name of the top-level package.
+        places: The folders of the package. There are several if the package is a namespace package.
+    """
+    listing = Listing()
+    for place in places:
+        if os.path.isdir(place):
+            _walk(listing, name, place, set())
+        elif (split := split_archive(place)) is not None:
+            _list_archive(listing, name, *split)
+    return listing
+
+
+def list_beside(listing: Listing, folder: str, source: bytes, max_size: int) -> None:
+    """Add to a listing the files beside a module that is in no package, in the bundle's top folder.
+
+    A file of up to `max_size` bytes is added. A larger file, or a folder with all its files, is added only if its name
+    stands in the module's source, because the folder of a script may hold anything.
+    """
+    try:
+        listing.folders[folder] = os.stat(folder).st_mtime_ns
+        children = sorted(os.scandir(folder), key=lambda each: each.name)
+    except OSError:
+        return  # the module is in a zip file, or its folder is gone
+    for child in children:
+        status = None if _is_junk(child.name) else _status(child.path)
+        if status is None:
+            continue
+        is_named = _names(source, child.name)
+        if stat.S_ISDIR(status.st_mode):
+            if is_named and not _is_importable_name(child.name, child.path):
+                _walk(listing, child.name, child.path, set())
+        elif not child.name.endswith(".py") and (is_named or status.st_size <= max_size):
+            _add_file(listing, child.name, child.path, status)
+
+
+def _is_importable_name(name: str, folder: str) -> bool:
+    """Return True if a folder is a package. A package travels by itself if a module imports it."""
+    return name.isidentifier() and os.path.exists(f"{folder}/__init__.py")
+
+
+def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]]) -> None:
+    """Add all files below a folder to a listing.
+
+    Args:
+        listing: The listing.
+        inside: The folder's path in the bundle.
+        folder: The folder.
+        above: Device and inode of each folder above this one, so that a symbolic link to one of them ends the walk.
+    """
+    try:
+        status = os.stat(folder)
+        children = sorted(os.scandir(folder), key=lambda each: each.name)
+    except OSError as error:
+        warn_once(folder, f"Nothing in {folder} is sent to hosts, because the folder cannot be read: {error.strerror}.")
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above or (above and not _MARKS.isdisjoint(child.name for child in children)):
+        return
+    listing.folders[folder] = status.st_mtime_ns
+    for child in children:
+        path = f"{inside}/{child.name}"
+        if _is_extension(child.name):
+            listing.extensions.setdefault(_dotted(path), child.path)
+        if _is_junk(child.name):
+            continue
+        found = _status(child.path)
+        if found is None:
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            _walk(listing, path, child.path, above | {identity})
+        else:
+            _add_file(listing, path, child.path, found)
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return the status of a folder or a regular file, and None for anything else."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None  # a symbolic link that leads nowhere, or a file that was just removed
+    return status if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode) else None
+
+
+def _add_file(listing: Listing, inside: str, path: str, status: os.stat_result) -> None:
+    if not inside.endswith(".py") and len(listing.files) >= MAX_FILES:
+        top = inside.partition("/")[0]
+        warn_once(
+            f"count {top}",
+            f"The folder of {top!r} has more than {MAX_FILES} files. Some of its files are not sent to hosts. "
+            "Keep data outside the folder of your modules, and pass it to tasks as handout.File.",
+        )
+        return
+    executable = bool(status.st_mode & stat.S_IXUSR)
+    listing.add(Listed(inside, path, status.st_mtime_ns, status.st_size, executable))
+
+
+def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: bytes, max_size: int) -> None:
+    """Do as `list_beside` does, for a module in a folder of a zip file."""
+    start = f"{prefix}/" if prefix else ""
+    for info, mtime_ns in _members(listing, archive):
+        below = info.filename.removeprefix(start)
+        name, _, rest = below.partition("/")
+        if not info.filename.startswith(start) or below.endswith(".py") or any(map(_is_junk, below.split("/"))):
+            continue
+        if _names(source, name) or not (rest or info.file_size > max_size):
+            listing.add(Listed(below, os.path.join(archive, info.filename), mtime_ns, info.file_size, False))
+
+
+def _list_archive(listing: Listing, name: str, archive: str, prefix: str) -> None:
+    """Add all files below a folder of a zip file to a listing."""
+    for info, mtime_ns in _members(listing, archive):
+        below = info.filename.removeprefix(f"{prefix}/")
+        if below != info.filename and not any(map(_is_junk, below.split("/"))):
+            path = os.path.join(archive, info.filename)
+            listing.add(Listed(f"{name}/{below}", path, mtime_ns, info.file_size, False))
+
+
+def _members(listing: Listing, archive: str) -> Iterator[tuple[zipfile.ZipInfo, int]]:
+    """Yield the files of a zip file, with the modification time of the zip file."""
+    try:
+        listing.folders[archive] = mtime_ns = os.stat(archive).st_mtime_ns
+        with zipfile.ZipFile(archive) as file:
+            yield from [(info, mtime_ns) for info in file.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        warn_once(archive, f"Nothing in {archive} is sent to hosts, because the file cannot be read: {error}.")
+
+
+def _names(source: bytes, name: str) -> bool:
+    """Return True if the name of a file or folder stands in a source as a text, or as a part of a path."""
+    return re.search(rb"[\"'/]%s[\"'/]" % re.escape(os.fsencode(name)), source) is not None
+
+
+def _is_junk(name: str) -> bool:
+    return name.startswith(".") or name in _SKIPPED_FOLDERS or name.endswith(_SKIPPED_ENDS) or not _is_text(name)
+
+
+def _is_text(name: str) -> bool:
+    """Return True if a file name is valid text. Other names would fail on hosts."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_extension(name: str) -> bool:
+    return name.endswith(EXTENSIONS) and name.partition(".")[0].isidentifier()
+
+
+def _dotted(inside: str) -> str:
+    folder, _, name = inside.rpartition("/")
+    return f"{folder.replace('/', '.')}.{name.partition('.')[0]}"
+
+
+def read_file(path: str) -> bytes:
+    """Return the contents of a file, whose path may lead into a zip file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except (NotADirectoryError, FileNotFoundError):
+        split = split_archive(path)
+        if split is None:
+            raise
+        return _read_member(*split)
+
+
+def _read_member(archive: str, member: str) -> bytes:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return file.read(member.replace(os.sep, "/"))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise OSError(f"{archive} has no readable file {member}: {error}") from None
+
+
+def module_names(listing: Listing) -> Iterator[tuple[str, Listed, bool]]:
+    """Yield the dotted name of each module in a listing, its file, and True if the module is a package."""
+    for inside, listed in listing.files.items():
+        if inside.endswith(".py"):
+            parts = inside[: -len(".py")].split("/")
+            is_package = parts[-1] == "__init__" and len(parts) > 1
+            if is_package:
+                parts.pop()
+            if all(part.isidentifier() for part in parts):
+                yield ".".join(parts), listed, is_package

@@ -1,0 +1,127 @@
+"""Decides which modules are the user's own. Hosts receive these as source. All others must be installed on the host.
+
+A module is the user's own if it comes from a ``.py`` file (or a folder of such files) that is not installed. A file is
+installed if it lies in the standard library or in site-packages, or if the ``RECORD`` of a distribution beside it names
+it, as in a folder that ``pip install --target`` made. So a package that is installed in editable mode counts as the
+user's own. A module in a zip file on ``sys.path`` does too, unless the zip file is the standard library. Where a
+program has loaded a module of its own under the name of a standard module, that module is the user's own.
+
+No function in this file imports a module.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import site
+import sys
+import sysconfig
+from functools import cache, lru_cache
+from pathlib import Path
+
+__all__ = ["EXTENSIONS", "is_own", "own_places", "spec_of", "split_archive"]
+
+#: The suffixes of the file names of extension modules.
+EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+#: Modules that never count as the user's own, wherever their files are. A host gets ``handout`` and ``dill`` when its
+#: agent starts. What ``__main__`` defines is sent by value, which means with its code.
+_NEVER_OWN = frozenset({"handout", "dill", "__main__", "__mp_main__"})
+
+
+@cache
+def _installed_roots() -> tuple[str, ...]:
+    """Return the folders of the standard library and of site-packages, each with a separator at its end."""
+    paths = sysconfig.get_paths()
+    roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots.update(site.getsitepackages())
+    roots.add(site.getusersitepackages())
+    roots.update(path for path in sys.path if os.path.basename(path) == _STDLIB_ZIP)
+    return tuple(sorted(os.path.realpath(root) + os.sep for root in roots if root))
+
+
+#: Some builds of Python have their standard library in a zip file of this name.
+_STDLIB_ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+
+
+def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a top-level module without importing it, or None if the module is not found."""
+    loaded = sys.modules.get(top)
+    spec: importlib.machinery.ModuleSpec | None = getattr(loaded, "__spec__", None)
+    if spec is not None:
+        return spec
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def is_own(top: str) -> bool:
+    """Return True if a top-level module is the user's own."""
+    return bool(own_places(top))
+
+
+def own_places(top: str) -> list[str]:
+    """Return the ``.py`` file of a top-level module, or the folders of a package, if they are the user's own.
+
+    A path may lead into a zip file: ``/home/me/lib.zip/pkg``. The list is empty if the module is not the user's own.
+    """
+    spec = None if top in _NEVER_OWN else spec_of(top)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        places = list(spec.submodule_search_locations)
+    else:
+        places = [spec.origin] if spec.origin is not None and spec.origin.endswith(".py") else []
+    return [place for place in places if _is_own_place(place)]
+
+
+def _is_own_place(path: str) -> bool:
+    real = os.path.realpath(path)
+    parts = Path(real).parts
+    if "site-packages" in parts or "dist-packages" in parts or real.startswith(_installed_roots()):
+        return False
+    if not os.path.exists(real):
+        return split_archive(real) is not None
+    folder, name = os.path.split(real)
+    return name not in _installed_names(folder, os.stat(folder).st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _installed_names(folder: str, mtime_ns: int) -> frozenset[str]:
+    """Return the names of the files and folders in a folder that installed distributions there list as their own.
+
+    Args:
+        folder: The folder.
+        mtime_ns: The folder's modification time, so that the cache notices a later installation.
+    """
+    names: set[str] = set()
+    try:
+        with os.scandir(folder) as entries:
+            records = [f"{entry.path}/RECORD" for entry in entries if entry.name.endswith(".dist-info")]
+    except OSError:
+        return frozenset()
+    for record in records:
+        try:
+            with open(record, encoding="utf-8", errors="replace") as lines:
+                names.update(line.partition(",")[0].partition("/")[0] for line in lines)
+        except OSError:
+            continue  # a distribution without a RECORD lists nothing
+    return frozenset(names)
+
+
+def split_archive(path: str) -> tuple[str, str] | None:
+    """Split a path that leads into a zip file into the path of the zip file and the path inside.
+
+    Return None if no part of the path is a file.
+    """
+    archive = path
+    while True:
+        parent = os.path.dirname(archive)
+        if parent == archive:
+            return None
+        archive = parent
+        if os.path.isfile(archive):
+            return archive, path[len(archive) + 1 :]
+        if os.path.exists(archive):
+            return None

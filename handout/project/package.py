@@ -1,0 +1,307 @@
+"""One of the user's packages, or one module that is in no package, as this process sends it to hosts.
+
+Sources travel as the program has loaded them, because a change on disk under a running program must not change what its
+hosts execute. A module that the program has not loaded travels as it was when Handout first read it. Other files are
+read anew whenever their times or sizes have changed, because a program would read them anew too.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from handout.project.listing import (
+    Listed,
+    Listing,
+    list_beside,
+    list_beside_in_archive,
+    list_package,
+    module_names,
+    read_file,
+    warn_once,
+)
+from handout.project.loaded import is_loaded, may_have_changed, remembered
+from handout.project.metadata import metadata_of
+from handout.project.ownership import split_archive
+from handout.serialization.modules_in_text import modules_in_text
+
+__all__ = ["MAX_NBYTES", "Module", "Package", "imports_of", "read_listed"]
+
+#: The files of one package that are no modules have at most this many bytes together. The largest files are left out
+#: until the others fit. A host gets all of these files before its first task, whether or not the tasks read them.
+MAX_NBYTES = 32 << 20
+#: The files beside a module that is in no package have at most this many bytes each, unless the module names them.
+MAX_BESIDE = 1 << 20
+#: A module in whose source none of these words stands does not know its folder, so it reads no files there.
+_FINDS_ITS_FOLDER = re.compile(rb"__file__|__spec__|__loader__|get_data|resources|inspect|co_filename")
+#: How many files a warning names.
+_NAMED = 5
+
+_versions = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Module:
+    """A module and its source."""
+
+    name: str
+    #: The file. The path may lead into a zip file.
+    path: str
+    #: Path in the bundle.
+    inside: str
+    is_package: bool
+    source: bytes
+    #: Top-level names of the modules that the source imports.
+    imports: tuple[str, ...]
+    #: The spec that the loaded module had when the source was compared with it. None if the program had not loaded it.
+    spec: object = None
+
+
+class Package:
+    """A top-level package with all files in it, or a single top-level module.
+
+    Args:
+        name: The name.
+        places: The folders of the package, or the file of the module.
+    """
+
+    def __init__(self, name: str, places: Sequence[str]) -> None:
+        self.name = name
+        self.places = list(places)
+        #: The modules, by dotted name.
+        self.modules: dict[str, Module] = {}
+        #: The files that are no modules, by their paths in the bundle.
+        self.files: dict[str, Listed] = {}
+        #: Changes with every change of what is sent.
+        self.version = 0
+        self._listing = Listing()
+        self._relist()
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """The files of extension modules, by dotted name."""
+        return self._listing.extensions
+
+    @cached_property
+    def metadata(self) -> dict[str, bytes]:
+        """What `importlib.metadata` reads about the package: contents by path in the bundle."""
+        return metadata_of(self.name, self.places)
+
+    # ---- what has changed ----------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Notice what has changed since the last call: files on disk, and modules that the program has loaded."""
+        for module in self.modules.values():
+            if getattr(sys.modules.get(module.name), "__spec__", None) is not module.spec:
+                self._follow(module)
+        if self._has_changed_on_disk():
+            self._relist()
+
+    def _has_changed_on_disk(self) -> bool:
+        try:
+            for folder, mtime_ns in self._listing.folders.items():
+                if os.stat(folder).st_mtime_ns != mtime_ns:
+                    return True
+            for listed in self._listing.files.values():
+                status = os.stat(listed.path)
+                if status.st_mtime_ns != listed.mtime_ns or status.st_size != listed.size:
+                    return True
+        except NotADirectoryError:
+            return False  # the files are in a zip file, whose time was compared
+        except OSError:
+            return True
+        return False
+
+    def _relist(self) -> None:
+        """List the files anew, and read new modules."""
+        if self.modules and not any(os.path.exists(place) or split_archive(place) for place in self.places):
+            warn_once(f"gone {self.name}", f"{self.places[0]} is gone. Hosts still get its modules as they were.")
+            return
+        before, self._listing = self._listing, self._list()
+        for name, listed, is_package in module_names(self._listing):
+            module = self.modules.get(name)
+            if module is None:
+                self._add(name, listed, is_package)
+            elif before.files.get(listed.inside) != listed:
+                _warn_of_change(module, listed)
+        modules = {module.inside for module in self.modules.values()}
+        files = {path: listed for path, listed in self._listing.files.items() if path not in modules}
+        files = _fitting(self.name, files)
+        if files != self.files or not self.version:
+            self.files = files
+            self.version = next(_versions)
+
+    def _list(self) -> Listing:
+        place = self.places[0]
+        if not place.endswith(".py") or os.path.isdir(place):
+            return list_package(self.name, self.places)
+        listing = Listing()
+        split = None if os.path.exists(place) else split_archive(place)
+        try:
+            status = os.stat(place if split is None else split[0])
+            source = self.modules[self.name].source if self.modules else read_file(place)
+        except OSError as error:
+            _warn_unreadable(place, error)
+            return listing
+        listing.add(Listed(f"{self.name}.py", place, status.st_mtime_ns, status.st_size, False))
+        finds_its_folder = _FINDS_ITS_FOLDER.search(source) is not None
+        if split is not None:
+            listing.folders[split[0]] = status.st_mtime_ns
+            if finds_its_folder:
+                list_beside_in_archive(listing, split[0], os.path.dirname(split[1]), source, MAX_BESIDE)
+        elif finds_its_folder:
+            list_beside(listing, os.path.dirname(place), source, MAX_BESIDE)
+        return listing
+
+    def _add(self, name: str, listed: Listed, is_package: bool) -> None:
+        spec = _spec_of(name, listed.path)
+        source = remembered(listed.path, spec)
+        try:
+            found = read_file(listed.path)
+        except OSError as error:
+            _warn_unreadable(listed.path, error)
+            if source is None:
+                return
+            found = source
+        module = Module(name, listed.path, listed.inside, is_package, source or found, (), spec)
+        module.imports = tuple(imports_of(module.source))
+        self.modules[name] = module
+        self.version = next(_versions)
+        if spec is not None and _differs(name, module.source, listed.path):
+            _warn_unknown(module)
+        elif module.source != found:
+            _warn_of_change(module, listed)
+
+    def _follow(self, module: Module) -> None:
+        """Take over the source of a module that the program has loaded since, for the first time or anew."""
+        spec = _spec_of(module.name, module.path)
+        if spec is None or spec is module.spec:
+            return
+        module.spec = spec
+        source = remembered(module.path, spec)
+        try:
+            source = read_file(module.path) if source is None else source
+        except OSError:
+            return
+        if _differs(module.name, source, module.path):
+            if not _differs(module.name, module.source, module.path):
+                return  # the file has changed, but the program had loaded the earlier source
+            _warn_unknown(module)
+        if source != module.source:
+            module.source, module.imports = source, tuple(imports_of(source))
+            self.version = next(_versions)
+
+
+def _spec_of(name: str, path: str) -> object:
+    """Return the spec of a loaded module. Return None if the program has not loaded the module from this path."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec if getattr(spec, "origin", None) == path else None
+
+
+def _differs(name: str, source: bytes, path: str) -> bool:
+    """Return True if the program has loaded another source of a module than this one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False  # the module is in a zip file
+    return may_have_changed(status) and not is_loaded(sys.modules[name], source, path)
+
+
+def _fitting(name: str, files: dict[str, Listed]) -> dict[str, Listed]:
+    """Return the files without the largest, so that the others have at most `MAX_NBYTES` bytes together."""
+    nbytes = sum(listed.size for listed in files.values())
+    if nbytes <= MAX_NBYTES:
+        return files
+    total, left_out = nbytes, []
+    for listed in sorted(files.values(), key=lambda each: (-each.size, each.inside)):
+        if nbytes <= MAX_NBYTES:
+            break
+        nbytes -= listed.size
+        left_out.append(listed)
+    named = ", ".join(f"{each.inside} ({each.size / 1e6:.1f} MB)" for each in left_out[:_NAMED])
+    more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    warn_once(
+        f"{name} {named}{more}",
+        f"The files beside the modules of {name!r} have {total / 1e6:.1f} MB. Handout sends at most "
+        f"{MAX_NBYTES / 1e6:.1f} MB of them to hosts, so these files are not sent: {named}{more}. "
+        "Pass large files to tasks as handout.File, or keep them outside the package.",
+    )
+    missing = {listed.inside for listed in left_out}
+    return {path: listed for path, listed in files.items() if path not in missing}
+
+
+def read_listed(listed: Listed) -> bytes | None:
+    """Return the contents of a file. If it cannot be read, log a warning and return None."""
+    try:
+        return read_file(listed.path)
+    except OSError as error:
+        _warn_unreadable(listed.path, error)
+        return None
+
+
+def _warn_unreadable(path: str, error: OSError) -> None:
+    warn_once(path, f"{path} is not sent to hosts, because it cannot be read: {error.strerror or error}.")
+
+
+def _warn_of_change(module: Module, listed: Listed) -> None:
+    try:
+        if read_file(listed.path) == module.source:
+            return  # only the times have changed, or the program has loaded the new source
+    except OSError as error:
+        _warn_unreadable(listed.path, error)
+        return
+    when = "Handout first read it" if module.spec is None else "this program loaded it"
+    warn_once(
+        f"changed {listed.path} {listed.mtime_ns}",
+        f"{listed.path} has changed since {when}. Hosts still get the source as it was. To use the new source, start "
+        "the program again, or load the module again with importlib.reload.",
+    )
+
+
+def _warn_unknown(module: Module) -> None:
+    warn_once(
+        f"unknown {module.path}",
+        f"{module.path} changed after this program had loaded it and before Handout first read it, so the loaded "
+        "source is not known. Hosts get the new source. Start the program again to use the new source here too.",
+    )
+
+
+#: The attributes in which a statement holds other statements.
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+
+
+def imports_of(source: bytes) -> Iterator[str]:
+    """Yield the top-level name of each module that is imported anywhere in a source. Skip relative imports.
+
+    Modules that only texts name, as in ``[sys.executable, "-m", "mine"]``, come last. Some of these may be no modules.
+    """
+    stated = dict.fromkeys(_statements(source))
+    yield from stated
+    yield from dict.fromkeys(modules_in_text(source.decode("utf-8", "replace"))).keys() - stated.keys()
+
+
+def _statements(source: bytes) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return  # importing the module will raise the same error and show where it is
+    # Only statements are visited, because the caller's event loop waits meanwhile. Expressions are most of a tree, and
+    # they contain no imports.
+    bodies: list[list[Any]] = [list(tree.body)]
+    while bodies:
+        for node in bodies.pop():
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield alias.name.partition(".")[0]
+            elif isinstance(node, ast.ImportFrom):
+                if not node.level and node.module:
+                    yield node.module.partition(".")[0]
+            else:
+                bodies.extend(getattr(node, field) for field in _BODIES if hasattr(node, field))

@@ -1,0 +1,117 @@
+"""Reads the user's own modules, and the user's own modules that those import, directly or not."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from handout.project.listing import read_file
+from handout.project.loaded import remember_loaded
+from handout.project.ownership import own_places
+from handout.project.package import Module, Package, imports_of
+
+__all__ = ["Sources", "find_package", "own_sources"]
+
+
+@dataclass(slots=True)
+class Sources:
+    """The user's own modules among given modules, and the user's own modules that those import, directly or not."""
+
+    #: The packages, by top-level name.
+    packages: dict[str, Package] = field(default_factory=dict)
+    #: The sources of the modules, by dotted name.
+    files: dict[str, bytes] = field(default_factory=dict)
+    #: Top-level names of the given or imported modules that are not the user's own.
+    installed: set[str] = field(default_factory=set)
+
+
+class _Known:
+    """The decisions of this process about top-level modules."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        #: For each top-level name, the package, or None if it is not the user's own; and the spec that the loaded
+        #: module had at the decision.
+        self.packages: dict[str, tuple[Package | None, object]] = {}
+        #: ``sys.path`` at the last decision.
+        self.path: list[str] = []
+        #: The script that is ``__main__``, by its path.
+        self.scripts: dict[str, Module] = {}
+
+
+_known = _Known()
+
+
+def find_package(name: str) -> Package | None:
+    """Return the top-level package or module that `name` belongs to, or None if that one is not the user's own."""
+    with _known.lock:
+        return _find(name.partition(".")[0])
+
+
+def _find(top: str) -> Package | None:
+    spec = getattr(sys.modules.get(top), "__spec__", None)
+    package, decided = _known.packages.get(top, (None, _UNDECIDED))
+    if decided is spec:
+        if package is not None:
+            package.refresh()
+        return package
+    places = own_places(top)
+    if package is None or package.places != places:
+        package = Package(top, places) if places else None
+    else:
+        package.refresh()
+    if package is not None and not package.modules:
+        package = None
+    _known.packages[top] = package, spec
+    return package
+
+
+_UNDECIDED = object()
+
+
+def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
+    """Return the user's own modules among `names`, and the user's own modules that those import, directly or not.
+
+    Args:
+        names: Dotted names of modules.
+        script: The file of ``__main__``, if ``__main__`` is one of the modules.
+    """
+    with _known.lock:
+        remember_loaded()
+        if _known.path != sys.path:
+            _known.path = list(sys.path)
+            _known.packages = {top: (package, _UNDECIDED) for top, (package, _) in _known.packages.items() if package}
+        return _closure(names, script)
+
+
+def _closure(names: Iterable[str], script: str | None) -> Sources:
+    found = Sources()
+    queue = [name.partition(".")[0] for name in names]
+    if script is not None:
+        module = _script(script)
+        found.files["__main__"] = module.source
+        queue.extend(module.imports)
+    while queue:
+        top = queue.pop()
+        if top in found.packages or top in found.installed:
+            continue
+        package = _find(top)
+        if package is None:
+            found.installed.add(top)
+            continue
+        found.packages[top] = package
+        for module in package.modules.values():
+            found.files[module.name] = module.source
+            queue.extend(module.imports)
+    return found
+
+
+def _script(path: str) -> Module:
+    module = _known.scripts.get(path)
+    if module is None:
+        source = read_file(path)
+        module = Module("__main__", path, "__main__.py", False, source, tuple(imports_of(source)))
+        _known.scripts[path] = module
+    return module

@@ -1,0 +1,153 @@
+"""Which files travel with a package or a module, and which do not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from handout.project import listing, package
+from handout.project.package import Package
+from tests.project.files import write
+
+#: Names below a package, and whether they travel.
+BELOW = {
+    "table.json": True,
+    "data/deep/er/x.bin": True,
+    "data-v1/notes.txt": True,
+    "no_suffix": True,
+    "script.py": True,
+    "fünf.txt": True,
+    ".hidden": False,
+    ".git/config": False,
+    "__pycache__/mod.cpython-311.pyc": False,
+    "old.pyc": False,
+    "lib.so": False,
+    "node_modules/left-pad/index.js": False,
+    "env/pyvenv.cfg": False,
+    "env/lib/x.txt": False,
+    "cache/CACHEDIR.TAG": False,
+    "cache/x.txt": False,
+    "notes.txt~": False,
+}
+
+
+def package_in(folder: Path) -> Package:
+    return Package("pkg", [str(folder / "pkg")])
+
+
+@pytest.fixture(autouse=True)
+def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Let each test log each warning once. Return what captures them."""
+    monkeypatch.setattr(listing, "_warned", set())
+    caplog.set_level(logging.WARNING, "handout")
+    return caplog
+
+
+def test_files_of_a_package_travel_and_junk_does_not(tmp_path: Path) -> None:
+    write(tmp_path / "pkg", "__init__.py", *BELOW)
+    made = package_in(tmp_path)
+    found = made.files.keys() | {module.inside for module in made.modules.values()}
+    assert found == {"pkg/__init__.py", *(f"pkg/{name}" for name, travels in BELOW.items() if travels)}
+
+
+def test_what_is_no_regular_file_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "pkg", "__init__.py", "data.txt")
+    os.mkfifo(tmp_path / "pkg" / "pipe")
+    (tmp_path / "pkg" / "gone").symlink_to("nowhere")
+    (tmp_path / "pkg" / "loop").symlink_to(".")
+    (tmp_path / "pkg" / "linked.txt").symlink_to("data.txt")
+    assert package_in(tmp_path).files.keys() == {"pkg/data.txt", "pkg/linked.txt"}
+
+
+def test_the_largest_files_are_left_out_until_the_others_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(package, "MAX_NBYTES", 1000)
+    write(tmp_path / "pkg", "__init__.py", a=b"x" * 700, b=b"x" * 600, c=b"x" * 300)
+    assert package_in(tmp_path).files.keys() == {"pkg/b", "pkg/c"}
+    assert len(warnings.messages) == 1
+    assert "pkg/a (0.0 MB)" in warnings.messages[0]
+    assert "pkg/b" not in warnings.messages[0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every folder")
+def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "pkg", "tools.py", "pgdata/x", "data.txt")
+    for path in (tmp_path / "pkg" / "pgdata", tmp_path / "pkg" / "data.txt"):
+        path.chmod(0)
+    made = package_in(tmp_path)
+    assert made.modules.keys() == {"pkg.tools"}
+    assert [package.read_listed(each) for each in made.files.values()] == [None]
+    (tmp_path / "pkg" / "pgdata").chmod(0o700)
+    assert len(warnings.messages) == 2
+    assert all("cannot be read: Permission denied" in each for each in warnings.messages)
+
+
+@pytest.mark.parametrize(
+    ("source", "travel"),
+    [
+        ("VALUE = 1", set()),
+        ("import pathlib\nPATH = pathlib.Path(__file__)", {"small.json"}),
+        ("PATH = __file__ + 'large.bin'", {"small.json", "large.bin"}),
+        ("PATH = __file__ + 'large' + '.bin'", {"small.json"}),
+        ("PATH = open(f'{__file__}/../large.bin')", {"small.json", "large.bin"}),
+        ("PATH = [__file__, 'data', 'pkg']", {"small.json", "data/x.txt"}),
+    ],
+)
+def test_beside_a_single_module_travels_what_it_can_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, travel: set[str]
+) -> None:
+    monkeypatch.setattr(package, "MAX_BESIDE", 10)
+    write(tmp_path, "data/x.txt", "pkg/__init__.py", "other.py", **{"mod.py": source.encode(), "large.bin": b"x" * 11})
+    write(tmp_path, "small.json")
+    assert Package("mod", [str(tmp_path / "mod.py")]).files.keys() == travel
+
+
+def test_a_zip_file_is_read_as_a_folder_is(tmp_path: Path) -> None:
+    path = tmp_path / "lib.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("mod.py", "pkg/__init__.py", "pkg/sub/mod.py", "pkg/table.json", "pkg/.hidden", "pkgs/x.py"):
+            archive.writestr(name, f"# {name}")
+    made = Package("pkg", [f"{path}/pkg"])
+    assert {name: module.source for name, module in made.modules.items()} == {
+        "pkg": b"# pkg/__init__.py",
+        "pkg.sub.mod": b"# pkg/sub/mod.py",
+    }
+    assert made.files.keys() == {"pkg/table.json"}
+    assert package.read_listed(made.files["pkg/table.json"]) == b"# pkg/table.json"
+    single = Package("mod", [f"{path}/mod.py"])
+    assert single.modules["mod"].source == b"# mod.py"
+    version = single.version
+    single.refresh()
+    assert single.version == version
+
+
+def test_a_data_file_is_read_anew_when_it_has_changed_and_a_removed_package_is_kept(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "pkg", "__init__.py", "a.txt")
+    made = package_in(tmp_path)
+    versions = [made.version]
+
+    def refreshed() -> bool:
+        made.refresh()
+        versions.append(made.version)
+        return versions[-1] != versions[-2]
+
+    assert not refreshed()
+    write(tmp_path / "pkg", **{"a.txt": b"longer"})
+    assert refreshed()
+    write(tmp_path / "pkg", "b.txt")
+    assert refreshed()
+    assert made.files.keys() == {"pkg/a.txt", "pkg/b.txt"}
+    (tmp_path / "pkg" / "a.txt").unlink()
+    assert refreshed()
+    (tmp_path / "pkg").rename(tmp_path / "moved")
+    assert not refreshed()
+    assert made.modules.keys() == {"pkg"}
+    assert len(warnings.messages) == 1
+    assert "is gone" in warnings.messages[0]

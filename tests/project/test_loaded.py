@@ -1,0 +1,128 @@
+"""What hosts run is what the program has loaded, although the files have changed since."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handout import Graph
+from handout.project import listing, loaded
+from handout.project.loaded import is_loaded, remember_loaded
+from handout.project.sources import own_sources
+from tests.project.files import write
+
+OLD = b"def f():\n    from holoaded import lazy\n    return 'old'\n"
+NEW = b"def f():\n    return 'new'\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Write a package that imports a module only when it runs. Forget the package after the test."""
+    monkeypatch.setattr(listing, "_warned", set())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path / "holoaded", **{"__init__.py": b"", "mod.py": OLD, "lazy.py": b"# old"})
+    importlib.invalidate_caches()
+    yield tmp_path / "holoaded"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "holoaded"]:
+        del sys.modules[name]
+        loaded.REMEMBERED.discard(name)
+
+
+def sent() -> tuple[bytes, bytes]:
+    files = own_sources(["holoaded"]).files
+    return files["holoaded.mod"], files["holoaded.lazy"]
+
+
+def load() -> None:
+    importlib.import_module("holoaded.mod")
+
+
+def test_a_change_after_the_first_reading_changes_nothing_and_is_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load()
+    assert sent() == (OLD, b"# old")
+    write(folder, **{"mod.py": NEW, "lazy.py": b"# new"})
+    for _ in range(2):
+        assert sent() == (OLD, b"# old")
+    assert [message.partition(" has changed since ")[2][:20] for message in caplog.messages] == [
+        "Handout first read i",
+        "this program loaded ",
+    ]
+
+
+@pytest.mark.parametrize("early", ["graph", "cluster"])
+def test_a_change_before_the_first_run_is_noticed(folder: Path, caplog: pytest.LogCaptureFixture, early: str) -> None:
+    load()
+    if early == "graph":
+        Graph().add(sys.modules["holoaded.mod"].f)
+    else:
+        remember_loaded()
+    write(folder, **{"mod.py": NEW})
+    assert sent()[0] == OLD
+    assert "holoaded/mod.py has changed since this program loaded it" in caplog.text
+
+
+def test_a_change_before_the_first_reading_is_said_because_the_source_is_not_known(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load()
+    write(folder, **{"mod.py": NEW})
+    assert sent()[0] == NEW
+    assert "the loaded source is not known" in caplog.text
+
+
+def test_a_module_that_is_loaded_anew_is_sent_anew(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load()
+    sent()
+    write(folder, **{"mod.py": NEW + b"# longer"})
+    importlib.reload(sys.modules["holoaded.mod"])
+    assert sent()[0] == NEW + b"# longer"
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("changed_before_loading", [True, False])
+def test_a_module_that_is_loaded_after_the_first_reading_is_sent_as_loaded(
+    folder: Path, changed_before_loading: bool
+) -> None:
+    first, second = b"def g():\n    return 1\n", b"def g():\n    return 2\n"
+    write(folder, **{"lazy.py": first})
+    sent()
+    if changed_before_loading:
+        write(folder, **{"lazy.py": second})
+        importlib.import_module("holoaded.lazy")
+    else:
+        importlib.import_module("holoaded.lazy")
+        write(folder, **{"lazy.py": second})
+    assert sent()[1] == (second if changed_before_loading else first)
+
+
+def test_a_new_time_without_a_new_content_is_not_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load()
+    sent()
+    write(folder, **{"mod.py": OLD, "lazy.py": b"# old"})
+    assert sent() == (OLD, b"# old")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("source", "other"),
+    [
+        (b"def f(): return 1", b"def f(): return 2"),
+        (b"class C:\n    def f(self): return 1", b"class C:\n    def f(self): return 2"),
+        (b"class C:\n    @staticmethod\n    def f(): return 1", b"class C:\n    @staticmethod\n    def f(): return 2"),
+        (b"import functools\n@functools.cache\ndef f(): return 1\ndef g(): pass", b"def g(): return 3"),
+        (b"def f(): return 1", b"def f(: syntax error"),
+    ],
+)
+def test_functions_tell_sources_apart(folder: Path, source: bytes, other: bytes) -> None:
+    write(folder, **{"mod.py": source})
+    load()
+    path = str(folder / "mod.py")
+    assert is_loaded(sys.modules["holoaded.mod"], source, path)
+    assert not is_loaded(sys.modules["holoaded.mod"], other, path)
