@@ -20,7 +20,7 @@ import sysconfig
 from functools import cache, lru_cache
 from pathlib import Path
 
-__all__ = ["EXTENSIONS", "is_own", "own_places", "spec_of", "split_archive"]
+__all__ = ["EXTENSIONS", "is_own", "own_places", "spec_of", "split_archive", "target_folder"]
 
 #: The suffixes of the file names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
@@ -66,25 +66,39 @@ def own_places(top: str) -> list[str]:
 
     A path may lead into a zip file: ``/home/me/lib.zip/pkg``. The list is empty if the module is not the user's own.
     """
+    return [place for place in _places(top) if not _is_installed(place) and not _is_listed(place)]
+
+
+def target_folder(top: str) -> str | None:
+    """Return the folder that ``pip install --target`` has made, if a top-level module is installed in such a folder."""
+    for place in _places(top):
+        if not _is_installed(place) and _is_listed(place):
+            return os.path.dirname(place)
+    return None
+
+
+def _places(top: str) -> list[str]:
     spec = None if top in _NEVER_OWN else spec_of(top)
     if spec is None:
         return []
     if spec.submodule_search_locations is not None:
-        places = list(spec.submodule_search_locations)
-    else:
-        places = [spec.origin] if spec.origin is not None and spec.origin.endswith(".py") else []
-    return [place for place in places if _is_own_place(place)]
+        return list(spec.submodule_search_locations)
+    return [spec.origin] if spec.origin is not None and spec.origin.endswith(".py") else []
 
 
-def _is_own_place(path: str) -> bool:
+def _is_installed(path: str) -> bool:
+    """Return True if a path is in the standard library or in site-packages, or if there is nothing at the path."""
     real = os.path.realpath(path)
     parts = Path(real).parts
     if "site-packages" in parts or "dist-packages" in parts or real.startswith(_installed_roots()):
-        return False
-    if not os.path.exists(real):
-        return split_archive(real) is not None
-    folder, name = os.path.split(real)
-    return name not in _installed_names(folder, os.stat(folder).st_mtime_ns)
+        return True
+    return not os.path.exists(real) and split_archive(real) is None
+
+
+def _is_listed(path: str) -> bool:
+    """Return True if a distribution in the same folder lists a path among its files."""
+    folder, name = os.path.split(os.path.realpath(path))
+    return os.path.isdir(folder) and name in _installed_names(folder, os.stat(folder).st_mtime_ns)
 
 
 @lru_cache(maxsize=256)

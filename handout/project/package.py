@@ -12,7 +12,8 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,6 +42,10 @@ MAX_NBYTES = 32 << 20
 MAX_BESIDE = 1 << 20
 #: A module in whose source none of these words stands does not know its folder, so it reads no files there.
 _FINDS_ITS_FOLDER = re.compile(rb"__file__|__spec__|__loader__|get_data|resources|inspect|co_filename")
+#: A package in whose sources nothing like this stands does not use files above its own folder.
+_LEADS_ABOVE = re.compile(rb"parent\s*\.\s*parent|parents\s*\[|dirname\s*\(.*dirname\s*\(|\.\./|[\"']\.\.[\"']|pardir")
+#: Seconds between two comparisons of a source's times.
+SOURCE_CHECK_S = 1.0
 #: How many files a warning names.
 _NAMED = 5
 
@@ -82,12 +87,23 @@ class Package:
         #: Changes with every change of what is sent.
         self.version = 0
         self._listing = Listing()
+        #: When the times of the sources are to be compared again.
+        self._next_check_s = 0.0
+        self._imports: tuple[int, frozenset[str]] = (0, frozenset())
         self._relist()
 
     @property
     def extensions(self) -> dict[str, str]:
         """The files of extension modules, by dotted name."""
         return self._listing.extensions
+
+    @property
+    def imports(self) -> frozenset[str]:
+        """Top-level names of the modules that the package's modules import."""
+        if self._imports[0] != self.version:
+            names = frozenset(name for module in self.modules.values() for name in module.imports)
+            self._imports = self.version, names
+        return self._imports[1]
 
     @cached_property
     def metadata(self) -> dict[str, bytes]:
@@ -105,11 +121,16 @@ class Package:
             self._relist()
 
     def _has_changed_on_disk(self) -> bool:
+        files: Iterable[Listed] = self.files.values()
+        if time.monotonic() >= self._next_check_s:
+            # A changed source only causes a warning, so sources are compared less often. A large project has thousands.
+            self._next_check_s = time.monotonic() + SOURCE_CHECK_S
+            files = self._listing.files.values()
         try:
             for folder, mtime_ns in self._listing.folders.items():
                 if os.stat(folder).st_mtime_ns != mtime_ns:
                     return True
-            for listed in self._listing.files.values():
+            for listed in files:
                 status = os.stat(listed.path)
                 if status.st_mtime_ns != listed.mtime_ns or status.st_size != listed.size:
                     return True
@@ -131,12 +152,21 @@ class Package:
                 self._add(name, listed, is_package)
             elif before.files.get(listed.inside) != listed:
                 _warn_of_change(module, listed)
+        self._list_above()
         modules = {module.inside for module in self.modules.values()}
         files = {path: listed for path, listed in self._listing.files.items() if path not in modules}
         files = _fitting(self.name, files)
         if files != self.files or not self.version:
             self.files = files
             self.version = next(_versions)
+
+    def _list_above(self) -> None:
+        """List the files in the folder above a package, if the package's sources name them and lead there."""
+        folder = os.path.dirname(self.places[0])
+        if os.path.isdir(self.places[0]):
+            source = b"\n".join(module.source for module in self.modules.values())
+            if _LEADS_ABOVE.search(source):
+                list_beside(self._listing, folder, source, -1)
 
     def _list(self) -> Listing:
         place = self.places[0]

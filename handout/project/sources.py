@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from handout.project.listing import read_file
 from handout.project.loaded import remember_loaded
-from handout.project.ownership import own_places
+from handout.project.ownership import own_places, target_folder
 from handout.project.package import Module, Package, imports_of
 
 __all__ = ["Sources", "find_package", "own_sources"]
@@ -21,10 +22,19 @@ class Sources:
 
     #: The packages, by top-level name.
     packages: dict[str, Package] = field(default_factory=dict)
-    #: The sources of the modules, by dotted name.
-    files: dict[str, bytes] = field(default_factory=dict)
+    #: The source of ``__main__``, if it is one of the modules.
+    script: bytes | None = None
     #: Top-level names of the given or imported modules that are not the user's own.
     installed: set[str] = field(default_factory=set)
+    #: Folders that ``pip install --target`` has made, with modules that are `installed`.
+    target_folders: set[str] = field(default_factory=set)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The sources of the modules, by dotted name."""
+        files = {} if self.script is None else {"__main__": self.script}
+        modules = [module for package in self.packages.values() for module in package.modules.values()]
+        return {**files, **{module.name: module.source for module in modules}}
 
 
 class _Known:
@@ -35,6 +45,8 @@ class _Known:
         #: For each top-level name, the package, or None if it is not the user's own; and the spec that the loaded
         #: module had at the decision.
         self.packages: dict[str, tuple[Package | None, object]] = {}
+        #: For each top-level name that is installed in a folder of ``pip install --target``, this folder.
+        self.target_folders: dict[str, str] = {}
         #: ``sys.path`` at the last decision.
         self.path: list[str] = []
         #: The script that is ``__main__``, by its path.
@@ -58,6 +70,8 @@ def _find(top: str) -> Package | None:
             package.refresh()
         return package
     places = own_places(top)
+    if package is not None and not places and not any(map(os.path.exists, package.places)):
+        places = package.places  # the package's folder is gone, but the package was read before
     if package is None or package.places != places:
         package = Package(top, places) if places else None
     else:
@@ -65,6 +79,9 @@ def _find(top: str) -> Package | None:
     if package is not None and not package.modules:
         package = None
     _known.packages[top] = package, spec
+    folder = None if package is not None else target_folder(top)
+    if folder is not None:
+        _known.target_folders[top] = folder
     return package
 
 
@@ -82,6 +99,7 @@ def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
         remember_loaded()
         if _known.path != sys.path:
             _known.path = list(sys.path)
+            _known.target_folders.clear()
             _known.packages = {top: (package, _UNDECIDED) for top, (package, _) in _known.packages.items() if package}
         return _closure(names, script)
 
@@ -91,7 +109,7 @@ def _closure(names: Iterable[str], script: str | None) -> Sources:
     queue = [name.partition(".")[0] for name in names]
     if script is not None:
         module = _script(script)
-        found.files["__main__"] = module.source
+        found.script = module.source
         queue.extend(module.imports)
     while queue:
         top = queue.pop()
@@ -100,11 +118,11 @@ def _closure(names: Iterable[str], script: str | None) -> Sources:
         package = _find(top)
         if package is None:
             found.installed.add(top)
+            if top in _known.target_folders:
+                found.target_folders.add(_known.target_folders[top])
             continue
         found.packages[top] = package
-        for module in package.modules.values():
-            found.files[module.name] = module.source
-            queue.extend(module.imports)
+        queue.extend(package.imports)
     return found
 
 

@@ -9,7 +9,8 @@ import json
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,10 @@ _EPOCH = (2020, 1, 1, 0, 0, 0)
 _INDEX = "modules.json"
 #: A file with more bytes is compressed quickly instead of well, because the caller's event loop waits meanwhile.
 _LARGE = 1 << 18
+_SAMPLE = 1 << 16
 _BUNDLES_KEPT = 8
-#: The bundles that were made last, by the versions of their packages.
-_made: dict[tuple[tuple[str, int], ...], CodeBundle] = {}
+#: The bundles that were made last, by the versions of their packages and by their target folders.
+_made: dict[tuple[tuple[tuple[str, int], ...], tuple[str, ...]], CodeBundle] = {}
 
 
 class _Numbers:
@@ -117,23 +119,25 @@ def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
         names: Dotted names of modules. Modules that are not the user's own are left out.
 
     Returns:
-        The bundle, or None if no module is the user's own.
+        The bundle, or None if no module is the user's own or in a folder that ``pip install --target`` has made.
     """
-    packages = own_sources(names).packages
-    if not packages:
+    found = own_sources(names)
+    packages, folders = found.packages, tuple(sorted(found.target_folders))
+    if not packages and not folders:
         return None
-    state = tuple(sorted((top, package.version) for top, package in packages.items()))
+    state = tuple(sorted((top, package.version) for top, package in packages.items())), folders
     made = _made.pop(state, None)
     if made is None:
-        made = _zip([packages[top] for top, _ in state])
+        made = _zip([packages[top] for top in sorted(packages)], folders)
     _made[state] = made
     if len(_made) > _BUNDLES_KEPT:
         del _made[next(iter(_made))]
     return made
 
 
-def _zip(packages: list[Package]) -> CodeBundle:
+def _zip(packages: list[Package], target_folders: Sequence[str]) -> CodeBundle:
     members, index = _members(packages)
+    index["folders"] = list(target_folders)
     members[_INDEX] = json.dumps(index, sort_keys=True).encode()
     digest = hashlib.sha256()
     for member, data in members.items():
@@ -143,10 +147,15 @@ def _zip(packages: list[Package]) -> CodeBundle:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
             info = zipfile.ZipInfo(member, _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            info.compress_type = zipfile.ZIP_DEFLATED if _is_compressible(data) else zipfile.ZIP_STORED
             archive.writestr(info, data, compresslevel=1 if len(data) > _LARGE else 6)
     key = _bundle_keys.of(digest.digest())
     return CodeBundle(key, out.getvalue(), frozenset(package.name for package in packages))
+
+
+def _is_compressible(data: bytes) -> bool:
+    """Return False if the beginning of a large file does not get smaller, as in a picture or an archive."""
+    return len(data) <= _LARGE or len(zlib.compress(data[:_SAMPLE], 1)) < _SAMPLE * 0.9
 
 
 def _members(packages: list[Package]) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -154,22 +163,25 @@ def _members(packages: list[Package]) -> tuple[dict[str, bytes], dict[str, Any]]
     members: dict[str, bytes] = {}
     paths: dict[str, str] = {}
     executable: list[str] = []
+    folders = {each.name: "shadowing" if each.name in sys.stdlib_module_names else "project" for each in packages}
     for package in packages:
-        folder = "shadowing" if package.name in sys.stdlib_module_names else "project"
         for module in package.modules.values():
-            members[f"{folder}/{module.inside}"] = module.source
-            paths[f"{folder}/{module.inside}"] = module.path
+            member = f"{folders[package.name]}/{module.inside}"
+            members[member], paths[member] = module.source, module.path
+    for package in packages:
         for inside, listed in package.files.items():
-            data = read_listed(listed)
+            member = f"{folders[package.name]}/{inside}"
+            # A package may list a file of another package, for example if it names the other's folder in a text.
+            data = None if member in members else read_listed(listed)
             if data is not None:
-                members[f"{folder}/{inside}"] = data
-                executable += [f"{folder}/{inside}"] if listed.executable else []
+                members[member] = data
+                executable += [member] if listed.executable else []
         members.update({f"project/{inside}": data for inside, data in package.metadata.items()})
     extensions = sorted(name for package in packages for name in package.extensions)
     index = {
         "modules": sorted(package.name for package in packages),
         "paths": paths,
-        "executable": sorted(set(executable)),
+        "executable": sorted(executable),
         "extensions": extensions,
     }
     return dict(sorted(members.items())), index

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from handout import Cluster, Graph, Host
+from handout.project import package, sources
 from tests.project.files import write
 from tests.seen import until
 
@@ -192,3 +193,47 @@ async def test_an_unpacked_bundle_is_removed_when_no_run_uses_it(
         await until(lambda: [each.exists() for each in folders] == [False, False, True])
         assert os.stat(folders[-1].parent).st_mode & 0o777 == 0o700
         await until(lambda: not list(folders[-1].parent.glob("removed-*")))
+
+
+async def test_a_changed_source_is_not_run_and_a_changed_file_is_read(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sources change as by a ``git pull`` under a service whose cluster is open."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"hopulled{len(os.listdir(tmp_path.parent))}"  # each launcher has a package of its own
+    source = f"""
+        import pathlib
+        def f():
+            from {name} import lazy
+            return "old", lazy.VALUE, pathlib.Path(__file__).with_name("data.txt").read_text()
+    """
+    old = {"__init__.py": textwrap.dedent(source).encode(), "lazy.py": b"VALUE = 'old'", "data.txt": b"old"}
+    write(tmp_path / name, **old)
+    function = importlib.import_module(name).f
+
+    async def answer() -> Any:
+        graph = Graph()
+        graph.add(function, id="f")
+        return (await cluster.execute(graph))["f"]
+
+    assert await answer() == ("old", "old", "old")
+    monkeypatch.setattr(package, "SOURCE_CHECK_S", 0.0)
+    for known, _ in sources._known.packages.values():
+        if known is not None:
+            known._next_check_s = 0.0
+    write(tmp_path / name, **{"__init__.py": b"def f(): pass", "lazy.py": b"VALUE = 'new'", "data.txt": b"new"})
+    assert await answer() == ("old", "old", "new")
+    assert sum("has changed since" in message for message in caplog.messages) == 2
+
+
+async def test_a_package_of_pip_target_is_taken_from_the_same_folder_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, **{"hotarget/__init__.py": b"def where(): return __file__"})
+    write(tmp_path / "hotarget-1.dist-info", RECORD=b"hotarget/__init__.py,,\n")
+    tmp_path.chmod(0o755)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    graph = Graph()
+    graph.add(importlib.import_module("hotarget").where, id="where")
+    async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
+        assert (await cluster.execute(graph))["where"] == str(tmp_path / "hotarget" / "__init__.py")

@@ -107,6 +107,14 @@ def test_beside_a_single_module_travels_what_it_can_find(
     assert Package("mod", [str(tmp_path / "mod.py")]).files.keys() == travel
 
 
+def test_above_a_package_travels_what_it_names_if_it_leads_there(tmp_path: Path) -> None:
+    write(tmp_path, "config.toml", "other.toml", "data/x", "two/__init__.py")
+    write(tmp_path / "pkg", **{"mod.py": b"X = open(Path(__file__).parent.parent / 'config.toml'), 'data', 'two'"})
+    assert package_in(tmp_path).files.keys() == {"config.toml", "data/x"}
+    write(tmp_path / "pkg", **{"mod.py": b"X = open(Path(__file__).parent / 'config.toml')"})
+    assert package_in(tmp_path).files == {}
+
+
 def test_a_zip_file_is_read_as_a_folder_is(tmp_path: Path) -> None:
     path = tmp_path / "lib.zip"
     with zipfile.ZipFile(path, "w") as archive:

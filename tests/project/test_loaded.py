@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from handout import Graph
-from handout.project import listing, loaded
+from handout.project import listing, loaded, package
 from handout.project.loaded import is_loaded, remember_loaded
 from handout.project.sources import own_sources
 from tests.project.files import write
@@ -23,6 +23,7 @@ NEW = b"def f():\n    return 'new'\n"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Write a package that imports a module only when it runs. Forget the package after the test."""
     monkeypatch.setattr(listing, "_warned", set())
+    monkeypatch.setattr(package, "SOURCE_CHECK_S", 0.0)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(tmp_path))
     write(tmp_path / "holoaded", **{"__init__.py": b"", "mod.py": OLD, "lazy.py": b"# old"})

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import zipfile
@@ -52,6 +53,8 @@ class Project(importlib.abc.MetaPathFinder):
         self.modules: list[str] = index["modules"]
         self._folders = [each for each in (f"{folder}/shadowing", f"{folder}/project") if os.path.isdir(each)]
         self._paths: dict[str, str] = index["paths"]
+        #: Folders that ``pip install --target`` has made on the controller, and that this host has too.
+        self._target_folders = [each for each in index["folders"] if _is_safe_folder(each)]
         #: Names of the project's extension modules, which the controller never sends.
         self.extensions: frozenset[str] = frozenset(index["extensions"])
 
@@ -70,8 +73,10 @@ class Project(importlib.abc.MetaPathFinder):
         sys.path_hooks.insert(0, self._finder)
         positions = [i for i, known in enumerate(sys.meta_path) if known is importlib.machinery.PathFinder]
         sys.meta_path.insert(positions[0] if positions else len(sys.meta_path), self)
+        sys.path += self._target_folders
         present = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([f"{self.folder}/project", *([present] if present else [])])
+        path = [f"{self.folder}/project", *([present] if present else []), *self._target_folders]
+        os.environ["PYTHONPATH"] = os.pathsep.join(path)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -130,6 +135,15 @@ class ProjectLoader(importlib.machinery.SourceFileLoader):
     def explain(self, error: ModuleNotFoundError) -> None:
         """Explain the error; see `Project.explain`."""
         raise NotImplementedError
+
+
+def _is_safe_folder(folder: str) -> bool:
+    """Return True if a folder exists and only this user or the superuser can write to it."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.getuid()) and not status.st_mode & 0o022
 
 
 def _line_in(trace: TracebackType | None, file: str) -> int:
