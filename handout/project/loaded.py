@@ -16,11 +16,20 @@ import types
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import SourceFileLoader
+from typing import Any
 
 from handout.project.listing import read_file
 from handout.project.ownership import is_own
 
-__all__ = ["REMEMBERED", "is_loaded", "may_have_changed", "remember_loaded", "remembered"]
+__all__ = [
+    "REMEMBERED",
+    "is_loaded",
+    "loaded_module",
+    "may_have_changed",
+    "remember_loaded",
+    "remembered",
+    "remembered_modules",
+]
 
 #: Seconds by which the clock of a file server may be behind the clock of this machine.
 _SLACK_S = 2.0
@@ -30,6 +39,8 @@ _IMPORTED_AT = time.time()
 REMEMBERED: set[str | None] = {None}
 #: For each file of a loaded module of the user's, the module's spec and the source.
 _sources: dict[str, tuple[object, bytes]] = {}
+#: Top-level names of these modules.
+_tops: set[str] = set()
 
 
 def remember_loaded(fn: object = None) -> None:
@@ -46,16 +57,37 @@ def remember_loaded(fn: object = None) -> None:
     own: dict[str, bool] = {}
     for name in names:
         REMEMBERED.add(name)
-        top = name.partition(".")[0]
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        # In ``python -m pkg.mod``, the module ``__main__`` has the spec of ``pkg.mod``.
+        top = (getattr(spec, "name", name) if name == "__main__" else name).partition(".")[0]
         if top not in own:
             own[top] = is_own(top)
-        spec = getattr(sys.modules.get(name), "__spec__", None)
         path = getattr(spec, "origin", None)
         if own[top] and isinstance(path, str) and path.endswith(".py"):
             try:
                 _sources[path] = spec, read_file(path)
+                _tops.add(top)
             except OSError:
                 continue  # `Package` logs a warning if the file is needed and still cannot be read
+
+
+def remembered_modules(top: str) -> Iterator[tuple[str, Any, bytes]]:
+    """Yield the name, the spec and the source of each loaded module of a package, if `remember_loaded` has read it."""
+    for name in list(sys.modules) if top in _tops else ():
+        if name == top or name.startswith(f"{top}."):
+            spec = getattr(sys.modules.get(name), "__spec__", None)
+            source = remembered(str(getattr(spec, "origin", None)), spec)
+            if source is not None:
+                yield name, spec, source
+
+
+def loaded_module(name: str) -> types.ModuleType | None:
+    """Return a loaded module, also if the program was started as ``python -m`` with its name."""
+    module = sys.modules.get(name)
+    if module is None:
+        main = sys.modules.get("__main__")
+        module = main if getattr(getattr(main, "__spec__", None), "name", None) == name else None
+    return module
 
 
 def remembered(path: str, spec: object) -> bytes | None:

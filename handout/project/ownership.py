@@ -20,7 +20,7 @@ import sysconfig
 from functools import cache, lru_cache
 from pathlib import Path
 
-__all__ = ["EXTENSIONS", "is_own", "own_places", "spec_of", "split_archive", "target_folder"]
+__all__ = ["EXTENSIONS", "is_own", "own_places", "places_of", "spec_of", "split_archive", "target_folder"]
 
 #: The suffixes of the file names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
@@ -66,18 +66,19 @@ def own_places(top: str) -> list[str]:
 
     A path may lead into a zip file: ``/home/me/lib.zip/pkg``. The list is empty if the module is not the user's own.
     """
-    return [place for place in _places(top) if not _is_installed(place) and not _is_listed(place)]
+    return [place for place in places_of(top) if not _is_installed(place) and not _is_listed(place)]
 
 
 def target_folder(top: str) -> str | None:
     """Return the folder that ``pip install --target`` has made, if a top-level module is installed in such a folder."""
-    for place in _places(top):
+    for place in places_of(top):
         if not _is_installed(place) and _is_listed(place):
             return os.path.dirname(place)
     return None
 
 
-def _places(top: str) -> list[str]:
+def places_of(top: str) -> list[str]:
+    """Return the ``.py`` file of a top-level module, or the folders of a package, whether or not these still exist."""
     spec = None if top in _NEVER_OWN else spec_of(top)
     if spec is None:
         return []

@@ -11,7 +11,6 @@ import ast
 import itertools
 import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from handout.project.listing import (
     read_file,
     warn_once,
 )
-from handout.project.loaded import is_loaded, may_have_changed, remembered
+from handout.project.loaded import is_loaded, loaded_module, may_have_changed, remembered, remembered_modules
 from handout.project.metadata import metadata_of
 from handout.project.ownership import split_archive
 from handout.serialization.modules_in_text import modules_in_text
@@ -91,6 +90,7 @@ class Package:
         self._next_check_s = 0.0
         self._imports: tuple[int, frozenset[str]] = (0, frozenset())
         self._relist()
+        self._add_removed()
 
     @property
     def extensions(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ class Package:
     def refresh(self) -> None:
         """Notice what has changed since the last call: files on disk, and modules that the program has loaded."""
         for module in self.modules.values():
-            if getattr(sys.modules.get(module.name), "__spec__", None) is not module.spec:
+            if getattr(loaded_module(module.name), "__spec__", None) is not module.spec:
                 self._follow(module)
         if self._has_changed_on_disk():
             self._relist()
@@ -209,6 +209,17 @@ class Package:
         elif module.source != found:
             _warn_of_change(module, listed)
 
+    def _add_removed(self) -> None:
+        """Add the loaded modules whose files were removed after they were read, and before they were listed."""
+        for name, spec, source in remembered_modules(self.name):
+            if name not in self.modules:
+                is_package = spec.submodule_search_locations is not None
+                inside = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+                imports = tuple(imports_of(source))
+                self.modules[name] = Module(name, spec.origin, inside, is_package, source, imports, spec)
+                self.version = next(_versions)
+                warn_once(f"gone {spec.origin}", f"{spec.origin} is gone. Hosts still get the source as it was loaded.")
+
     def _follow(self, module: Module) -> None:
         """Take over the source of a module that the program has loaded since, for the first time or anew."""
         spec = _spec_of(module.name, module.path)
@@ -231,7 +242,7 @@ class Package:
 
 def _spec_of(name: str, path: str) -> object:
     """Return the spec of a loaded module. Return None if the program has not loaded the module from this path."""
-    spec = getattr(sys.modules.get(name), "__spec__", None)
+    spec = getattr(loaded_module(name), "__spec__", None)
     return spec if getattr(spec, "origin", None) == path else None
 
 
@@ -241,7 +252,8 @@ def _differs(name: str, source: bytes, path: str) -> bool:
         status = os.stat(path)
     except OSError:
         return False  # the module is in a zip file
-    return may_have_changed(status) and not is_loaded(sys.modules[name], source, path)
+    loaded = loaded_module(name)
+    return loaded is not None and may_have_changed(status) and not is_loaded(loaded, source, path)
 
 
 def _fitting(name: str, files: dict[str, Listed]) -> dict[str, Listed]:

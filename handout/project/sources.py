@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from handout.project.listing import read_file
-from handout.project.loaded import remember_loaded
-from handout.project.ownership import own_places, target_folder
+from handout.project.loaded import remember_loaded, remembered_modules
+from handout.project.ownership import own_places, places_of, target_folder
 from handout.project.package import Module, Package, imports_of
 
 __all__ = ["Sources", "find_package", "own_sources"]
@@ -70,8 +70,10 @@ def _find(top: str) -> Package | None:
             package.refresh()
         return package
     places = own_places(top)
-    if package is not None and not places and not any(map(os.path.exists, package.places)):
+    if not places and package is not None and not any(map(os.path.exists, package.places)):
         places = package.places  # the package's folder is gone, but the package was read before
+    if not places and next(remembered_modules(top), None) is not None:
+        places = places_of(top)
     if package is None or package.places != places:
         package = Package(top, places) if places else None
     else:

@@ -1,7 +1,7 @@
 """Finds the modules that code names in texts, and not in import statements.
 
-A function starts a process with ``[sys.executable, "-c", "import mine"]`` or ``[sys.executable, "-m", "mine"]``, or
-imports with ``importlib.import_module("mine")``.
+A function starts a process with ``[sys.executable, "-c", "import mine"]`` or ``[sys.executable, "-m", "mine"]``,
+imports with ``importlib.import_module("mine")``, or reads a file with ``importlib.resources.files("mine")``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ _STATEMENT = re.compile(
     r"|\bfrom\s+([A-Za-z_]\w*)[\w.]*\s+import\b"
     r"|\bimport\s+([A-Za-z_]\w*)"
 )
-_CALL = re.compile(
-    r"(?:import_module|__import__|run_module)\(\s*[\"']([A-Za-z_]\w*)"
-    r"|[\"']-m[\"'],\s*[\"']([A-Za-z_]\w*)"
+#: Functions of Python and of widely used packages that take the name of a module.
+_TAKES_NAME = (
+    r"import_module|__import__|run_module|find_spec|locate|resolve_name|files|get_data|version|entry_points|PackageLoader"
+    r"|(?:open|read)_(?:text|binary)|resource_\w+"
 )
+_CALL = re.compile(rf"\b(?:{_TAKES_NAME})\(\s*[\"']([A-Za-z_]\w*)|[\"']-m[\"'],\s*[\"']([A-Za-z_]\w*)")
+_FUNCTION = re.compile(_TAKES_NAME)
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_IMPORTERS = frozenset({"import_module", "__import__", "run_module"})
 
 
 def modules_in_text(text: str) -> Iterator[str]:
@@ -40,12 +42,12 @@ def modules_in_code(code: types.CodeType) -> Iterator[str]:
     Code objects inside this one are left out.
     """
     texts = list(_texts(code.co_consts))
-    takes_names = "-m" in texts or not _IMPORTERS.isdisjoint(code.co_names)
+    takes_names = "-m" in texts or any(map(_FUNCTION.fullmatch, code.co_names))
     for text in texts:
-        if "import" in text:
-            yield from modules_in_text(text)
-        elif takes_names and _DOTTED.fullmatch(text):
+        if takes_names and _DOTTED.fullmatch(text):
             yield text
+        elif "import" in text:
+            yield from modules_in_text(text)
 
 
 def _texts(constants: tuple[object, ...]) -> Iterator[str]:

@@ -74,11 +74,12 @@ def test_the_largest_files_are_left_out_until_the_others_fit(
     assert "pkg/b" not in warnings.messages[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every folder")
 def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "pkg", "tools.py", "pgdata/x", "data.txt")
     for path in (tmp_path / "pkg" / "pgdata", tmp_path / "pkg" / "data.txt"):
         path.chmod(0)
+    if os.access(tmp_path / "pkg" / "pgdata", os.R_OK):
+        pytest.skip("this user reads every folder, as the superuser does")
     made = package_in(tmp_path)
     assert made.modules.keys() == {"pkg.tools"}
     assert [package.read_listed(each) for each in made.files.values()] == [None]

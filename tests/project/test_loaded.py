@@ -69,6 +69,22 @@ def test_a_change_before_the_first_run_is_noticed(folder: Path, caplog: pytest.L
     assert "holoaded/mod.py has changed since this program loaded it" in caplog.text
 
 
+@pytest.mark.parametrize("removed", ["the folder", "a file"])
+def test_a_module_that_is_removed_before_the_first_run_is_sent(
+    folder: Path, caplog: pytest.LogCaptureFixture, removed: str
+) -> None:
+    load()
+    Graph().add(sys.modules["holoaded.mod"].f)
+    if removed == "a file":
+        (folder / "mod.py").unlink()
+    else:
+        folder.rename(folder.with_name("moved"))
+    files = own_sources(["holoaded"]).files
+    assert files["holoaded.mod"] == OLD
+    assert ("holoaded.lazy" in files) == (removed == "a file")
+    assert "mod.py is gone. Hosts still get the source as it was loaded." in caplog.text
+
+
 def test_a_change_before_the_first_reading_is_said_because_the_source_is_not_known(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

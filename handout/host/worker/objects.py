@@ -57,10 +57,10 @@ class OversizedResultError(Exception):
 
 
 class DiskFullError(Exception):
-    """The store cannot write a result. The message says why."""
+    """The store cannot write a result, or a worker cannot unpack the user's modules. The message says why."""
 
-    def __init__(self, path: str, need: int, free: int, reason: str) -> None:
-        super().__init__(f"a result of {need} bytes cannot be written to the folder {path}: {reason}")
+    def __init__(self, path: str, need: int, free: int, reason: str, what: str = "a result") -> None:
+        super().__init__(f"{what} of {need} bytes cannot be written to the folder {path}: {reason}")
         self.path, self.need, self.free = path, need, free
 
 

@@ -17,7 +17,6 @@ import errno
 import fcntl
 import inspect
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -32,7 +31,14 @@ from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.task_context import Current, publish, remove_scratch
 from handout.host.worker import importer, main_module
-from handout.host.worker.objects import DiskFullError, MissingInputError, OversizedResultError, WorkerObjects
+from handout.host.worker.objects import (
+    DiskFullError,
+    MissingInputError,
+    OversizedResultError,
+    WorkerObjects,
+    free_bytes,
+    why_refused,
+)
 from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.stdio import Streams
 from handout.protocol import codec, frames, messages
@@ -357,8 +363,8 @@ class Worker:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            free = shutil.disk_usage(os.path.dirname(folder)).free
-            raise DiskFullError(folder, os.path.getsize(bundle_path), free) from error
+            parent, size, what = os.path.dirname(folder), os.path.getsize(bundle_path), "the user's modules and files"
+            raise DiskFullError(parent, size, free_bytes(parent), why_refused(parent, error), what) from error
 
     def _await(self, coroutine: Any) -> Any:
         """Run a coroutine in a new event loop, and return its result. SIGTERM cancels the coroutine."""
