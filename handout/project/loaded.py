@@ -15,16 +15,16 @@ import time
 import types
 from collections.abc import Iterator
 from functools import cache
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from typing import Any
 
 from handout.project.listing import read_file
-from handout.project.ownership import is_own
+from handout.project.ownership import is_own, loaded_spec
 
 __all__ = [
     "REMEMBERED",
     "is_loaded",
-    "loaded_module",
+    "loaded_spec_of",
     "may_have_changed",
     "remember_loaded",
     "remembered",
@@ -57,7 +57,7 @@ def remember_loaded(fn: object = None) -> None:
     own: dict[str, bool] = {}
     for name in names:
         REMEMBERED.add(name)
-        spec = getattr(sys.modules.get(name), "__spec__", None)
+        spec = loaded_spec(name)
         # In ``python -m pkg.mod``, the module ``__main__`` has the spec of ``pkg.mod``.
         top = (getattr(spec, "name", name) if name == "__main__" else name).partition(".")[0]
         if top not in own:
@@ -75,19 +75,19 @@ def remembered_modules(top: str) -> Iterator[tuple[str, Any, bytes]]:
     """Yield the name, the spec and the source of each loaded module of a package, if `remember_loaded` has read it."""
     for name in list(sys.modules) if top in _tops else ():
         if name == top or name.startswith(f"{top}."):
-            spec = getattr(sys.modules.get(name), "__spec__", None)
+            spec = loaded_spec(name)
             source = remembered(str(getattr(spec, "origin", None)), spec)
             if source is not None:
                 yield name, spec, source
 
 
-def loaded_module(name: str) -> types.ModuleType | None:
-    """Return a loaded module, also if the program was started as ``python -m`` with its name."""
-    module = sys.modules.get(name)
-    if module is None:
-        main = sys.modules.get("__main__")
-        module = main if getattr(getattr(main, "__spec__", None), "name", None) == name else None
-    return module
+def loaded_spec_of(name: str) -> ModuleSpec | None:
+    """Return the spec of a loaded module, also if the program was started as ``python -m`` with the module's name."""
+    spec = loaded_spec(name)
+    if spec is None:
+        main = loaded_spec("__main__")
+        spec = main if main is not None and main.name == name else None
+    return spec
 
 
 def remembered(path: str, spec: object) -> bytes | None:
@@ -119,18 +119,19 @@ def _process_began() -> float:
         return 0.0
 
 
-def is_loaded(module: types.ModuleType, source: bytes, path: str) -> bool:
+def is_loaded(name: str, source: bytes, path: str) -> bool:
     """Return False if a loaded module was made from another source.
 
     Functions tell the sources apart. If the module has no function of its own, the header of its bytecode file tells of
     which source it was compiled last. If both are missing, the function returns True.
 
     Args:
-        module: The loaded module.
+        name: The name of the module.
         source: The source.
         path: The file of the source.
     """
-    spec = getattr(module, "__spec__", None)
+    spec = loaded_spec_of(name)
+    module = sys.modules.get(name) or sys.modules["__main__"]
     loader = SourceFileLoader("__main__", path) if spec is None else spec.loader
     compile_source = getattr(loader, "source_to_code", None)
     if compile_source is None:
@@ -147,8 +148,10 @@ def is_loaded(module: types.ModuleType, source: bytes, path: str) -> bool:
 
 def _codes_of(module: types.ModuleType, origin: str) -> Iterator[types.CodeType]:
     """Yield the code of the functions and methods that a module's own source defines."""
-    for value in list(vars(module).values()):
-        is_class = isinstance(value, type) and value.__module__ == module.__name__
+    # This does not load a module that `importlib.util.LazyLoader` has made, as `vars` would.
+    space: dict[str, Any] = types.ModuleType.__getattribute__(module, "__dict__")
+    for value in list(space.values()):
+        is_class = isinstance(value, type) and value.__module__ == space.get("__name__")
         for each in (value, *(list(vars(value).values()) if is_class else ())):
             fn = each.__func__ if type(each) in (staticmethod, classmethod) else each
             if type(fn) is types.FunctionType and fn.__code__.co_filename == origin:

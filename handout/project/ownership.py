@@ -17,10 +17,20 @@ import os
 import site
 import sys
 import sysconfig
+import types
 from functools import cache, lru_cache
 from pathlib import Path
 
-__all__ = ["EXTENSIONS", "is_own", "own_places", "places_of", "spec_of", "split_archive", "target_folder"]
+__all__ = [
+    "EXTENSIONS",
+    "is_own",
+    "loaded_spec",
+    "own_places",
+    "places_of",
+    "spec_of",
+    "split_archive",
+    "target_folder",
+]
 
 #: The suffixes of the file names of extension modules.
 EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
@@ -44,13 +54,26 @@ def _installed_roots() -> tuple[str, ...]:
 _STDLIB_ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
 
 
+def loaded_spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a loaded module. Return None if no module of this name is loaded, or if it has no spec.
+
+    A module that `importlib.util.LazyLoader` has made is not loaded by this.
+    """
+    module = sys.modules.get(name)
+    try:
+        return types.ModuleType.__getattribute__(module, "__spec__")  # type: ignore[no-any-return]
+    except (AttributeError, TypeError):
+        return None  # TypeError: a program has put an object of its own in the place of a module
+
+
 def spec_of(top: str) -> importlib.machinery.ModuleSpec | None:
     """Return the spec of a top-level module without importing it, or None if the module is not found."""
-    loaded = sys.modules.get(top)
-    spec: importlib.machinery.ModuleSpec | None = getattr(loaded, "__spec__", None)
+    spec = loaded_spec(top)
     if spec is not None:
         return spec
     try:
+        if top in sys.modules:  # it has no spec, so `importlib.util.find_spec` would raise an error
+            return importlib.machinery.PathFinder.find_spec(top)
         return importlib.util.find_spec(top)
     except (ImportError, ValueError, AttributeError):
         return None

@@ -27,7 +27,7 @@ from handout.project.listing import (
     read_file,
     warn_once,
 )
-from handout.project.loaded import is_loaded, loaded_module, may_have_changed, remembered, remembered_modules
+from handout.project.loaded import is_loaded, loaded_spec_of, may_have_changed, remembered, remembered_modules
 from handout.project.metadata import metadata_of
 from handout.project.ownership import split_archive
 from handout.serialization.modules_in_text import modules_in_text
@@ -115,7 +115,7 @@ class Package:
     def refresh(self) -> None:
         """Notice what has changed since the last call: files on disk, and modules that the program has loaded."""
         for module in self.modules.values():
-            if getattr(loaded_module(module.name), "__spec__", None) is not module.spec:
+            if loaded_spec_of(module.name) is not module.spec:
                 self._follow(module)
         if self._has_changed_on_disk():
             self._relist()
@@ -242,7 +242,7 @@ class Package:
 
 def _spec_of(name: str, path: str) -> object:
     """Return the spec of a loaded module. Return None if the program has not loaded the module from this path."""
-    spec = getattr(loaded_module(name), "__spec__", None)
+    spec = loaded_spec_of(name)
     return spec if getattr(spec, "origin", None) == path else None
 
 
@@ -252,8 +252,7 @@ def _differs(name: str, source: bytes, path: str) -> bool:
         status = os.stat(path)
     except OSError:
         return False  # the module is in a zip file
-    loaded = loaded_module(name)
-    return loaded is not None and may_have_changed(status) and not is_loaded(loaded, source, path)
+    return may_have_changed(status) and not is_loaded(name, source, path)
 
 
 def _fitting(name: str, files: dict[str, Listed]) -> dict[str, Listed]:

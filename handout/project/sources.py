@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from handout.project.listing import read_file
 from handout.project.loaded import remember_loaded, remembered_modules
-from handout.project.ownership import own_places, places_of, target_folder
+from handout.project.ownership import loaded_spec, own_places, places_of, target_folder
 from handout.project.package import Module, Package, imports_of
 
 __all__ = ["Sources", "find_package", "own_sources"]
@@ -63,7 +63,7 @@ def find_package(name: str) -> Package | None:
 
 
 def _find(top: str) -> Package | None:
-    spec = getattr(sys.modules.get(top), "__spec__", None)
+    spec = loaded_spec(top)
     package, decided = _known.packages.get(top, (None, _UNDECIDED))
     if decided is spec:
         if package is not None:

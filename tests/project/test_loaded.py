@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,5 +142,22 @@ def test_functions_tell_sources_apart(folder: Path, source: bytes, other: bytes)
     write(folder, **{"mod.py": source})
     load()
     path = str(folder / "mod.py")
-    assert is_loaded(sys.modules["holoaded.mod"], source, path)
-    assert not is_loaded(sys.modules["holoaded.mod"], other, path)
+    assert is_loaded("holoaded.mod", source, path)
+    assert not is_loaded("holoaded.mod", other, path)
+
+
+def test_a_lazy_module_stays_unloaded_and_an_object_in_place_of_a_module_is_no_harm(folder: Path) -> None:
+    class Rude:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError(name)
+
+    write(folder, **{"lazy.py": b"raise SystemExit('loaded')"})
+    spec = importlib.util.find_spec("holoaded.lazy")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    lazy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lazy)
+    sys.modules.update({"holoaded.lazy": lazy, "holoaded.rude": Rude()})  # type: ignore[dict-item]
+    write(folder, "rude.py")
+    assert sent()[1] == b"raise SystemExit('loaded')"
