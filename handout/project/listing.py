@@ -32,6 +32,8 @@ logger = logging.getLogger("handout")
 
 #: A listing has at most this many files that are no modules. A package with more is mostly a folder of data.
 MAX_FILES = 10_000
+#: A listing is made from at most this many names in folders. To read them takes up to a second.
+MAX_NAMES = 100_000
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages", "__pypackages__"})
 _SKIPPED_ENDS = (".pyc", ".pyo", "~", *EXTENSIONS)
 #: A folder with one of these files is a virtual environment, or a cache: https://bford.info/cachedir.
@@ -62,6 +64,8 @@ class Listing:
     extensions: dict[str, str] = field(default_factory=dict)
     #: The modification time of each folder, in ns. For a zip file, that of the zip file.
     folders: dict[str, int] = field(default_factory=dict)
+    #: How many names the folders have together.
+    names: int = 0
 
     def add(self, listed: Listed) -> None:
         """Add a file, unless a folder that comes earlier on the package's path has a file of the same name."""
@@ -138,6 +142,10 @@ def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]
     if identity in above or (above and not _MARKS.isdisjoint(child.name for child in children)):
         return
     listing.folders[folder] = status.st_mtime_ns
+    listing.names += len(children)
+    if listing.names > MAX_NAMES:
+        _warn_of_too_many(inside, MAX_NAMES)
+        return
     for child in children:
         path = f"{inside}/{child.name}"
         if _is_extension(child.name):
@@ -164,12 +172,7 @@ def _status(path: str) -> os.stat_result | None:
 
 def _add_file(listing: Listing, inside: str, path: str, status: os.stat_result) -> None:
     if not inside.endswith(".py") and len(listing.files) >= MAX_FILES:
-        top = inside.partition("/")[0]
-        warn_once(
-            f"count {top}",
-            f"The folder of {top!r} has more than {MAX_FILES} files. Some of its files are not sent to hosts. "
-            "Keep data outside the folder of your modules, and pass it to tasks as handout.File.",
-        )
+        _warn_of_too_many(inside, MAX_FILES)
         return
     executable = bool(status.st_mode & stat.S_IXUSR)
     listing.add(Listed(inside, path, status.st_mtime_ns, status.st_size, executable))
@@ -185,6 +188,15 @@ def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: 
             continue
         if _names(source, name) or not (rest or info.file_size > max_size):
             listing.add(Listed(below, os.path.join(archive, info.filename), mtime_ns, info.file_size, False))
+
+
+def _warn_of_too_many(inside: str, most: int) -> None:
+    top = inside.partition("/")[0]
+    warn_once(
+        f"too many {top}",
+        f"The folder of {top!r} has more than {most} files. Some of its files are not sent to hosts. Keep data outside "
+        "the folder of your modules, and pass it to tasks as handout.File.",
+    )
 
 
 def _list_archive(listing: Listing, name: str, archive: str, prefix: str) -> None:

@@ -74,6 +74,19 @@ def test_the_largest_files_are_left_out_until_the_others_fit(
     assert "pkg/b" not in warnings.messages[0]
 
 
+@pytest.mark.parametrize("limit", ["MAX_FILES", "MAX_NAMES"])
+def test_a_folder_of_data_is_not_read_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture, limit: str
+) -> None:
+    monkeypatch.setattr(listing, limit, 10)
+    write(tmp_path / "pkg", "__init__.py", *(f"data/{number}" for number in range(20)))
+    made = package_in(tmp_path)
+    assert made.modules.keys() == {"pkg"}
+    assert len(made.files) < 10
+    assert len(warnings.messages) == 1
+    assert "has more than 10 files" in warnings.messages[0]
+
+
 def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "pkg", "tools.py", "pgdata/x", "data.txt")
     for path in (tmp_path / "pkg" / "pgdata", tmp_path / "pkg" / "data.txt"):
