@@ -163,20 +163,24 @@ async def test_the_traceback_of_an_error_shows_the_callers_path_and_line(cluster
     assert 'raise ValueError("on purpose")' in notes
 
 
-async def test_a_process_that_a_task_forks_has_the_functions_of_the_script(cluster: Cluster) -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+async def test_a_process_that_a_task_starts_has_the_functions_of_the_script(cluster: Cluster, method: str) -> None:
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(
         textwrap.dedent("""
-            def cube(x): return x ** 3
-            def forked(n):
+            class Cube:
+                def __init__(self, x): self.volume = x ** 3
+            def cube(x): return Cube(x)
+            def pooled(method, n):
                 import multiprocessing
-                with multiprocessing.get_context("fork").Pool(2) as pool: return pool.map(cube, range(n))
+                with multiprocessing.get_context(method).Pool(2) as pool:
+                    return [each.volume for each in pool.map(cube, range(n))]
         """),
         space,
     )
     graph = Graph()
-    graph.add(space["forked"], 3, id="forked")
-    assert (await cluster.execute(graph))["forked"] == [0, 1, 8]
+    graph.add(space["pooled"], method, 3, id="pooled", timeout_s=60)
+    assert (await cluster.execute(graph))["pooled"] == [0, 1, 8]
 
 
 async def test_an_unpacked_bundle_is_removed_when_no_run_uses_it(

@@ -308,7 +308,7 @@ class Worker:
         fn = self._functions.get(number)
         if fn is None:
             fn = self._functions[number] = self._unpickle_function(number)
-        main_module.lend(fn)
+        main_module.lend(fn, self.scratch)
         return fn
 
     def load_arguments(self, task: WorkerTask) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
