@@ -148,6 +148,8 @@ class Package:
         before, self._listing = self._listing, self._list()
         for name, listed, is_package in module_names(self._listing):
             module = self.modules.get(name)
+            if name.partition(".")[0] != self.name:
+                continue  # a file beside the module, in a folder that the module names
             if module is None:
                 self._add(name, listed, is_package)
             elif before.files.get(listed.inside) != listed:
@@ -200,7 +202,7 @@ class Package:
             if source is None:
                 return
             found = source
-        module = Module(name, listed.path, listed.inside, is_package, source or found, (), spec)
+        module = Module(name, listed.path, listed.inside, is_package, found if source is None else source, (), spec)
         module.imports = tuple(imports_of(module.source))
         self.modules[name] = module
         self.version = next(_versions)
@@ -299,10 +301,11 @@ def _warn_of_change(module: Module, listed: Listed) -> None:
         _warn_unreadable(listed.path, error)
         return
     when = "Handout first read it" if module.spec is None else "this program loaded it"
+    remedy = "import the module" if module.spec is None else "load the module again with importlib.reload"
     warn_once(
         f"changed {listed.path} {listed.mtime_ns}",
         f"{listed.path} has changed since {when}. Hosts still get the source as it was. To use the new source, start "
-        "the program again, or load the module again with importlib.reload.",
+        f"the program again, or {remedy}.",
     )
 
 
