@@ -19,11 +19,13 @@ class Proxy:
     Args:
         target_port: The server's port on loopback.
         bytes_per_s: The limit of the rate in each direction, or None for no limit.
+        delay_s: How long each byte is on its way in each direction.
     """
 
-    def __init__(self, target_port: int, bytes_per_s: float | None = None) -> None:
+    def __init__(self, target_port: int, bytes_per_s: float | None = None, delay_s: float = 0.0) -> None:
         self.port = 0
         self.bytes_per_s = bytes_per_s
+        self.delay_s = delay_s
         #: The number of connections established so far.
         self.connections = 0
         self._target_port = target_port
@@ -128,6 +130,9 @@ class Proxy:
             if self.bytes_per_s:
                 free_at = max(free_at, loop.time()) + len(data) / self.bytes_per_s
                 await asyncio.sleep(free_at - loop.time())
+            if self.delay_s:
+                loop.call_later(self.delay_s, writer.write, data)
+                continue
             if self._left is not None:
                 data, self._left = data[: self._left], self._left - len(data)
             writer.write(data)
@@ -135,6 +140,7 @@ class Proxy:
             if self._left is not None and self._left <= 0:
                 self._left = None
                 self._reset()
+        await asyncio.sleep(self.delay_s)
         writer.transport.abort()
 
     def _reset(self) -> None:
@@ -146,9 +152,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def start_proxy(target_port: int, bytes_per_s: float | None = None) -> AsyncIterator[Proxy]:
+async def start_proxy(target_port: int, bytes_per_s: float | None = None, delay_s: float = 0.0) -> AsyncIterator[Proxy]:
     """Run a proxy until the block ends."""
-    proxy = Proxy(target_port, bytes_per_s)
+    proxy = Proxy(target_port, bytes_per_s, delay_s)
     await proxy.listen()
     try:
         yield proxy

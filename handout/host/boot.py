@@ -25,6 +25,10 @@ from typing import Any, BinaryIO, NoReturn
 MAX_SOCKET_PATH = 100
 #: Seconds that the agent gets to send its hello, counted from the start of the supervisor.
 HELLO_TIMEOUT_S = 30.0
+#: The controller is told each time that so many bytes of the bundle have arrived.
+PROGRESS = 64 << 10
+#: The exit status if this code has begun to read its input and could not start the agent.
+BEGUN = 94
 _ANSWER_FD = 1
 
 
@@ -41,8 +45,11 @@ class BootError(Exception):
         self.kind = kind
 
 
-def read_exactly(stream: BinaryIO, size: int) -> bytes:
+def read_exactly(stream: BinaryIO, size: int, marker: str) -> bytes:
     """Read the bundle, which has ``size`` bytes.
+
+    On a slow connection this takes long. So the function prints a line with the marker and a plus sign after each
+    `PROGRESS` bytes, by which the controller knows that the start goes on.
 
     Raises:
         BootError: The stream ends too early.
@@ -50,11 +57,13 @@ def read_exactly(stream: BinaryIO, size: int) -> bytes:
     parts = []
     left = size
     while left:
-        part = stream.read(min(left, 1 << 20))
+        part = stream.read(min(left, PROGRESS))
         if not part:
             raise BootError("input", f"the connection ended after {size - left} of {size} bytes of the bundle")
         parts.append(part)
         left -= len(part)
+        if left:
+            os.write(_ANSWER_FD, f"\n{marker}+\n".encode())
     return b"".join(parts)
 
 
@@ -64,6 +73,23 @@ def _current_folder() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+def give_back_python_path() -> list[str]:
+    """Give the environment the ``PYTHONPATH`` of the login again, and return its folders.
+
+    The start command has hidden the variable from this process, because a module in one of the folders could take the
+    place of a module that the agent needs. The folders are for workers. The start folder is not among them.
+    """
+    if os.environ.get("PYTHONSAFEPATH") == "handout":
+        del os.environ["PYTHONSAFEPATH"]
+    value = os.environ.pop("HANDOUT_PYTHONPATH", "")
+    if not value:
+        return []
+    os.environ["PYTHONPATH"] = value
+    start = _current_folder()
+    folders = [os.path.abspath(os.path.join(start, path)) for path in value.split(os.pathsep) if path]
+    return [path for path in folders if path != start]
 
 
 def make_folder(nbytes: int) -> str:
@@ -131,6 +157,7 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
     _detach(report_fd, log)
     _hide_inherited_mark()
     os.environ["HANDOUT_RUN"] = folder
+    settings["python_path"] = give_back_python_path()
     sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", _current_folder())]
     status = 1
     try:
@@ -250,7 +277,7 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     Raises:
         BootError: The agent did not start.
     """
-    bundle = read_exactly(stream, preface["size"])
+    bundle = read_exactly(stream, preface["size"], preface["marker"])
     folder = make_folder(len(bundle))
     try:
         path = unpack(folder, bundle)
@@ -318,4 +345,12 @@ def main(stream: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.stdin.buffer)
+    try:
+        main(sys.stdin.buffer)
+    except SystemExit:
+        sys.exit(BEGUN)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.exit(BEGUN)

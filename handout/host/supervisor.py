@@ -78,13 +78,17 @@ class Supervisor:
         link: Socket to the agent.
         lease: Tells until when user code may run.
         groups: Control groups for the workers.
+        python_path: The folders of the login's ``PYTHONPATH``, for the workers.
     """
 
-    def __init__(self, agent_pid: int, link: socket.socket, lease: Lease, groups: ControlGroups) -> None:
+    def __init__(
+        self, agent_pid: int, link: socket.socket, lease: Lease, groups: ControlGroups, python_path: list[str]
+    ) -> None:
         self._agent_pid = agent_pid
         self._link = link
         self._lease = lease
         self._groups = groups
+        self._python_path = python_path
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
         #: Unsent reports of reaped workers, each with a time in monotonic seconds. After that time, the supervisor
@@ -240,7 +244,7 @@ class Supervisor:
             self._send(messages.WorkerGone(number, error=f"fork: {error.strerror}"))
             return
         if pid == 0:
-            become_worker(parent, fds, self._groups, self._most_processes)
+            become_worker(parent, fds, self._groups, self._most_processes, self._python_path)
         for fd in fds:
             os.close(fd)
         child = Child(number, pid)
@@ -342,7 +346,7 @@ def _limit_processes(groups: ControlGroups) -> int | None:
     return None if os.getuid() == 0 else processes.count_user_threads() + most
 
 
-def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None) -> None:
+def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int | None, python_path: list[str]) -> None:
     """Turn this forked process into a worker. This call never returns.
 
     Args:
@@ -351,12 +355,14 @@ def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int 
             shared page (see `shared_page`), in this order.
         groups: The run's control groups.
         most: The worker may not fork while this user has this many or more processes and threads. None: no such limit.
+        python_path: The folders of the login's ``PYTHONPATH``, from which user code may import.
     """
     try:
         _isolate(parent, groups, most)
         link, page = _take_descriptors(fds)
         from handout.host.worker import main
 
+        add_python_path(python_path)
         main.run(link, page)
     except BaseException:
         try:
@@ -365,6 +371,17 @@ def become_worker(parent: int, fds: list[int], groups: ControlGroups, most: int 
             pass
     finally:
         os._exit(70)
+
+
+def add_python_path(folders: list[str]) -> None:
+    """Add the folders of the login's ``PYTHONPATH`` to ``sys.path``: after the standard library, before all packages.
+
+    Python itself puts them first. Then a ``random.py`` in such a folder would break the worker's own code.
+    """
+    library = os.path.dirname(os.__file__)
+    own = [i for i, path in enumerate(sys.path) if path.startswith(library) and not path.endswith("-packages")]
+    at = max(own, default=0) + 1
+    sys.path[at:at] = [path for path in folders if path not in sys.path]
 
 
 def _isolate(parent: int, groups: ControlGroups, most: int | None) -> None:
@@ -473,7 +490,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
     Args:
         folder: Private folder of this run. It contains the agent's socket, scratch folders and objects on disk.
         settings: ``host`` and ``digest``, and optionally ``host_timeout_s``, ``heartbeat_s``, ``linger_s``,
-            ``kill_after_s`` and ``store_limit``.
+            ``kill_after_s``, ``store_limit`` and ``python_path`` (the folders of the login's ``PYTHONPATH``).
         token: The secret by which a connection proves that it comes from the controller.
         report_fd: Descriptor of a pipe to which the agent writes its hello, one JSON line. Once the agent is forked,
             the supervisor redirects its own copy of the descriptor to /dev/null, so that the reader sees the end of the
@@ -497,7 +514,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         theirs.close()
         _silence(report_fd)
         _preload()
-        supervisor = Supervisor(pid, ours, lease, groups)
+        supervisor = Supervisor(pid, ours, lease, groups, settings.get("python_path", []))
         try:
             supervisor.loop()
         finally:

@@ -8,35 +8,55 @@ receive the bytes.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handout.errors import BootstrapError
-from handout.serialization.printable import printable
 from handout.transport.bundle import agent_bundle, boot_source
+from handout.transport.start_output import HopelessOutput, MarkedOutput, printable
 
-__all__ = ["OLDEST_PYTHON", "Bootstrap", "MarkedOutput", "StartedAgent", "relay_command"]
+__all__ = ["OLDEST_PYTHON", "Bootstrap", "StartedAgent", "relay_command", "start_environment"]
 
 T = TypeVar("T")
 
 OLDEST_PYTHON = (3, 9)
 #: The command line looks for Python 3 under names such as ``python3.12``, up to this minor version.
 _NEWEST_MINOR = 15
-#: An error quotes at most this many bytes of what a login shell printed.
-_NOISE_KEPT = 4096
-#: The greatest length of the answer in bytes.
-_MAX_LINE = 64 << 10
+#: Python adds the start folder to ``sys.path``, as a relative path. This code removes it, because a module there, such
+#: as a ``random.py`` in the home folder, could take the place of a module of the standard library.
+_CLEAN_PATH = "sys.path[:]=[p for p in sys.path if p[:1]==chr(47)]"
 #: The code that Python runs on the host first. If Python is too old, the code exits with status 93 and reads no input.
 #: Otherwise the code reads the source of `handout.host.boot` from standard input and executes this source.
-_STAGE_0 = "import sys;sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
+_STAGE_0 = (
+    f"import sys;{_CLEAN_PATH};sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
+)
+#: Hides ``PYTHONPATH`` from the Python that a shell starts next, because its folders may have modules with names of the
+#: standard library. `handout.host.boot` gives it back to the workers. From Python 3.11 on, PYTHONSAFEPATH keeps the
+#: start folder off ``sys.path`` even before the first line of code runs. The switch ``-I`` would do both. But Python
+#: passes ``-I`` on to the processes that a task starts with `multiprocessing`.
+_HIDE_PATH = (
+    'if [ -n "$PYTHONPATH" ]; then HANDOUT_PYTHONPATH=$PYTHONPATH; export HANDOUT_PYTHONPATH; unset PYTHONPATH; fi; '
+    ': "${PYTHONSAFEPATH:=handout}"; export PYTHONSAFEPATH; '
+)
+
+#: The exit status of a Python that is too old.
+TOO_OLD = 93
+#: The exit status of a Python that has begun to read its input and could not start the agent.
+BEGUN = 94
+#: A host that prints this many of the first bytes of its input sends its input back.
+_ECHO = 48
+#: An error quotes at most this many characters of a message of `handout.host.boot`, whose end has the cause.
+_MESSAGE_KEPT = 2500
 
 #: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
 _REMEDIES = {
     "python": "Install Python 3.9 or newer on the host, or name one with Host(..., python=...).",
     "space": "Free some space on the host, or set HANDOUT_TMPDIR to a folder with room.",
     "start": "Run `ssh HOST python3 -c 'import asyncio'` to check that Python works on the host.",
+    "broken": "Repair the Python that fails, or name another one with Host(..., python=...).",
     "input": "Check that the connection to the host is stable.",
 }
 
@@ -71,39 +91,6 @@ class StartedAgent:
     supervisor: int = 0
 
 
-@dataclass(slots=True)
-class MarkedOutput:
-    """What a command on a host printed: noise of the login shell, then the marked line, which begins with a marker."""
-
-    marker: str
-    #: The bytes that the start command printed before the marked line. While the marked line is not complete, its
-    #: beginning is included.
-    noise: bytes = b""
-    #: The marked line without its marker, or None while the line is not complete.
-    line: bytes | None = None
-
-    def feed(self, data: bytes) -> bool:
-        """Add bytes that the command printed. Return True if the marked line is complete."""
-        self.noise += data
-        start = self.noise.find(b"\n" + self.marker.encode())
-        if start < 0:
-            if len(self.noise) > 2 * _NOISE_KEPT:
-                self.noise = self.noise[-_NOISE_KEPT:]
-            return False
-        end = self.noise.find(b"\n", start + 1)
-        if end < 0:
-            if len(self.noise) - start <= _MAX_LINE:
-                return False
-            end = len(self.noise)  # no agent sends such a long line, so `Bootstrap.result` will refuse it
-        self.line = self.noise[start + 1 + len(self.marker) : end]
-        self.noise = self.noise[:start]
-        return True
-
-    def printed(self) -> str:
-        """Return the end of the noise as text, for an error message."""
-        return printable(self.noise[-_NOISE_KEPT:].decode("utf-8", "replace").strip())
-
-
 class Bootstrap:
     """One start of an agent.
 
@@ -120,21 +107,33 @@ class Bootstrap:
         #: standard input only, because every user of the host can read command lines.
         self.token = secrets.token_hex(32)
         self.marker = f"handout-{secrets.token_hex(8)}:"
-        self.output = MarkedOutput(self.marker)
+        self.output = self._new_output()
         #: The launcher sets this when it tells the host to start an agent. From then on, an agent may run on the host.
         self.command_sent = False
         self._settings = settings
 
+    def begin(self) -> None:
+        """Forget what an earlier start printed, because the launcher starts the agent anew."""
+        self.output = self._new_output()
+
+    def _new_output(self) -> MarkedOutput:
+        return MarkedOutput(self.marker, secret=self.token)
+
     def command(self) -> str:
-        """Return a command line for any login shell. It starts ``sh``, which finds a suitable Python and runs it."""
+        """Return a command line for any login shell. It starts ``sh``, which finds a suitable Python and runs it.
+
+        A Python that is there but fails before it has read any input is skipped too: a version manager's shim for
+        another version, or a Python whose libraries are missing. If a Python has begun to read, its end is the end of
+        the command, because no other Python could read the input from its beginning.
+        """
         names = " ".join(_quote(name) for name in candidates(self.python))
         script = (
-            f'for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; "$p" -c "{_STAGE_0}"; s=$?; '
-            'case $s in 93) o="$o $p";; 126|127) ;; *) exit $s;; esac; done; '
+            f'{_HIDE_PATH}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
+            f'"$p" -c "{_STAGE_0}"; s=$?; '
+            f'case $s in 0|{BEGUN}) exit $s;; 93) o="$o $p";; *) o="$o $p=$s";; esac; done; '
             f'echo; echo "{self.marker}no-python$o"; exit 127'
         )
-        script = script.replace("'", "'\\''")
-        return f"exec sh -c '{script}'"
+        return _through_sh(script)
 
     def argv(self) -> list[str]:
         """Return the command for the controller's own machine, which needs no shell."""
@@ -150,7 +149,9 @@ class Bootstrap:
             "settings": {**self._settings, "host": self.host, "digest": bundle.digest},
         }
         main = source + b"\n"
-        return b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
+        data = b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
+        self.output.sent = data[:_ECHO]
+        return data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:
         """Return the agent that the answer of the command describes.
@@ -162,6 +163,8 @@ class Bootstrap:
             BootstrapError: There is no answer, or the answer is an error.
         """
         line = self.output.line
+        if line is None and exit_status == TOO_OLD:
+            line = b"no-python " + self.argv()[0].encode()
         if line is None:
             raise self._no_answer(exit_status)
         if line.startswith(b"no-python"):
@@ -172,41 +175,72 @@ class Bootstrap:
                 return _started(report)
             kind, message = str(report["error"]), str(report.get("message", ""))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-            raise BootstrapError(
-                f"Host {self.host!r} answered, but not as an agent does: {line[:200].decode('utf-8', 'replace')!r}.",
-                remedy="Check the login shell on the host, because something there changes what programs print.",
-                host=self.host,
-                output=self.output.printed(),
+            text = printable(line[:200].decode("utf-8", "replace"))
+            raise self._error(
+                f"Host {self.host!r} answered, but not as an agent does: '{text}'.",
+                "Check the login shell on the host, because something there changes what programs print.",
             ) from None
-        raise BootstrapError(
-            f"The agent did not start on host {self.host!r}: {message.rstrip('.')}.",
-            remedy=_REMEDIES.get(kind, "").replace("HOST", self.host),
-            host=self.host,
-            output=self.output.printed(),
+        text = "\n".join(printable(each) for each in message[-_MESSAGE_KEPT:].splitlines()).rstrip(".")
+        raise self._error(
+            f"The agent did not start on host {self.host!r}: {text}.",
+            _REMEDIES.get(kind, "").replace("HOST", self.host),
+        )
+
+    def hopeless(self, error: HopelessOutput) -> BootstrapError:
+        """Return the error for a host that prints what no start of an agent prints."""
+        return self._error(
+            f"No agent can start on host {self.host!r}, because the host {error}. The start command printed: "
+            f"{self.output.quoted()}.",
+            "Check the login shell on the host. `ssh HOST true` must print little and end by itself.".replace(
+                "HOST", self.host
+            ),
+        )
+
+    def late(self, within_s: float, login: str) -> BootstrapError:
+        """Return the error for a start that took too long.
+
+        Args:
+            within_s: The start had no progress for this many seconds.
+            login: The command that logs in to the host by hand.
+        """
+        return self._error(
+            f"No agent answered on host {self.host!r}: the start made no progress for {within_s:.0f} s. The start "
+            f"command printed: {self.output.quoted()}.",
+            f"Check that `{login} true` ends by itself, and that the host is not overloaded.",
         )
 
     def _no_answer(self, exit_status: int | None) -> BootstrapError:
-        printed = self.output.printed()
-        return BootstrapError(
+        remedy = "Check the login shell on the host, because an agent cannot start if the shell runs another program "
+        if self.output.errors:
+            remedy = "What the command printed says why. Check also the login shell on the host: an agent cannot start "
+            remedy += "if the shell runs another program "
+        return self._error(
             f"Host {self.host!r} ran the start command (exit status {exit_status}), but no agent answered. "
-            f"The command printed: {printed[-1000:] or 'nothing'}.",
-            remedy="Check the login shell on the host, because an agent cannot start if the shell runs another program "
-            "or exits early.",
-            host=self.host,
-            output=printed,
+            f"The command printed: {self.output.quoted()}.",
+            f"{remedy}or exits early.",
         )
 
     def _no_python(self, line: bytes) -> BootstrapError:
-        old = line[len(b"no-python") :].decode("utf-8", "replace").split()
+        found = [word.rpartition("=") for word in line[len(b"no-python") :].decode("utf-8", "replace").split()]
         tried = candidates(self.python)
-        none = "found none of them" if len(tried) > 1 else "did not find it"
-        found = f"found only older ones ({', '.join(old)})" if old else none
-        return BootstrapError(
+        old = [printable(name) for before, _, name in found if not before]
+        broken = [f"{printable(name)} failed with exit status {printable(status)}" for name, _, status in found if name]
+        told = "found none of them" if len(tried) > 1 else "did not find it"
+        if old or broken:
+            told = " and ".join([*([f"found only older ones ({', '.join(old)})"] if old else []), *broken])
+        message = (
             f"No Python 3.9 or newer was found on host {self.host!r}. The start command looked for {', '.join(tried)}, "
-            f"and {found}.",
-            remedy=_REMEDIES["python"],
-            host=self.host,
+            f"and {told}."
         )
+        if broken:
+            message = (
+                f"No Python 3.9 or newer works on host {self.host!r}. The start command looked for {', '.join(tried)}: "
+                f"{told}. It printed: {self.output.quoted()}."
+            )
+        return self._error(message, _REMEDIES["broken" if broken else "python"])
+
+    def _error(self, message: str, remedy: str) -> BootstrapError:
+        return BootstrapError(message, remedy=remedy, host=self.host, output=self.output.printed())
 
 
 def _started(report: dict[str, Any]) -> StartedAgent:
@@ -243,9 +277,27 @@ def relay_command(started: StartedAgent, marker: str) -> str:
     A relay is a program that copies bytes between an SSH session and the agent's socket. It is used if the server
     forbids the forwarding of sockets.
     """
-    code = "import sys;sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
+    code = (
+        f"import sys;{_CLEAN_PATH};sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
+    )
     words = [started.executable, "-c", code, started.bundle, started.socket, marker]
-    return "exec " + " ".join(_quote(word) for word in words)
+    return _through_sh(_HIDE_PATH + "exec " + " ".join(_quote(word) for word in words))
+
+
+def start_environment() -> dict[str, str]:
+    """Return the environment for a start on the controller's own machine; see `_HIDE_PATH`."""
+    environment = dict(os.environ)
+    path = environment.pop("PYTHONPATH", "")
+    if path:
+        environment["HANDOUT_PYTHONPATH"] = path
+    environment["PYTHONSAFEPATH"] = environment.get("PYTHONSAFEPATH") or "handout"
+    return environment
+
+
+def _through_sh(script: str) -> str:
+    """Return a command line for any login shell that runs a script of ``sh``."""
+    script = script.replace("'", "'\\''")
+    return f"exec sh -c '{script}'"
 
 
 def _quote(word: str) -> str:

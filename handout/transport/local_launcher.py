@@ -9,9 +9,10 @@ import subprocess
 from typing import cast
 
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
-from handout.transport.bootstrap import Bootstrap, StartedAgent
+from handout.transport.bootstrap import Bootstrap, StartedAgent, start_environment
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.shielded import uninterrupted
+from handout.transport.start_output import HopelessOutput, MarkedOutput, read_answer
 from handout.transport.threads import in_thread
 
 __all__ = ["LocalLauncher"]
@@ -43,19 +44,22 @@ class LocalLauncher:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 bootstrap.command_sent = True
-                out, err = await process.communicate(stdin)
+                await _communicate(process, stdin, bootstrap.output)
+        except HopelessOutput as error:
+            raise bootstrap.hopeless(error) from None
         except TimeoutError:
             raise BootstrapError(
-                f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine.",
+                f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine. The start command printed: "
+                f"{bootstrap.output.quoted()}.",
                 remedy="Check whether this machine is overloaded.",
                 host=bootstrap.host,
+                output=bootstrap.output.printed(),
             ) from None
         finally:
             if process.returncode is None:
                 await _end(process)
             await _retrieve_broken_pipe(process)
-        if not bootstrap.output.feed(out):
-            bootstrap.output.feed(err)
+            _close_pipes(process)
         return bootstrap.result(process.returncode)
 
     async def connect(self, started: StartedAgent, receiver: Receiver) -> Transport:
@@ -92,7 +96,14 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
     """
     pipe = subprocess.PIPE
     starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(*bootstrap.argv(), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        asyncio.create_subprocess_exec(
+            *bootstrap.argv(),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=start_environment(),
+            start_new_session=True,
+        )
     )
     try:
         return await asyncio.shield(starting)
@@ -101,6 +112,21 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
         # forever for other processes that this process has started.
         await uninterrupted(_end_started(starting))
         raise
+
+
+async def _communicate(process: asyncio.subprocess.Process, stdin: bytes, output: MarkedOutput) -> None:
+    """Write the input of the process, read until its answer is complete, and wait until the process has ended.
+
+    Raises:
+        HopelessOutput: The process prints what no start of an agent prints.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(stdin)
+    process.stdin.close()  # asyncio still writes the bytes that it holds
+    await read_answer(output, process.stdout, process.stderr)
+    await process.wait()
 
 
 async def _end_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
@@ -139,6 +165,15 @@ async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
             await process.stdin.wait_closed()
     except (OSError, TimeoutError):
         pass  # the caller reports how the process ended
+
+
+def _close_pipes(process: asyncio.subprocess.Process) -> None:
+    """Close the reading ends of a process's pipes, which stay open as long as a program that it left holds them.
+
+    asyncio has no public way to do this before the pipes have ended.
+    """
+    transport: asyncio.SubprocessTransport = process._transport  # type: ignore[attr-defined]
+    transport.close()
 
 
 class _Socket(asyncio.Protocol):

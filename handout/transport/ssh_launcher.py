@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -19,23 +20,30 @@ import asyncssh
 
 from handout.errors import (
     AuthenticationError,
-    BootstrapError,
     HostError,
     HostLostError,
     HostUnreachableError,
     InventoryError,
 )
 from handout.resources import Host
-from handout.transport.bootstrap import Bootstrap, MarkedOutput, StartedAgent, relay_command
+from handout.transport.bootstrap import Bootstrap, StartedAgent, relay_command
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.host_keys import unknown_key_error
 from handout.transport.shielded import uninterrupted
+from handout.transport.start_output import HopelessOutput, MarkedOutput, read_answer
 from handout.transport.threads import in_thread
 
 __all__ = ["SshLauncher"]
 
+logger = logging.getLogger("handout.link")
+
 _CONNECT_TIMEOUT_S = 15.0
+#: A start of an agent may make no progress for this many seconds.
 _START_TIMEOUT_S = 45.0
+#: The agent is started at most this many times, if the connection breaks meanwhile.
+_START_TRIES = 3
+#: The session in which an agent was started gets this many seconds to end.
+_CLOSE_TIMEOUT_S = 2.0
 #: At most this many launchers of one cluster log in at the same time. At 10 connections that have not logged in yet,
 #: OpenSSH begins to refuse new connections (sshd_config(5): ``MaxStartups 10:30:100``).
 _PARALLEL_LOGINS = 8
@@ -97,43 +105,58 @@ class SshLauncher:
             making.cancel()
             await uninterrupted(asyncio.wait({making}))
             raise
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
+        for attempt in range(1, _START_TRIES + 1):
+            bootstrap.begin()
+            try:
                 status = await self._bootstrap(connection, bootstrap)
-        except TimeoutError:
-            raise BootstrapError(
-                f"No agent answered on host {self._host.name!r} within {_START_TIMEOUT_S:.0f} s; "
-                f"the login shell printed: {bootstrap.output.printed() or 'nothing'}.",
-                remedy=f"Check that `{self._login_command()} true` ends by itself.",
-                host=self._host.name,
-                output=bootstrap.output.printed(),
-            ) from None
-        except (asyncssh.Error, OSError) as error:
-            refused = isinstance(error, asyncssh.ChannelOpenError) and not connection.is_closed()
-            why = "the server allows no session; see MaxSessions in its sshd_config" if refused else ""
-            raise self._unreachable(error, why) from error
+                break
+            except HopelessOutput as error:
+                raise bootstrap.hopeless(error) from None
+            except TimeoutError:
+                raise bootstrap.late(_START_TIMEOUT_S, self._login_command()) from None
+            except (asyncssh.Error, OSError) as error:
+                if not connection.is_closed():
+                    refused = isinstance(error, asyncssh.ChannelOpenError)
+                    why = "the server allows no session; see MaxSessions in its sshd_config" if refused else ""
+                    raise self._unreachable(error, why) from error
+                if attempt == _START_TRIES:
+                    raise self._unreachable(error, f"in {_START_TRIES} starts of the agent") from error
+                # An agent may have started all the same. It ends by itself, because no controller connects to it.
+                logger.info("The connection to host %s broke during the start of its agent: %s", self._host.name, error)
+            connection = await self._connected()
         self._had_session = True
         return bootstrap.result(status)
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
-        """Run the bootstrap's command, write its input, read until its answer has come, and return its exit status."""
-        process = await connection.create_process(bootstrap.command(), encoding=None, stderr=asyncssh.DEVNULL)
-        bootstrap.command_sent = True
-        # `async with` would wait until the host confirms the close, which a silent host never does.
-        try:
+        """Run the bootstrap's command, write its input, read until its answer has come, and return its exit status.
+
+        Raises:
+            TimeoutError: Nothing came from the command for `_START_TIMEOUT_S`.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_START_TIMEOUT_S) as limit:
+
+            def extend() -> None:
+                if not limit.expired():
+                    limit.reschedule(loop.time() + _START_TIMEOUT_S)
+
+            # A terminal would change the bytes, so none is asked for, whatever the configuration says.
+            process = await connection.create_process(bootstrap.command(), encoding=None, request_pty=False)
+            bootstrap.command_sent = True
+            # `async with` would wait until the host confirms the close, which a silent host never does.
             try:
-                process.stdin.write(bootstrap.stdin())
-                process.stdin.write_eof()
-            except (BrokenPipeError, ConnectionError):
-                pass  # the command ended before it had read its input, and what it printed says why
-            while data := await process.stdout.read(1 << 16):
-                if bootstrap.output.feed(data):
-                    break
-            # Wait for the end of this session, because the server may allow only one session at a time.
-            await process.wait_closed()
-        finally:
-            process.close()
-        if process.exit_status is None and connection.is_closed():
+                stdin, output = bootstrap.stdin(), bootstrap.output
+                output.on_progress = extend
+                try:
+                    process.stdin.write(stdin)
+                    process.stdin.write_eof()
+                except (BrokenPipeError, ConnectionError):
+                    pass  # the command ended before it had read its input, and what it printed says why
+                await read_answer(output, process.stdout, process.stderr)
+                await _until_closed(process)
+            finally:
+                process.close()
+        if bootstrap.output.line is None and process.exit_status is None and connection.is_closed():
             raise ConnectionResetError("the connection was lost while the agent was being started")
         return process.exit_status
 
@@ -146,7 +169,7 @@ class SshLauncher:
                     # sshd leaves Nagle's algorithm on until the connection has had a session. Until then, every small
                     # exchange can stall by 40 ms. The start of an agent opens a session. For a reconnection, this call
                     # opens a session that does nothing.
-                    await connection.run("exec true", stdin=asyncssh.DEVNULL)
+                    await connection.run("exec true", stdin=asyncssh.DEVNULL, request_pty=False)
                 self._had_session = False
                 transport = await self._forward(connection, started, receiver)
                 if transport is None:
@@ -190,6 +213,7 @@ class SshLauncher:
             lambda: _RelaySession(receiver, output, ready),
             relay_command(started, output.marker),
             encoding=None,
+            request_pty=False,
             window=_WINDOW,
             max_pktsize=_PACKET,
         )
@@ -308,6 +332,18 @@ class SshLauncher:
             remedy=f"Check that `{self._login_command()}` works from this machine.",
             host=self._host.name,
         )
+
+
+async def _until_closed(process: asyncssh.SSHClientProcess[bytes]) -> None:
+    """Wait for the end of a session, because the server may allow only one session at a time.
+
+    The wait is short, because a program that the login shell has left in the background may keep the session open.
+    """
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+            await process.wait_closed()
+    except TimeoutError:
+        pass
 
 
 def _bound_reads(connection: asyncssh.SSHClientConnection) -> None:

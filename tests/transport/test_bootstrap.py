@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from handout.errors import BootstrapError
 from handout.host import boot
-from handout.transport.bootstrap import Bootstrap, MarkedOutput, StartedAgent, candidates, relay_command
+from handout.transport.bootstrap import Bootstrap, StartedAgent, candidates, relay_command
+from handout.transport.start_output import MarkedOutput
 from tests.patience import HANG_S
 
 HELLO = {

@@ -16,7 +16,7 @@ import pytest
 from handout.errors import BootstrapError, HostError
 from handout.host.system import processes
 from handout.transport.agent_link import AgentLink
-from handout.transport.bootstrap import Bootstrap
+from handout.transport.bootstrap import BEGUN, Bootstrap
 from handout.transport.launcher import Launcher
 from handout.transport.local_launcher import LocalLauncher
 from handout.transport.ssh_launcher import SshLauncher
@@ -93,7 +93,7 @@ async def test_an_agent_that_has_reported_ends_with_a_bootstrap_that_is_ended_be
         await _children(supervisor, 2)  # the agent and a worker; the agent reports before it asks for one
         begun.send_signal(signal.SIGTERM)
         begun.send_signal(signal.SIGCONT)
-        assert begun.wait(10) == 1
+        assert begun.wait(10) == BEGUN
 
 
 async def test_a_supervisor_that_is_killed_as_it_begins_leaves_nothing(ledger: Ledger) -> None:
@@ -110,7 +110,7 @@ def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> Non
     bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
     command = ["sh", "-c", 'exec "$@" >&-', "sh", *bootstrap.argv()]
     told = subprocess.run(command, input=bootstrap.stdin(), stderr=subprocess.PIPE, check=False, timeout=HANG_S)
-    assert told.returncode == 1
+    assert told.returncode == BEGUN
     assert b"Bad file descriptor" in told.stderr
 
 

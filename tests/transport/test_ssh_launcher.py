@@ -71,12 +71,26 @@ async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login
         async with start_proxy(server.port) as proxy:
             launcher = SshLauncher(behind(server, proxy))
             starting = asyncio.ensure_future(launcher.start(Bootstrap("far", None, {})))
-            await until((tmp_path / "begun").exists)
-            proxy.cut()
-            with pytest.raises(HostUnreachableError, match="lost"):
+            for _ in range(3):
+                await until((tmp_path / "begun").exists)
+                (tmp_path / "begun").unlink()
+                proxy.cut()
+            with pytest.raises(HostUnreachableError, match=r"lost.*in 3 starts"):
                 await starting
             await launcher.aclose()
     (tmp_path / "over").touch()
+
+
+@pytest.mark.parametrize("nbytes", [500, 4_000, 8_000, 100_000, 400_000])
+async def test_a_line_that_breaks_once_before_the_agent_answers_is_made_again(sshd: OpenSsh, nbytes: int) -> None:
+    """The break comes during the key exchange, the login, the start command and the bundle."""
+    graph = Graph()
+    out = graph.add(work.add, 1, 2)
+    async with start_proxy(sshd.port) as proxy:
+        proxy.cut_after(nbytes)
+        results = await handout.execute(graph, inventory=[behind(sshd, proxy)])
+        assert not proxy.is_armed
+    assert results[out] == 3
 
 
 async def test_a_line_that_drops_while_the_agent_is_reached_does_not_mean_that_it_is_gone(sshd: OpenSsh) -> None:

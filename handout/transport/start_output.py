@@ -1,0 +1,153 @@
+"""What a command on a host prints while it starts: noise of the login shell, then the marked line.
+
+The marked line begins with a random marker, by which the controller finds the line. All other text is noise. An error
+message quotes the noise, because the noise often says why no marked line came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["HopelessOutput", "MarkedOutput", "printable", "read_answer"]
+
+#: This many bytes of noise are kept for each of the two output streams.
+_NOISE_KEPT = 4096
+#: An error message quotes at most this many characters of what a host printed.
+_QUOTED = 1000
+#: The greatest length of the marked line in bytes.
+_MAX_LINE = 64 << 10
+#: No login shell prints this many bytes before an agent starts. Python with the switch ``-v`` prints 200 kB.
+_MAX_NOISE = 2 << 20
+#: When standard output has ended without a marked line, standard error gets this many more seconds to end. A program
+#: that the login shell has left in the background may hold standard error open.
+_ERRORS_S = 1.0
+
+
+class HopelessOutput(Exception):
+    """A command on a host prints what no start of an agent prints, so there is no use in waiting for the agent."""
+
+
+class Stream(Protocol):
+    """The reading end of an output stream. Streams of asyncio and of asyncssh have this method."""
+
+    async def read(self, n: int) -> bytes:
+        """Return the next bytes, at most ``n`` of them, or no bytes at the end."""
+        ...
+
+
+@dataclass(slots=True)
+class MarkedOutput:
+    """What a command on a host printed. See the module's docstring."""
+
+    marker: str
+    #: The bytes that the start command printed before the marked line. While the marked line is not complete, its
+    #: beginning is included.
+    noise: bytes = b""
+    #: The marked line without its marker, or None while the line is not complete.
+    line: bytes | None = None
+    #: The end of what the command printed on its standard error.
+    errors: bytes = b""
+    #: The first bytes of the command's input. A host that prints them sends its input back.
+    sent: bytes = b""
+    #: A secret in the command's input. A host that sends its input back prints the secret.
+    secret: str = ""
+    #: Called when the command reports that it has received more of its input.
+    on_progress: Callable[[], None] = lambda: None
+    _nbytes: int = 0
+
+    def feed(self, data: bytes) -> bool:
+        """Add bytes of the standard output. Return True if the marked line is complete.
+
+        Raises:
+            HopelessOutput: The command prints what no start of an agent prints.
+        """
+        self.noise += data
+        while (start := self.noise.find(b"\n" + self.marker.encode())) >= 0:
+            end = self.noise.find(b"\n", start + 1)
+            if end < 0:
+                if len(self.noise) - start <= _MAX_LINE:
+                    return False
+                end = len(self.noise)  # no agent sends such a long line, so `Bootstrap.result` will refuse it
+            line = self.noise[start + 1 + len(self.marker) : end]
+            if line != b"+":
+                self.line, self.noise = line, self.noise[:start]
+                return True
+            self.noise = self.noise[:start] + self.noise[end:]
+            self.on_progress()
+        self._count(data)
+        if self.sent and self.sent in self.noise:
+            raise HopelessOutput("sends its input back instead of running the start command")
+        if len(self.noise) > 2 * _NOISE_KEPT:
+            self.noise = self.noise[-_NOISE_KEPT:]
+        return False
+
+    def feed_errors(self, data: bytes) -> bool:
+        """Add bytes of the standard error. Return False, because the marked line comes on the standard output.
+
+        Raises:
+            HopelessOutput: The command prints what no start of an agent prints.
+        """
+        self.errors = (self.errors + data)[-_NOISE_KEPT:]
+        self._count(data)
+        return False
+
+    def _count(self, data: bytes) -> None:
+        self._nbytes += len(data)
+        if self._nbytes > _MAX_NOISE:
+            raise HopelessOutput(f"printed more than {_MAX_NOISE >> 20} MiB, but started no agent")
+
+    def printed(self) -> str:
+        """Return the end of the noise as text: of the standard output, then of the standard error."""
+        parts = (part.decode("utf-8", "replace").strip() for part in (self.noise[-_NOISE_KEPT:], self.errors))
+        text = "\n".join(part for part in parts if part)
+        return text.replace(self.secret, "[secret]") if self.secret else text
+
+    def quoted(self) -> str:
+        """Return the end of the noise for an error message, in quotes, or the word ``nothing``."""
+        text = printable(self.printed())
+        return f"'{text}'" if text else "nothing"
+
+
+def printable(text: str) -> str:
+    """Return the last 1,000 characters of a text from a host, with control characters escaped.
+
+    An error message reaches terminals and logs, where a control character of a host could do harm.
+    """
+    tail = text[-_QUOTED:]
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in tail)[-_QUOTED:]
+
+
+async def read_answer(output: MarkedOutput, stdout: Stream, stderr: Stream) -> None:
+    """Read what a command prints, until the marked line is complete or the streams have ended.
+
+    Raises:
+        HopelessOutput: The command prints what no start of an agent prints.
+        Exception: A stream raised it.
+    """
+    answering = asyncio.ensure_future(_read(stdout, output.feed))
+    erring = asyncio.ensure_future(_read(stderr, output.feed_errors))
+    reading = {answering, erring}
+    try:
+        while not answering.done():
+            done, _ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            reading -= done
+        if output.line is None:
+            await asyncio.wait({erring}, timeout=_ERRORS_S)
+    finally:
+        for task in (answering, erring):
+            task.cancel()
+        await asyncio.wait({answering, erring})
+        for task in (answering, erring):
+            if not task.cancelled():
+                task.exception()  # reads the exception, so that asyncio does not log it
+
+
+async def _read(stream: Stream, feed: Callable[[bytes], bool]) -> None:
+    while data := await stream.read(1 << 16):
+        if feed(data):
+            return
