@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, NoReturn, cast
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
@@ -19,8 +20,9 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
 #: "full": the results of the host are unpickled. "data": only data is read from the results.
 Trust = Literal["full", "data"]
+#: The user's name ends at the last ``@``, as it does for ``ssh``. Directories have names such as ``me@example.com``.
 _ADDRESS = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^@\s/]+)@)?(?P<host>\[[^\]\s]+\]|[^:@\s\[\]/]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
+    r"(?P<uri>ssh://)?(?:(?P<user>(?(uri)[^\s/]+|[^\s]+))@)?(?P<host>\[[^\]\s]+\]|[^:@\s\[\]/]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
     r"(?::(?P<port>\d+))?/?"
 )
 
@@ -144,7 +146,7 @@ class Host:
                 host=str(text),
             )
         if match["user"]:
-            given["username"] = match["user"]
+            given["username"] = unquote(match["user"]) if match["uri"] else match["user"]
         if match["port"]:
             given["port"] = int(match["port"])
         return cls(match["host"].strip("[]"), **given)

@@ -1,35 +1,25 @@
 """The launcher for hosts behind sshd. It connects to a host with asyncssh and the user's SSH configuration.
 
-asyncssh checks host keys and uses ``~/.ssh/config``, ssh-agent, keys and jump hosts by default. The launcher turns none
-of these off. It reaches the agent's Unix socket through SSH forwarding, which opens no port and does not count towards
-the server's limit of sessions. If the server forbids forwarding, a program on the host, called a relay, copies the
-bytes between the socket and an SSH session. A server that allows only one session at a time is enough.
+`ssh_login` logs in. The launcher reaches the agent's Unix socket through SSH forwarding, which opens no port and does
+not count towards the server's limit of sessions. If the server forbids forwarding, a program on the host, called a
+relay, copies the bytes between the socket and an SSH session. A server that allows one session at a time is enough.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import os
 import secrets
-from collections.abc import Mapping
 from typing import Any
 
 import asyncssh
 
-from handout.errors import (
-    AuthenticationError,
-    HostError,
-    HostLostError,
-    HostUnreachableError,
-    InventoryError,
-)
+from handout.errors import HostLostError
 from handout.resources import Host
 from handout.transport.bootstrap import Bootstrap, StartedAgent, relay_command
 from handout.transport.byte_stream import Receiver, Transport
-from handout.transport.host_keys import unknown_key_error
 from handout.transport.shielded import uninterrupted
+from handout.transport.ssh_login import CONNECT_TIMEOUT_S, SshLogin
 from handout.transport.start_output import HopelessOutput, MarkedOutput, read_answer
 from handout.transport.threads import in_thread
 
@@ -37,7 +27,7 @@ __all__ = ["SshLauncher"]
 
 logger = logging.getLogger("handout.link")
 
-_CONNECT_TIMEOUT_S = 15.0
+_CONNECT_TIMEOUT_S = CONNECT_TIMEOUT_S
 #: A start of an agent may make no progress for this many seconds.
 _START_TIMEOUT_S = 45.0
 #: The agent is started at most this many times, if the connection breaks meanwhile.
@@ -47,13 +37,6 @@ _CLOSE_TIMEOUT_S = 2.0
 #: At most this many launchers of one cluster log in at the same time. At 10 connections that have not logged in yet,
 #: OpenSSH begins to refuse new connections (sshd_config(5): ``MaxStartups 10:30:100``).
 _PARALLEL_LOGINS = 8
-#: The launcher tries to log in this many times before it gives up.
-_TRIES = 6
-#: Seconds between the first try and the second. Each further pause is twice as long.
-_FIRST_PAUSE_S = 0.2
-#: Puts this cipher first in the list. On processors with AES instructions, its throughput is twice that of asyncssh's
-#: default.
-_CIPHERS = "^aes128-gcm@openssh.com"
 #: The number of bytes that a channel may receive before the controller confirms them.
 _WINDOW = 16 << 20
 #: The greatest size of a packet in bytes. For each packet of 128 KiB or more, glibc would map and unmap memory.
@@ -64,12 +47,6 @@ _PACKET = 64 << 10
 _READ = 64 << 10
 _WRITE_BUFFER_HIGH = 512 << 10
 _WRITE_BUFFER_LOW = 128 << 10
-#: Keys that `Host(ssh=...)` may have: the arguments of `asyncssh.connect`.
-_SSH_OPTIONS = frozenset(
-    name
-    for callable_ in (asyncssh.connect, asyncssh.SSHClientConnectionOptions.prepare)
-    for name in inspect.signature(callable_).parameters
-) - {"self", "kwargs", "last_config"}
 
 
 class SshLauncher:
@@ -82,8 +59,7 @@ class SshLauncher:
 
     def __init__(self, host: Host, logins: asyncio.Semaphore | None = None) -> None:
         self._host = host
-        self._logins = logins or asyncio.Semaphore(_PARALLEL_LOGINS)
-        self._connection: asyncssh.SSHClientConnection | None = None
+        self._login = SshLogin(host, logins or asyncio.Semaphore(_PARALLEL_LOGINS))
         #: True if the server forwards sockets, False if the server forbids forwarding, None before the first try.
         self._forwards: bool | None = None
         #: True if a session was opened on the connection since the launcher last asked for a channel to the agent.
@@ -105,27 +81,35 @@ class SshLauncher:
             making.cancel()
             await uninterrupted(asyncio.wait({making}))
             raise
-        for attempt in range(1, _START_TRIES + 1):
+        return await self._start_over(connection, bootstrap)
+
+    async def _start_over(
+        self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap, tries: int = _START_TRIES
+    ) -> StartedAgent:
+        """Start the agent over a connection, or over a new one if the connection breaks meanwhile."""
+        while True:
             bootstrap.begin()
             try:
                 status = await self._bootstrap(connection, bootstrap)
-                break
+                self._had_session = True
+                return bootstrap.result(status)
             except HopelessOutput as error:
                 raise bootstrap.hopeless(error) from None
             except TimeoutError:
-                raise bootstrap.late(_START_TIMEOUT_S, self._login_command()) from None
+                raise bootstrap.late(_START_TIMEOUT_S, self._login.command()) from None
             except (asyncssh.Error, OSError) as error:
-                if not connection.is_closed():
-                    refused = isinstance(error, asyncssh.ChannelOpenError)
-                    why = "the server allows no session; see MaxSessions in its sshd_config" if refused else ""
-                    raise self._unreachable(error, why) from error
-                if attempt == _START_TRIES:
-                    raise self._unreachable(error, f"in {_START_TRIES} starts of the agent") from error
+                tries -= 1
+                if tries == 0 or not connection.is_closed():
+                    raise self._login.unreachable(error, self._why_no_start(connection, error)) from error
                 # An agent may have started all the same. It ends by itself, because no controller connects to it.
                 logger.info("The connection to host %s broke during the start of its agent: %s", self._host.name, error)
             connection = await self._connected()
-        self._had_session = True
-        return bootstrap.result(status)
+
+    def _why_no_start(self, connection: asyncssh.SSHClientConnection, error: Exception) -> str:
+        if connection.is_closed():
+            return f"in {_START_TRIES} starts of the agent"
+        refused = isinstance(error, asyncssh.ChannelOpenError)
+        return "the server allows no session; see MaxSessions in its sshd_config" if refused else ""
 
     async def _bootstrap(self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap) -> int | None:
         """Run the bootstrap's command, write its input, read until its answer has come, and return its exit status.
@@ -177,9 +161,9 @@ class SshLauncher:
                 return transport
         except TimeoutError:
             self.abort()  # the connection may be dead without an error, so the next try needs a new one
-            raise self._unreachable(TimeoutError("timed out")) from None
+            raise self._login.unreachable(TimeoutError("timed out")) from None
         except (asyncssh.Error, OSError) as error:
-            raise self._unreachable(error) from error
+            raise self._login.unreachable(error) from error
 
     async def _forward(
         self, connection: asyncssh.SSHClientConnection, started: StartedAgent, receiver: Receiver
@@ -239,99 +223,20 @@ class SshLauncher:
 
     def abort(self) -> None:
         """See `Launcher`."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
+        self._login.abort()
 
     async def aclose(self) -> None:
         """See `Launcher`."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-            try:
-                async with asyncio.timeout(1.0):
-                    await connection.wait_closed()
-            except TimeoutError:
-                connection.abort()
+        await self._login.aclose()
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
-        """Return the connection to the host. If there is none, make one, with pauses while sshd drops connections."""
-        if self._connection is not None and not self._connection.is_closed():
-            return self._connection
-        self._connection = None
-        pause_s = _FIRST_PAUSE_S
-        for attempt in range(1, _TRIES + 1):
-            try:
-                async with self._logins:
-                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                        self._connection = await asyncssh.connect(**self._options())
-                _bound_reads(self._connection)
-                self._had_session = False
-                return self._connection
-            except TimeoutError as error:
-                raise self._unreachable(TimeoutError(f"no answer within {_CONNECT_TIMEOUT_S:.0f} s")) from error
-            except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-                # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
-                if attempt == _TRIES:
-                    raise self._unreachable(
-                        error,
-                        f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups",
-                    ) from error
-            except (asyncssh.Error, OSError, ValueError) as error:
-                raise self._refused(error) from error
-            await asyncio.sleep(pause_s * (1 + secrets.randbelow(100) / 100))
-            pause_s *= 2
-        raise AssertionError("unreachable: the last try returned or raised")
-
-    def _options(self) -> Mapping[str, Any]:
-        self._host.check_ssh(_SSH_OPTIONS)
-        options = self._host.connect_options()
-        options.setdefault("encryption_algs", _CIPHERS)
-        return options
-
-    def _refused(self, error: Exception) -> HostError:
-        """Return the public error for an exception that asyncssh raised while the launcher connected."""
-        if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            return unknown_key_error(self._host, error)
-        if isinstance(error, asyncssh.PermissionDenied):
-            user = self._host.username or "your user"
-            return AuthenticationError(
-                f"Host {self._host.name!r} refused {user}: {error.reason}.",
-                remedy=f"Check that `{self._login_command()}` logs in without a question, and that ssh-agent holds "
-                "the key.",
-                host=self._host.name,
-                username=self._host.username or "",
-            )
-        if isinstance(error, OSError) and error.filename is not None and not isinstance(error, ConnectionError):
-            # A key file on the controller's machine cannot be read. Nothing was sent to the host yet.
-            return InventoryError(
-                f"Host {self._host.name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
-                remedy="Check the paths in Host(..., ssh=...) and in ~/.ssh/config.",
-                host=self._host.name,
-            )
-        return self._unreachable(error)
-
-    def _login_command(self) -> str:
-        """Return the command that logs in to the host by hand, for a remedy."""
-        host = self._host
-        port = "" if host.port == 22 else f"-p {host.port} "
-        user = "" if host.username is None else f"{host.username}@"
-        return f"ssh {port}{user}{host.address or host.name}"
-
-    def _unreachable(self, error: Exception, why: str = "") -> HostUnreachableError:
-        where = self._host.address or self._host.name
-        if isinstance(error, ConnectionError) and error.errno:
-            reason = os.strerror(error.errno)  # asyncio's own text is "Connect call failed", without the reason
-        else:
-            reason = (
-                getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
-            )
-        return HostUnreachableError(
-            f"Host {self._host.name!r} ({where}, port {self._host.port}) cannot be reached: "
-            f"{reason}{f' ({why})' if why else ''}.",
-            remedy=f"Check that `{self._login_command()}` works from this machine.",
-            host=self._host.name,
-        )
+        """Return the connection to the host. If there is none, make one."""
+        connection = self._login.connection
+        if connection is None:
+            connection = await self._login.connect()
+            _bound_reads(connection)
+            self._had_session = False
+        return connection
 
 
 async def _until_closed(process: asyncssh.SSHClientProcess[bytes]) -> None:

@@ -78,3 +78,171 @@ async def test_a_host_that_is_not_on_record_is_refused(sshd: OpenSsh, tmp_path: 
     host = Host("unknown", address="127.0.0.1", port=sshd.port, username=sshd.username, ssh=options)
     with pytest.raises(handout.HostKeyError, match="ssh-keyscan"):
         await handout.execute(where()[0], inventory=[host])
+
+
+def written(sshd: OpenSsh, path: Path, extra: str = "", **changes: str) -> Path:
+    """Write a configuration whose alias ``plain`` is the server, and return its path.
+
+    Args:
+        sshd: The server.
+        path: The file to write.
+        extra: Lines for the end of the alias's block.
+        changes: For options of the block, the whole line that takes its place.
+    """
+    block = {
+        "HostName": "HostName 127.0.0.1",
+        "Port": f"Port {sshd.port}",
+        "User": f"User {sshd.username}",
+        "IdentityFile": f"IdentityFile {sshd.folder / 'client_key'}",
+        "UserKnownHostsFile": f"UserKnownHostsFile {sshd.folder / 'known_hosts'}",
+        **changes,
+    }
+    path.write_text("\n  ".join(["Host plain", *block.values(), extra]) + "\n")
+    return path
+
+
+async def reached(path: Path, alias: str = "plain") -> bool:
+    graph, out = where()
+    results = await handout.execute(graph, inventory=[Host(alias, ssh={"config": [str(path)]})])
+    return results[out][0] == alias
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "RequestTTY force",
+        "RequestTTY yes # always",
+        "IdentityFile ~/.ssh/not_here",
+        "ServerAliveInterval 1m",
+        "ConnectTimeout 20s",
+        "Compression yes",
+        "Ciphers ^aes256-ctr",
+        "KexAlgorithms -diffie-hellman-*",
+        "ControlMaster auto\n  ControlPath ~/.ssh/%C\n  ControlPersist 10m",
+        "LocalForward 1 localhost:1\n  ExitOnForwardFailure no",
+        "AddKeysToAgent yes\n  UseKeychain yes\n  IgnoreUnknown UseKeychain",
+        "PermitLocalCommand yes\n  LocalCommand false",
+        "RemoteCommand top",
+        'SetEnv COLOR=1 "NAME=a b"',
+        "GSSAPIAuthentication yes\n  VisualHostKey yes",
+    ],
+)
+async def test_options_with_which_ssh_connects_do_no_harm(sshd: OpenSsh, tmp_path: Path, extra: str) -> None:
+    if "UseKeychain" in extra:
+        extra = "IgnoreUnknown UseKeychain\n  " + extra
+    assert await reached(written(sshd, tmp_path / "config", extra))
+
+
+@pytest.mark.parametrize(
+    "line", ["HostName 127.0.0.1 # on the shelf", 'HostName "127.0.0.1"', "hostname=127.0.0.1", "HOSTNAME = 127.0.0.1"]
+)
+async def test_a_value_may_be_written_in_any_way_that_ssh_reads(sshd: OpenSsh, tmp_path: Path, line: str) -> None:
+    assert await reached(written(sshd, tmp_path / "config", HostName=line))
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "Match all # by a tool",
+        "Match host 127.0.0.1",
+        "Match originalhost plain,other",
+        'Match exec "test %n = plain"',
+        "Match !host other",
+        "Match final all",
+        "Match originalhost p* !exec false",
+        "Host p?ain !other # mine",
+    ],
+)
+async def test_blocks_of_every_kind_hold_where_ssh_says_so(sshd: OpenSsh, tmp_path: Path, match: str) -> None:
+    path = tmp_path / "config"
+    text = written(sshd, path).read_text().replace(f"  Port {sshd.port}\n", "")
+    path.write_text(f"{text}{match}\n  Port {sshd.port}\nMatch host nowhere\n  User nobody\n")
+    assert await reached(path)
+
+
+async def test_files_that_the_configuration_includes_count_and_may_have_spaces_in_their_paths(
+    sshd: OpenSsh, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    (folder / "a known").write_text((sshd.folder / "known_hosts").read_text())
+    (folder / "plain key").write_text((sshd.folder / "client_key").read_text())
+    (folder / "plain key").chmod(0o600)
+    written(
+        sshd,
+        folder / "one",
+        IdentityFile=f'IdentityFile "{folder}/%n key"',
+        UserKnownHostsFile=f'UserKnownHostsFile "{folder}/a known" /nowhere',
+    )
+    path = tmp_path / "config"
+    path.write_text(f'Include "{folder}/o*"\n')
+    assert await reached(path)
+
+
+async def test_a_proxy_command_runs_in_a_shell_with_its_tokens(sshd: OpenSsh, configuration: Path) -> None:
+    with configuration.open("a") as file:
+        file.write(f"Host proxied\n  ProxyCommand sh -c 'echo noise >&2; ssh -F {configuration} -W %h:%p bastion'\n")
+        file.write(configuration.read_text().partition("Host plain\n")[2])
+    assert await reached(configuration, "proxied")
+
+
+async def test_a_key_that_only_the_agent_has_is_found_by_its_public_half(
+    sshd: OpenSsh, agent: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key.pub").write_text((sshd.folder / "client_key.pub").read_text())
+    path = written(
+        sshd,
+        tmp_path / "config",
+        f"IdentitiesOnly yes\n  IdentityAgent {agent}",
+        IdentityFile=f"IdentityFile {tmp_path}/key.pub",
+    )
+    assert await reached(path)
+
+
+async def test_the_users_own_file_is_read_where_home_says(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    written(sshd, tmp_path / ".ssh" / "config")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    graph, out = where()
+    assert (await handout.execute(graph, inventory=["plain"]))[out][0] == "plain"
+
+
+async def test_without_a_program_ssh_the_configuration_is_read_by_asyncssh_with_a_warning(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    written(sshd, tmp_path / ".ssh" / "config")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("handout.transport.ssh_login.find_ssh", lambda: None)
+    graph, out = where()
+    assert (await handout.execute(graph, inventory=["plain"]))[out][0] == "plain"
+    assert "no program `ssh`" in caplog.text
+
+
+async def test_a_configuration_that_ssh_refuses_is_told_with_file_and_line(sshd: OpenSsh, tmp_path: Path) -> None:
+    path = written(sshd, tmp_path / "config", "Prot 22")
+    with pytest.raises(handout.errors.InventoryError, match=rf"{path}.*line 7.*prot.*ssh -F {path} -G plain"):
+        await reached(path)
+
+
+async def test_a_program_of_the_configuration_that_hangs_is_told(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handout.transport.ssh_configuration._READ_TIMEOUT_S", 0.5)
+    path = tmp_path / "config"
+    path.write_text(f'Match exec "touch {tmp_path}/begun; exec sleep 60"\n  Port 1\n')
+    with pytest.raises(handout.errors.HostUnreachableError, match="Match exec"):
+        await reached(path)
+
+
+@pytest.mark.parametrize("option", ["encryption_algs", "client_keys"])
+async def test_an_option_that_the_library_refuses_is_no_fault_of_the_host(
+    sshd: OpenSsh, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "broken").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nbroken\n-----END OPENSSH PRIVATE KEY-----\n")
+    value = {"encryption_algs": "none-such", "client_keys": [str(tmp_path / "broken")]}[option]
+    host = Host("wrong", address="127.0.0.1", port=sshd.port, ssh={**sshd.options, option: value})
+    with pytest.raises(handout.errors.InventoryError, match=r"'wrong'.*refuses"):
+        await handout.execute(where()[0], inventory=[host])

@@ -295,14 +295,14 @@ async def test_row_26_cancelled_again_and_again_from_every_await_on_nothing_is_l
 async def test_row_26_cancelled_at_every_await_of_ssh_nothing_is_left(
     folder: Path, far_host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The sweeps cancel only at places in the SSH launcher. A run with local hosts has no such places."""
+    """The sweeps cancel only at places in the SSH launcher and its login. A run with local hosts has no such places."""
     beginning = Watched(lambda: handout.execute(endless(folder), inventory=[far_host]), folder, caplog)
     met = await beginning.once()
-    swept = await beginning.sweep(met.early, of="transport/ssh_launcher.py")
-    again = await beginning.sweep(met.late, again=True, of="transport/ssh_launcher.py")
+    swept = await beginning.sweep(met.early, of="transport/ssh_")
+    again = await beginning.sweep(met.late, again=True, of="transport/ssh_")
     ending = Watched(lambda: handout.execute(finite(), inventory=[far_host]), folder, caplog)
     met = await ending.once()
-    swept |= await ending.sweep((site for site in met.early if site not in swept), of="transport/ssh_launcher.py")
+    swept |= await ending.sweep((site for site in met.early if site not in swept), of="transport/ssh_")
     gc.collect()
     assert beginning.unheard + ending.unheard == []
     assert len(swept | again) > 8

@@ -18,7 +18,7 @@ import pytest
 import handout
 from handout import Cluster, Execution, Graph, Host, Timings
 from handout.events import HostJoined, HostLeft, HostQuarantined, RunEvent, TaskEnded
-from handout.transport import ssh_launcher
+from handout.transport import ssh_launcher, ssh_login
 from tests import work
 from tests.faults.far import Far
 from tests.faults.test_closing import strand_when_made_again, through
@@ -77,6 +77,7 @@ async def test_a_line_that_is_stranded_while_it_is_made_again_is_made_once_more(
 ) -> None:
     """A router forgets the new connection as well, just after the login, and tells neither end."""
     monkeypatch.setattr(ssh_launcher, "_CONNECT_TIMEOUT_S", connect_s)
+    monkeypatch.setattr(ssh_login, "CONNECT_TIMEOUT_S", connect_s)
     graph = Graph()
     out = graph.add(end_when_told, str(tmp_path), "task")
     async with start_proxy(sshd.port) as proxy:
@@ -214,7 +215,7 @@ async def test_row_37_logins_beyond_maxstartups_wait_their_turn(tmp_path: Path) 
 async def test_row_37_a_server_that_drops_every_login_is_named_with_its_limit(
     sshd: OpenSsh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_launcher, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(ssh_login, "_FIRST_PAUSE_S", 0.001)
     async with start_proxy(sshd.port) as proxy:
         proxy.turn_away()
         graph = Graph()

@@ -26,6 +26,12 @@ from handout.resources import Capabilities, Host, Inventory, as_host
         ("::1", "::1", None, 22),
         ("ssh://ann@host:2222", "host", "ann", 2222),
         ("first.last@host", "host", "first.last", 22),
+        ("me@example.com@host", "host", "me@example.com", 22),
+        ("me@example.com@host:2222", "host", "me@example.com", 2222),
+        ("ssh://me@example.com@host", "host", "me@example.com", 22),
+        ("ssh://me%40example.com@host", "host", "me@example.com", 22),
+        ("DOMAIN\\me@host", "host", "DOMAIN\\me", 22),
+        ("domain/me@host", "host", "domain/me", 22),
     ],
 )
 def test_text_is_read_as_on_the_command_line(text: str, name: str, username: str | None, port: int) -> None:

@@ -1,0 +1,260 @@
+"""Asks ``ssh`` what the user's SSH configuration means for one host.
+
+``ssh -G HOST`` prints the value of each option after ``ssh`` has read its configuration: with patterns, ``Match``
+blocks, included files, comments and quotes. asyncssh reads the same files in a way of its own. It refuses comments
+behind values, and options that it does not know well; see "Decisions worth knowing" in ``docs/design.md``. So the
+launcher lets ``ssh`` read the configuration, and gives asyncssh the values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pwd
+import re
+import shlex
+import shutil
+import socket
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import anyio
+
+from handout.errors import HostUnreachableError, InventoryError
+from handout.transport.start_output import printable
+
+__all__ = ["Configured", "find_ssh", "read_configuration"]
+
+#: ``ssh -G`` takes milliseconds, unless a ``Match exec`` runs a program that takes longer.
+_READ_TIMEOUT_S = 15.0
+_TOKEN = re.compile(r"%(.)")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """What the user's SSH configuration says about one host, by the names of ``ssh -G``, which are in lower case.
+
+    Args:
+        name: The host as the user wrote it.
+        values: All values of each option.
+        defaults: The values that ``ssh`` uses without any configuration.
+        by_hand: The beginning of a command line that uses the same configuration: ``ssh``, and perhaps ``-F FILE``.
+    """
+
+    name: str
+    values: Mapping[str, Sequence[str]]
+    defaults: Mapping[str, Sequence[str]] = field(repr=False)
+    by_hand: str = "ssh"
+
+    def get(self, option: str, default: str = "") -> str:
+        """Return the first value of an option."""
+        values = self.values.get(option, ())
+        return values[0] if values else default
+
+    def all(self, option: str) -> Sequence[str]:
+        """Return all values of an option that may be given several times."""
+        return self.values.get(option, ())
+
+    def is_set(self, option: str) -> bool:
+        """Return True if the value differs from the one that ``ssh`` uses without any configuration."""
+        return self.values.get(option) != self.defaults.get(option)
+
+    def is_on(self, option: str) -> bool:
+        """Return True if the option is switched on."""
+        return self.get(option) not in ("", "no", "false", "none")
+
+    @property
+    def address(self) -> str:
+        """The host name or the IP address to connect to."""
+        return self.get("hostname", self.name)
+
+    @property
+    def port(self) -> int:
+        """The port to connect to."""
+        return int(self.get("port", "22"))
+
+    @property
+    def username(self) -> str:
+        """The user to log in as."""
+        return self.get("user")
+
+    @property
+    def jumps(self) -> Sequence[str]:
+        """The jump hosts, in the order in which they are reached."""
+        return [] if self.get("proxyjump", "none") == "none" else self.get("proxyjump").split(",")
+
+    @property
+    def proxy_command(self) -> Sequence[str] | None:
+        """The command line of the program that carries the bytes of the connection, or None."""
+        command = self.get("proxycommand", "none")
+        # As `ssh` does, the user's shell runs the command.
+        return (
+            None if command == "none" else [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {self.expand(command)}"]
+        )
+
+    def expand(self, text: str) -> str:
+        """Replace the tokens, such as ``%h``, and the variables in a value; see "TOKENS" in ssh_config(5)."""
+        tokens = self._tokens()
+        text = _TOKEN.sub(lambda match: tokens.get(match[1], match[0]), text)
+        return _VARIABLE.sub(lambda match: os.environ.get(match[1], ""), text)
+
+    def path(self, text: str) -> str:
+        """Return the path of a file that the configuration names."""
+        return os.path.expanduser(self.expand(text))
+
+    def paths(self, option: str) -> list[str]:
+        """Return the files of an option that has several in one value. ``ssh -G`` prints them without quotes."""
+        found: list[str] = []
+        for word in self.get(option, "none").split(" "):
+            # A path may have spaces. A word that cannot begin an absolute path is the rest of the path before it.
+            if found and word[:1] not in ("/", "~", "%", "$"):
+                found[-1] += f" {word}"
+            else:
+                found.append(word)
+        found = [self.path(path) for path in found]
+        return [path for path in found if path not in ("none", "")]
+
+    @property
+    def identity_files(self) -> list[str]:
+        """The files of the user's keys that are there. ``ssh`` skips others as well."""
+        named = [self.path(each) for each in self.all("identityfile") if each != "none"]
+        return [path for path in dict.fromkeys(named) if os.path.isfile(path) and os.access(path, os.R_OK)]
+
+    @property
+    def known_hosts_files(self) -> tuple[list[str], str | None]:
+        """The files with the keys of hosts, which need not exist, and the one in which the user records new keys."""
+        user = self.paths("userknownhostsfile") if self.is_set("userknownhostsfile") else _default_known_hosts()
+        record_in = next((path for path in user if os.path.realpath(path) != os.devnull), None)
+        return [*user, *self.paths("globalknownhostsfile")], record_in
+
+    def _tokens(self) -> dict[str, str]:
+        local = socket.gethostname()
+        port, user = self.get("port", "22"), self.username
+        jump = self.get("proxyjump")
+        key = self.get("hostkeyalias") or self.address
+        digest = hashlib.sha1(f"{local}{self.address}{port}{user}{jump}".encode(), usedforsecurity=False).hexdigest()
+        return {
+            "%": "%",
+            "C": digest,
+            "d": os.path.expanduser("~"),
+            "h": self.address,
+            "i": str(os.getuid()),
+            "j": jump,
+            "k": key,
+            "L": local.partition(".")[0],
+            "l": local,
+            "n": self.name,
+            "p": port,
+            "r": user,
+            "u": _local_user(),
+        }
+
+
+def _local_user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return os.environ.get("USER", "")
+
+
+def _default_known_hosts() -> list[str]:
+    return [os.path.expanduser(f"~/.ssh/known_hosts{number}") for number in ("", "2")]
+
+
+@cache
+def find_ssh() -> str | None:
+    """Return the path of the program ``ssh`` on this machine, or None."""
+    return shutil.which("ssh")
+
+
+#: The values that `ssh` uses without any configuration. `ssh` is asked once.
+_defaults: dict[str, list[str]] = {}
+
+
+async def read_configuration(
+    name: str, username: str | None, port: int | None, files: Sequence[str] | None, host: str
+) -> Configured:
+    """Ask ``ssh`` what the configuration says about a host.
+
+    Args:
+        name: The host, as the user would write it behind ``ssh``.
+        username: The user to log in as, or None if the configuration decides.
+        port: The port, or None if the configuration decides.
+        files: The files of the configuration. None: the files that ``ssh`` reads by default.
+        host: The name of the inventory's host, for messages.
+
+    Raises:
+        InventoryError: ``ssh`` refuses the configuration.
+        HostUnreachableError: ``ssh`` did not answer in time.
+    """
+    program = find_ssh()
+    assert program is not None
+    if not _defaults:
+        _defaults.update(_parse(await _ask([program, "-G", "-F", "none", "--", "host"], "", host, "ssh")))
+    chosen, text, by_hand = _files(files)
+    argv = [program, "-G", *chosen]
+    argv += [] if username is None else ["-l", username]
+    argv += [] if port is None else ["-p", str(port)]
+    values = _parse(await _ask([*argv, "--", name], text, host, f"{by_hand} -G {shlex.quote(name)}"))
+    return Configured(name, values, _defaults, by_hand)
+
+
+def _files(files: Sequence[str] | None) -> tuple[list[str], str, str]:
+    """Return the switches that make ``ssh`` read these files, its standard input, and the command for a message."""
+    if files is None:
+        home = os.path.expanduser("~")
+        try:
+            moved = os.path.realpath(home) != os.path.realpath(pwd.getpwuid(os.getuid()).pw_dir)
+        except KeyError:
+            moved = True
+        if not moved:
+            return [], "", "ssh"
+        # `ssh` ignores the variable HOME. All other code of the controller uses it.
+        mine = f"{home}/.ssh/config"
+        files = [path for path in (mine, "/etc/ssh/ssh_config") if os.path.exists(path)]
+        if files[:1] != [mine]:
+            return ["-F", files[0] if files else "none"], "", "ssh"
+        return *_including(files), f"ssh -F {shlex.quote(mine)}"
+    if len(files) == 1:
+        return ["-F", files[0]], "", f"ssh -F {shlex.quote(files[0])}"
+    return *_including(files), "ssh"
+
+
+def _including(files: Sequence[str]) -> tuple[list[str], str]:
+    return ["-F", "/dev/stdin"], "".join(f'Include "{Path(path).absolute()}"\n' for path in files)
+
+
+async def _ask(argv: Sequence[str], text: str, host: str, by_hand: str) -> str:
+    with tempfile.TemporaryFile() as errors:  # a file, because a program of a `Match exec` may hold a pipe open
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                done = await anyio.run_process(argv, input=text.encode(), stderr=errors, check=False)
+        except TimeoutError:
+            raise HostUnreachableError(
+                f"Host {host!r}: `{by_hand}` did not print the SSH configuration within {_READ_TIMEOUT_S:.0f} s.",
+                remedy="Check the programs behind `Match exec` in the SSH configuration.",
+                host=host,
+            ) from None
+        errors.seek(0)
+        said = printable("; ".join(errors.read().decode("utf-8", "replace").split("\n")).replace("\r", "").strip(" ;"))
+    if done.returncode == 0:
+        return done.stdout.decode("utf-8", "surrogateescape")
+    raise InventoryError(
+        f"Host {host!r}: ssh refuses its configuration: {said or f'exit status {done.returncode}'}.",
+        remedy=f"Correct the SSH configuration. `{by_hand}` shows the same error.",
+        host=host,
+    )
+
+
+def _parse(text: str) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = defaultdict(list)
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        values[key.lower()].append(value)
+    return dict(values)

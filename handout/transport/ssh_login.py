@@ -1,0 +1,384 @@
+"""Logs in to a host over SSH, through its jump hosts, as ``ssh`` would.
+
+``ssh`` itself reads the user's configuration (see `ssh_configuration`), and asyncssh connects. If this machine has no
+``ssh``, asyncssh reads the configuration in its own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import re
+import secrets
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import asyncssh
+
+from handout.errors import AuthenticationError, HostError, HostUnreachableError, InventoryError
+from handout.resources import Host
+from handout.transport.host_keys import (
+    KeyChecker,
+    KeyPolicy,
+    host_key_error,
+    load_known_hosts,
+    preferred_algorithms,
+)
+from handout.transport.ssh_configuration import Configured, find_ssh, read_configuration
+from handout.transport.ssh_options import connect_options
+from handout.transport.start_output import printable
+from handout.transport.threads import in_thread
+
+__all__ = ["CONNECT_TIMEOUT_S", "SshLogin"]
+
+logger = logging.getLogger("handout.link")
+
+#: Each step of a login may take this many seconds: the connection, the exchange of keys, and the proof of identity. A
+#: login needs seven round trips. So the steps have a limit, and not all of them together.
+CONNECT_TIMEOUT_S = 15.0
+#: The launcher tries to log in this many times before it gives up.
+_TRIES = 6
+#: Seconds between the first try and the second. Each further pause is twice as long.
+_FIRST_PAUSE_S = 0.2
+#: Puts this cipher first in the list. On processors with AES instructions, its throughput is twice that of asyncssh's
+#: default.
+_CIPHERS = "^aes128-gcm@openssh.com"
+#: Keys that `Host(ssh=...)` may have: the arguments of `asyncssh.connect`.
+_SSH_OPTIONS = frozenset(
+    name
+    for callable_ in (asyncssh.connect, asyncssh.SSHClientConnectionOptions.prepare)
+    for name in inspect.signature(callable_).parameters
+) - {"self", "kwargs", "last_config"}
+#: Options of `Host(ssh=...)` that say how the bytes reach the host, in place of the configuration's jump hosts.
+_WAYS = ("tunnel", "proxy_command", "sock")
+#: A jump host as the configuration names it. As for `ssh`, the user's name ends at the last ``@``.
+_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>.+)@)?(?P<host>\[[^\]]+\]|[^:]+)(?::(?P<port>\d+))?")
+#: A jump host may be reached through jump hosts of its own, at most so many.
+_MOST_JUMPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """One SSH connection on the way to a host: to a jump host, or to the host itself."""
+
+    #: The host as the user wrote it.
+    name: str
+    address: str
+    port: int
+    #: The arguments for `asyncssh.connect`.
+    options: dict[str, Any]
+    #: The jump hosts before this one.
+    jumps: Sequence[str]
+    #: Where the key is looked up. None if `Host(ssh=...)` has another way, or turns the check off.
+    policy: KeyPolicy | None
+    is_jump: bool = False
+
+    @property
+    def where(self) -> str:
+        """The address and the port, for messages."""
+        return f"{self.address}, port {self.port}"
+
+
+class SshLogin:
+    """Makes SSH connections to one host.
+
+    Args:
+        host: The host, as the inventory describes it.
+        logins: Limits how many logins of a cluster happen at the same time.
+    """
+
+    def __init__(self, host: Host, logins: asyncio.Semaphore) -> None:
+        self._host = host
+        self._logins = logins
+        #: The connections on the way to the host, the one to the host last. Empty while there is no connection.
+        self._chain: list[asyncssh.SSHClientConnection] = []
+        #: The way that was last tried.
+        self._hops: list[_Hop] = []
+
+    @property
+    def connection(self) -> asyncssh.SSHClientConnection | None:
+        """The open connection to the host, or None."""
+        return self._chain[-1] if self._chain and not self._chain[-1].is_closed() else None
+
+    async def connect(self) -> asyncssh.SSHClientConnection:
+        """Make a new connection, with pauses while sshd drops connections.
+
+        Raises:
+            HostError: The host cannot be reached, or refuses the login.
+            InventoryError: The host's entry or the SSH configuration is wrong.
+        """
+        self.abort()
+        pause_s = _FIRST_PAUSE_S
+        for attempt in range(1, _TRIES + 1):
+            try:
+                hop = await self._hop()
+            except OSError as error:
+                raise self._unreadable(error) from error
+            try:
+                async with self._logins:
+                    await self._follow(hop, 0)
+                return self._chain[-1]
+            except (asyncssh.ConnectionLost, ConnectionResetError) as error:
+                # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
+                self.abort()
+                if attempt == _TRIES:
+                    raise self.unreachable(
+                        error,
+                        f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups",
+                    ) from error
+            except BaseException:
+                self.abort()
+                raise
+            await asyncio.sleep(pause_s * (1 + secrets.randbelow(100) / 100))
+            pause_s *= 2
+        raise AssertionError("unreachable: the last try returned or raised")
+
+    def abort(self) -> None:
+        """Drop all connections on the way without waiting for an answer."""
+        chain, self._chain = self._chain, []
+        for connection in reversed(chain):
+            connection.abort()
+
+    async def aclose(self) -> None:
+        """Close all connections on the way. Drop them if this takes more than a second."""
+        chain, self._chain = self._chain, []
+        for connection in reversed(chain):
+            connection.close()
+        try:
+            async with asyncio.timeout(1.0):
+                for connection in reversed(chain):
+                    await connection.wait_closed()
+        except TimeoutError:
+            for connection in chain:
+                connection.abort()
+
+    # ---- the way to the host ---------------------------------------------------------------------------------
+
+    async def _follow(self, hop: _Hop, depth: int) -> None:
+        """Connect to a host, and before that to its jump hosts."""
+        if depth > _MOST_JUMPS:
+            raise InventoryError(
+                f"Host {self._host.name!r} is behind more than {_MOST_JUMPS} jump hosts.",
+                remedy="Check that no jump host in the SSH configuration is reached through itself.",
+                host=self._host.name,
+            )
+        for number, jump in enumerate(hop.jumps):
+            await self._follow(await self._jump(jump, is_first=number == 0), depth + 1)
+        self._hops = [*self._hops[: len(self._chain)], hop]
+        await self._connect(hop)
+
+    async def _connect(self, hop: _Hop) -> None:
+        """Make one connection, through the last connection of the chain if there is one."""
+        options = dict(hop.options)
+        stated = options.get("connect_timeout")
+        limit_s = max(CONNECT_TIMEOUT_S, stated if isinstance(stated, int | float) else 0.0)
+        if self._chain:
+            options["tunnel"] = self._chain[-1]
+        loop = asyncio.get_running_loop()
+        checker: KeyChecker | None = None
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+
+                def extend() -> None:
+                    if not limit.expired():
+                        limit.reschedule(loop.time() + limit_s)
+
+                if "client_factory" not in options:
+                    checker = KeyChecker(extend)
+                    options["client_factory"] = lambda: checker
+                connection = await asyncssh.connect(**options)
+        except TimeoutError as error:
+            raise self.unreachable(TimeoutError(f"no answer within {stated or limit_s:g} s")) from error
+        except (asyncssh.ConnectionLost, ConnectionResetError):
+            raise
+        except (asyncssh.Error, OSError, ValueError) as error:
+            raise self._refused(hop, checker, error) from error
+        self._chain.append(connection)
+
+    async def _hop(self) -> _Hop:
+        """Return the connection to the host itself, as its entry and the SSH configuration say."""
+        host = self._host
+        host.check_ssh(_SSH_OPTIONS)
+        options = host.connect_options()
+        options.setdefault("encryption_algs", _CIPHERS)
+        address, port = options["host"], host.port
+        files = _config_files(host.ssh)
+        if files == [] or find_ssh() is None:
+            if files is None:
+                _warn_without_ssh()
+            policy = _plain_policy(address, options.get("host_key_alias"))
+            return await in_thread(lambda: _checked(_Hop(host.name, address, port, options, (), policy), host.ssh))
+        stated = options.get("port")
+        configured = await read_configuration(address, options.get("username"), stated, files, host.name)
+        return await in_thread(lambda: self._configured(configured, host.name, host.ssh, is_jump=False))
+
+    async def _jump(self, text: str, *, is_first: bool) -> _Hop:
+        """Return the connection to a jump host. Only the first jump host may be behind jump hosts of its own."""
+        match = _JUMP.fullmatch(text.strip())
+        if match is None:
+            raise InventoryError(
+                f"Host {self._host.name!r}: {text!r} is not a jump host.",
+                remedy="Correct ProxyJump in the SSH configuration.",
+                host=self._host.name,
+            )
+        port = int(match["port"]) if match["port"] else None
+        name = match["host"].strip("[]")
+        configured = await read_configuration(name, match["user"], port, _config_files(self._host.ssh), self._host.name)
+        hop = await in_thread(lambda: self._configured(configured, text.strip(), {}, is_jump=True))
+        if is_first:
+            return hop
+        hop.options.pop("proxy_command", None)
+        return replace(hop, jumps=())
+
+    def _configured(self, configured: Configured, name: str, ssh: Any, *, is_jump: bool) -> _Hop:
+        options = {"encryption_algs": _CIPHERS, **connect_options(configured, self._host.name), **ssh, "config": []}
+        if "client_keys" in ssh or "passphrase" in ssh:
+            options.pop("ignore_encrypted", None)
+        jumps: Sequence[str] = configured.jumps
+        if isinstance(ssh.get("tunnel"), str):
+            jumps = options.pop("tunnel").split(",")
+        elif any(way in ssh for way in _WAYS):
+            jumps = ()
+        alias = options.get("host_key_alias")
+        files, record_in = configured.known_hosts_files
+        policy = KeyPolicy(
+            files,
+            record_in,
+            alias or configured.address,
+            aliased=bool(alias),
+            strict=configured.get("stricthostkeychecking"),
+            hashed=configured.is_on("hashknownhosts"),
+            direct=not jumps and not any(way in options for way in _WAYS),
+        )
+        hop = _Hop(name, configured.address, int(options["port"]), options, jumps, policy, is_jump)
+        return _checked(hop, ssh)
+
+    # ---- errors ----------------------------------------------------------------------------------------------
+
+    def _refused(self, hop: _Hop, checker: KeyChecker | None, error: Exception) -> HostError | InventoryError:
+        """Return the public error for an exception that asyncssh raised while it connected."""
+        if isinstance(error, asyncssh.HostKeyNotVerifiable):
+            policy = hop.policy or KeyPolicy([], None, hop.address)
+            return host_key_error(
+                self._host.name, self._whose(hop), policy, checker, hop.port, error.reason, is_jump=hop.is_jump
+            )
+        if isinstance(error, asyncssh.PermissionDenied):
+            user = hop.options.get("username") or "your user"
+            return AuthenticationError(
+                f"{self._whose(hop)} refused {user}: {printable(error.reason)}.",
+                remedy=f"Check that `{self.command()}` logs in without a question, and that ssh-agent holds the key.",
+                host=self._host.name,
+                username=str(hop.options.get("username") or ""),
+            )
+        if isinstance(error, OSError) and error.filename is not None and not isinstance(error, ConnectionError):
+            # A key file on the controller's machine cannot be read. Nothing was sent to the host yet.
+            return self._unreadable(error)
+        if isinstance(error, ValueError):
+            return InventoryError(
+                f"Host {self._host.name!r}: the SSH library refuses its options or keys: {printable(str(error))}.",
+                remedy="Check Host(..., ssh=...) and ~/.ssh/config.",
+                host=self._host.name,
+            )
+        return self.unreachable(error)
+
+    def _unreadable(self, error: OSError) -> InventoryError:
+        return InventoryError(
+            f"Host {self._host.name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
+            remedy="Check the paths in Host(..., ssh=...) and in ~/.ssh/config.",
+            host=self._host.name,
+        )
+
+    def _whose(self, hop: _Hop) -> str:
+        if hop.is_jump:
+            return f"The jump host {hop.name!r} ({hop.where}) on the way to host {self._host.name!r}"
+        return f"Host {self._host.name!r} ({hop.where})"
+
+    def command(self) -> str:
+        """Return the command that logs in to the host by hand, for a remedy."""
+        host = self._host
+        files = _config_files(host.ssh)
+        chosen = f"-F {shlex.quote(files[0])} " if files else ""
+        port = "" if host.port == 22 else f"-p {host.port} "
+        user = "" if host.username is None else f"{host.username}@"
+        return f"ssh {chosen}{port}{user}{host.address or host.name}"
+
+    def unreachable(self, error: Exception, why: str = "") -> HostUnreachableError:
+        """Return the public error for a host that cannot be reached."""
+        if isinstance(error, ConnectionError) and error.errno:
+            reason = os.strerror(error.errno)  # asyncio's own text is "Connect call failed", without the reason
+        else:
+            reason = (
+                getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+            )
+        host = self._host
+        hop = self._hops[-1] if self._hops else None
+        where = hop.where if hop is not None and not hop.is_jump else f"{host.address or host.name}, port {host.port}"
+        jump = next((each for each in reversed(self._hops) if each.is_jump), None)
+        through = "" if jump is None else f" through jump host {jump.name!r} ({jump.where})"
+        return HostUnreachableError(
+            f"Host {host.name!r} ({where}) cannot be reached{through}: "
+            f"{printable(reason)}{f' ({why})' if why else ''}.",
+            remedy=f"Check that `{self.command()}` works from this machine.",
+            host=host.name,
+        )
+
+
+def _plain_policy(address: str, alias: str | None) -> KeyPolicy:
+    own = os.path.expanduser("~/.ssh/known_hosts")
+    return KeyPolicy([own], own, alias or address, aliased=bool(alias))
+
+
+@cache
+def _warn_without_ssh() -> None:
+    """Say once that asyncssh reads the user's configuration."""
+    if os.path.exists(os.path.expanduser("~/.ssh/config")):
+        logger.warning(
+            "This machine has no program `ssh`, so the library asyncssh reads ~/.ssh/config. It knows fewer options, "
+            "and refuses comments behind values. Install an OpenSSH client to use the configuration as ssh does."
+        )
+
+
+def _config_files(ssh: Any) -> list[str] | None:
+    """Return the files of the SSH configuration that `Host(ssh=...)` names, or None if it names none.
+
+    An empty list means that there is no configuration.
+    """
+    if "config" not in ssh:
+        return None
+    config = ssh["config"]
+    if config is None:
+        return []
+    return [os.fspath(config)] if isinstance(config, str | os.PathLike) else [os.fspath(path) for path in config]
+
+
+def _checked(hop: _Hop, ssh: Any) -> _Hop:
+    """Return the hop with the options that check the host's key.
+
+    Raises:
+        OSError: A file that `Host(ssh=...)` names cannot be read.
+    """
+    policy, given = hop.policy, ssh.get("known_hosts", ())
+    assert policy is not None
+    if isinstance(given, str | os.PathLike):
+        given = [given]
+    if given != () and not (isinstance(given, list) and given and all(isinstance(p, str | os.PathLike) for p in given)):
+        return replace(hop, policy=None)
+    if given:
+        files = [os.path.expanduser(path) for path in given]
+        for path in files:
+            open(path).close()  # a file that the user names for this host must be there
+        policy = replace(policy, files=files, record_in=files[0], strict="")
+    elif "config" not in hop.options:
+        return hop  # asyncssh reads the configuration, and finds the files there
+    known = load_known_hosts(policy.files)
+    hop.options["known_hosts"] = known
+    if "server_host_key_algs" not in hop.options:
+        algorithms = preferred_algorithms(known, policy.name, hop.port)
+        if algorithms is not None:
+            hop.options["server_host_key_algs"] = algorithms
+    return replace(hop, policy=policy)
