@@ -42,8 +42,11 @@ from handout.protocol.frames import (
 
 MIN_WINDOW = 64 << 10
 MAX_WINDOW = 16 << 20
-#: The window is bandwidth x (round trip + this many seconds), but at least `MIN_WINDOW` and at most `MAX_WINDOW`.
+#: The window is bandwidth x (`QUEUE_RTTS` x round trip + `QUEUE_S` seconds), but at least `MIN_WINDOW` and at most
+#: `MAX_WINDOW`. While the window limits the measured bandwidth, it must grow with each round trip. On a line with a
+#: round trip of 2 s, the 0.1 s alone let it grow by 5 %, so 2 MB took two minutes.
 QUEUE_S = 0.1
+QUEUE_RTTS = 2.0
 _CHUNK_MIN = 16 << 10
 _CHUNK_MAX = 256 << 10
 #: Of the incoming streams that have ended, a session remembers this many. The peer may send pieces of them again over
@@ -135,7 +138,7 @@ class Credit:
         # A measurement of the bandwidth begins at an earlier acknowledgement. If it began at the time when the bytes
         # were sent, the connection would look too fast whenever delayed acknowledgements arrive in a burst.
         self.bytes_per_s = (total - acknowledged) / max(now - since, 1e-6)
-        target = int(self.bytes_per_s * (self.rtt_s + QUEUE_S))
+        target = int(self.bytes_per_s * (QUEUE_RTTS * self.rtt_s + QUEUE_S))
         # If the sender had nothing more to send, the measured bandwidth is too low. Such a measurement never raises the
         # window. It lowers the window only if this acknowledgement took at least `QUEUE_S` longer than the shortest
         # round trip.

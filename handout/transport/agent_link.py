@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from handout.errors import HandoutError, HostError, HostLostError, HostUnreachableError
@@ -35,6 +36,10 @@ _STOP_SILENCE_S = 1.0
 #: The time limit of a later try to connect is at least this multiple of the time that the first start or connection
 #: took, if so much time is left.
 _SLOWER = 3
+#: A new connection takes about this many round trips: seven for the login, and three to reach the agent.
+_LOGIN_RTTS = 10
+#: A line with a shorter round trip than this is not slow. A busy machine may take as long.
+_SLOW_RTT_S = 0.5
 
 
 class AgentLink:
@@ -117,8 +122,28 @@ class AgentLink:
                 self._starting.cancel()
             raise
         self._start_s = self._loop.time() - begun_at
-        await self._connect_first(self._timings.host_timeout_s)
+        # On a slow line, the first connection may take longer than the lease. The agent lingers for it.
+        within_s = min(_SLOWER * self._start_s, self._timings.linger_s)
+        await self._connect_first(max(self._timings.host_timeout_s, within_s))
+        self._warn_if_slow()
         return started
+
+    def _warn_if_slow(self) -> None:
+        """Say which timings would do, if a new connection would take longer than the lease leaves for it."""
+        rtt_s, timings = self.conversation.rtt_s, self._timings
+        left_s = timings.host_timeout_s - timings.reconnect_s
+        if rtt_s < _SLOW_RTT_S or _LOGIN_RTTS * rtt_s < left_s:
+            return
+        logger.warning(
+            "The line to host %s is slow: a round trip took %.1f s. If the connection breaks, a new one will take "
+            "about %.0f s, but the lease leaves %.1f s for it. The host would then count as lost. To give it more "
+            "time, pass timings=Timings().scaled(%d).",
+            self.host,
+            rtt_s,
+            _LOGIN_RTTS * rtt_s,
+            left_s,
+            math.ceil(_LOGIN_RTTS * rtt_s / left_s * timings.host_timeout_s / Timings().host_timeout_s),
+        )
 
     async def take_over(self, started: StartedAgent, token: str, within_s: float) -> None:
         """Connect to an agent that another controller started before that controller was lost.
@@ -244,8 +269,10 @@ class AgentLink:
             return await self._is_gone(deadline)
         self.conversation.flush()
         silent_s = self._loop.time() - self.conversation.last_heard
-        # If the agent has already missed a heartbeat, do not wait for it to close this connection.
-        limit_s = _STOP_SILENCE_S if silent_s < 1.5 * self._timings.heartbeat_s else 0
+        # If the agent has already missed a heartbeat, do not wait for it to close this connection. A slow line delays
+        # heartbeats and the answer by its round trip.
+        rtt_s = self.conversation.rtt_s
+        limit_s = _STOP_SILENCE_S + 2 * rtt_s if silent_s < 1.5 * self._timings.heartbeat_s + rtt_s else 0
         try:
             async with asyncio.timeout(limit_s):
                 await connection.closed.wait()

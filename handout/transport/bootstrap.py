@@ -150,7 +150,7 @@ class Bootstrap:
         }
         main = source + b"\n"
         data = b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
-        self.output.sent = data[:_ECHO]
+        self.output.sent, self.output.size = data[:_ECHO], len(data)
         return data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:

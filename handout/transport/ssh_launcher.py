@@ -30,6 +30,8 @@ logger = logging.getLogger("handout.link")
 _CONNECT_TIMEOUT_S = CONNECT_TIMEOUT_S
 #: A start of an agent may make no progress for this many seconds.
 _START_TIMEOUT_S = 45.0
+#: A start that takes longer than this many seconds is told in the log.
+_SLOW_S = 15.0
 #: The agent is started at most this many times, if the connection breaks meanwhile.
 _START_TRIES = 3
 #: The session in which an agent was started gets this many seconds to end.
@@ -72,16 +74,34 @@ class SshLauncher:
 
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See `Launcher`."""
+        telling = asyncio.get_running_loop().call_later(_SLOW_S, self._tell_slow, bootstrap)
         # Making the bundle takes as long as logging in, so a thread makes the bundle at the same time.
         making = asyncio.ensure_future(in_thread(bootstrap.stdin))
         try:
             connection = await self._connected()
             await making
-        except BaseException:
+            return await self._start_over(connection, bootstrap)
+        finally:
+            telling.cancel()
             making.cancel()
             await uninterrupted(asyncio.wait({making}))
-            raise
-        return await self._start_over(connection, bootstrap)
+
+    def _tell_slow(self, bootstrap: Bootstrap) -> None:
+        """Log how far a start has come that takes long, because a slow line looks like a start that hangs."""
+        output = bootstrap.output
+        if not bootstrap.command_sent:
+            how = "the login is not complete"
+        elif output.received:
+            how = f"{output.received >> 10} KiB of the agent's code have arrived there"
+        else:
+            how = "nothing came from the start command"
+        logger.warning(
+            "The agent on host %s is still being started after %.0f s: %s. If the line to the host is slow, wait: the "
+            "start goes on as long as bytes arrive.",
+            self._host.name,
+            _SLOW_S,
+            how,
+        )
 
     async def _start_over(
         self, connection: asyncssh.SSHClientConnection, bootstrap: Bootstrap, tries: int = _START_TRIES

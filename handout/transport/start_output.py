@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from handout.host.boot import PROGRESS
+
 __all__ = ["HopelessOutput", "MarkedOutput", "printable", "read_answer"]
 
 #: This many bytes of noise are kept for each of the two output streams.
@@ -50,12 +52,16 @@ class MarkedOutput:
     line: bytes | None = None
     #: The end of what the command printed on its standard error.
     errors: bytes = b""
+    #: The number of bytes in the command's input. The command cannot report that it has received more.
+    size: int = 0
     #: The first bytes of the command's input. A host that prints them sends its input back.
     sent: bytes = b""
     #: A secret in the command's input. A host that sends its input back prints the secret.
     secret: str = ""
     #: Called when the command reports that it has received more of its input.
     on_progress: Callable[[], None] = lambda: None
+    #: How many bytes of its input the command has reported.
+    received: int = 0
     _nbytes: int = 0
 
     def feed(self, data: bytes) -> bool:
@@ -72,10 +78,11 @@ class MarkedOutput:
                     return False
                 end = len(self.noise)  # no agent sends such a long line, so `Bootstrap.result` will refuse it
             line = self.noise[start + 1 + len(self.marker) : end]
-            if line != b"+":
+            if line != b"+" or self.received >= self.size:
                 self.line, self.noise = line, self.noise[:start]
                 return True
             self.noise = self.noise[:start] + self.noise[end:]
+            self.received += PROGRESS
             self.on_progress()
         self._count(data)
         if self.sent and self.sent in self.noise:

@@ -12,12 +12,12 @@ import pytest
 import handout
 from handout import Cluster, Graph, Host
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
-from handout.transport import ssh_launcher
+from handout.transport import ssh_launcher, ssh_login
 from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.ssh_launcher import SshLauncher
 from handout.transport.timings import Timings
 from tests import work
-from tests.patience import HANG_S
+from tests.patience import HANG_S, stretched
 from tests.proxy import Proxy, start_proxy
 from tests.seen import until
 from tests.sshd import OpenSsh, need_sshd, start_sshd
@@ -155,3 +155,32 @@ async def test_a_caller_cancelled_while_the_agent_starts_leaves_nothing_on_the_h
         with pytest.raises(asyncio.CancelledError):
             await opening
         assert not list(there.iterdir())
+
+
+async def test_a_login_with_long_round_trips_is_limited_by_its_steps_and_the_slow_line_is_told(
+    sshd: OpenSsh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A login takes seven round trips, which are 3.5 s here. Each of its steps takes 1.5 s."""
+    monkeypatch.setattr(ssh_login, "CONNECT_TIMEOUT_S", stretched(3.0))
+    monkeypatch.setattr(ssh_launcher, "_SLOW_S", 0.2)
+    graph = Graph()
+    out = graph.add(work.add, 1, 2)
+    async with start_proxy(sshd.port, delay_s=0.25) as proxy:
+        timings = replace(Timings(), reconnect_s=14.0)  # the lease leaves 1 s for a new connection
+        results = await handout.execute(graph, inventory=[behind(sshd, proxy)], timings=timings)
+    assert results[out] == 3
+    assert "still being started after 0 s: the login is not complete" in caplog.text
+    assert "timings=Timings().scaled(" in caplog.text
+    assert "did not confirm its end" not in caplog.text
+
+
+async def test_a_start_over_a_narrow_line_has_time_as_long_as_bytes_arrive(
+    sshd: OpenSsh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_launcher, "_START_TIMEOUT_S", stretched(3.0))
+    graph = Graph()
+    out = graph.add(work.add, 1, 2)
+    # On an idle machine, the bundle takes twice the limit.
+    async with start_proxy(sshd.port, bytes_per_s=len(Bootstrap("far", None, {}).stdin()) / 6) as proxy:
+        results = await handout.execute(graph, inventory=[behind(sshd, proxy)])
+    assert results[out] == 3

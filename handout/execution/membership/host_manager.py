@@ -143,14 +143,19 @@ class HostManager:
                 # Until the host has joined once, all errors except `_PASSING` are final, because the host itself has
                 # refused the agent.
                 final = isinstance(error, _FINAL) or (self._epoch == 0 and not isinstance(error, _PASSING))
+                level = logging.INFO
                 if not told and isinstance(error, HostLostError):
+                    # Runs go on waiting for the host, so this line is all that the caller sees of the first loss.
+                    level = logging.WARNING
                     give_up_at, told = self._driver.now + 2 * self._timings.host_timeout_s, True
                 elif final or not told:
                     give_up_at, told = math.inf, True
                     self._give_up(error)
                 if final:
                     return
-                logger.info("The agent on host %s did not start. Handout will try again. %s", self.host.name, error)
+                logger.log(
+                    level, "The agent on host %s did not start. Handout will try again. %s", self.host.name, error
+                )
                 pause_s = self._losses.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
 
@@ -211,7 +216,8 @@ class HostManager:
     def _too_late(self) -> HostError:
         return HostUnreachableError(
             f"Host {self.host.name!r} was lost and has not joined again after {2 * self._timings.host_timeout_s:g} s.",
-            remedy="Restart the host, or repair the connection to it. Handout uses the host as soon as it has joined.",
+            remedy="Restart the host, or repair the connection to it. Handout uses the host as soon as it has joined. "
+            "If the line to the host is so slow that a start takes longer, pass timings=Timings().scaled(4).",
             host=self.host.name,
         )
 
