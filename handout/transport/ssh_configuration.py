@@ -152,15 +152,8 @@ class Configured:
             "n": self.name,
             "p": port,
             "r": user,
-            "u": _local_user(),
+            "u": pwd.getpwuid(os.getuid()).pw_name,
         }
-
-
-def _local_user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return os.environ.get("USER", "")
 
 
 def _default_known_hosts() -> list[str]:
@@ -169,7 +162,11 @@ def _default_known_hosts() -> list[str]:
 
 @cache
 def find_ssh() -> str | None:
-    """Return the path of the program ``ssh`` on this machine, or None."""
+    """Return the path of the program ``ssh`` on this machine, or None if it is not there or will not run."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return None  # `ssh` refuses to run for a user without an entry in the user database, as containers have them
     return shutil.which("ssh")
 
 
@@ -209,11 +206,7 @@ def _files(files: Sequence[str] | None) -> tuple[list[str], str, str]:
     """Return the switches that make ``ssh`` read these files, its standard input, and the command for a message."""
     if files is None:
         home = os.path.expanduser("~")
-        try:
-            moved = os.path.realpath(home) != os.path.realpath(pwd.getpwuid(os.getuid()).pw_dir)
-        except KeyError:
-            moved = True
-        if not moved:
+        if os.path.realpath(home) == os.path.realpath(pwd.getpwuid(os.getuid()).pw_dir):
             return [], "", "ssh"
         # `ssh` ignores the variable HOME. All other code of the controller uses it.
         mine = f"{home}/.ssh/config"

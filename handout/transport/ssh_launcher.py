@@ -224,6 +224,7 @@ class SshLauncher:
         try:
             await ready
         except ConnectionResetError as error:
+            channel.close()
             if connection.is_closed():
                 raise
             raise self._gone() from error
@@ -327,10 +328,17 @@ class _RelaySession(asyncssh.SSHClientSession[bytes]):
             self._receiver.received(data)
             return
         # The agent sends nothing before it gets the controller's hello. So `data` has no bytes after the marked line.
-        if self._output.feed(data):
-            self._connected = True
-            if not self._ready.done():
-                self._ready.set_result(None)
+        try:
+            self._connected = self._output.feed(data)
+        except HopelessOutput as error:
+            # asyncssh would end the whole connection if this method raised.
+            self._fail(ConnectionResetError(f"the relay {error}"))
+        if self._connected and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _fail(self, error: ConnectionResetError) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(error)
 
     def pause_writing(self) -> None:
         self._receiver.paused()
@@ -340,6 +348,6 @@ class _RelaySession(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ready.done():
-            self._ready.set_exception(ConnectionResetError(f"the relay ended: {self._output.printed()[-300:]}"))
+            self._fail(ConnectionResetError(f"the relay ended, and printed: {self._output.quoted()}"))
         elif self._connected:
             self._receiver.lost(exc)

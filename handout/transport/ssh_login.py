@@ -99,6 +99,8 @@ class SshLogin:
         self._chain: list[asyncssh.SSHClientConnection] = []
         #: The way that was last tried.
         self._hops: list[_Hop] = []
+        #: The last connection of the way that was last tried, which is the one to the host itself.
+        self._target: _Hop | None = None
 
     @property
     def connection(self) -> asyncssh.SSHClientConnection | None:
@@ -116,7 +118,7 @@ class SshLogin:
         pause_s = _FIRST_PAUSE_S
         for attempt in range(1, _TRIES + 1):
             try:
-                hop = await self._hop()
+                hop = self._target = await self._hop()
             except OSError as error:
                 raise self._unreadable(error) from error
             try:
@@ -127,10 +129,7 @@ class SshLogin:
                 # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
                 self.abort()
                 if attempt == _TRIES:
-                    raise self.unreachable(
-                        error,
-                        f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups",
-                    ) from error
+                    raise self.unreachable(error, self._why_dropped()) from error
             except BaseException:
                 self.abort()
                 raise
@@ -293,6 +292,11 @@ class SshLogin:
             host=self._host.name,
         )
 
+    def _why_dropped(self) -> str:
+        if "proxy_command" in self._hops[-1].options:
+            return f"the proxy command of the SSH configuration ended {_TRIES} times before the login"
+        return f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups"
+
     def _whose(self, hop: _Hop) -> str:
         if hop.is_jump:
             return f"The jump host {hop.name!r} ({hop.where}) on the way to host {self._host.name!r}"
@@ -315,9 +319,8 @@ class SshLogin:
             reason = (
                 getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
             )
-        host = self._host
-        hop = self._hops[-1] if self._hops else None
-        where = hop.where if hop is not None and not hop.is_jump else f"{host.address or host.name}, port {host.port}"
+        host, target = self._host, self._target
+        where = f"{host.address or host.name}, port {host.port}" if target is None else target.where
         jump = next((each for each in reversed(self._hops) if each.is_jump), None)
         through = "" if jump is None else f" through jump host {jump.name!r} ({jump.where})"
         return HostUnreachableError(
@@ -338,8 +341,9 @@ def _warn_without_ssh() -> None:
     """Say once that asyncssh reads the user's configuration."""
     if os.path.exists(os.path.expanduser("~/.ssh/config")):
         logger.warning(
-            "This machine has no program `ssh`, so the library asyncssh reads ~/.ssh/config. It knows fewer options, "
-            "and refuses comments behind values. Install an OpenSSH client to use the configuration as ssh does."
+            "This machine has no program `ssh` that runs for this user, so the library asyncssh reads ~/.ssh/config. "
+            "It knows fewer options, and refuses comments behind values. Install an OpenSSH client to use the "
+            "configuration as ssh does."
         )
 
 
