@@ -85,8 +85,7 @@ class MarkedOutput:
             self.received += PROGRESS
             self.on_progress()
         self._count(data)
-        if self.sent and self.sent in self.noise:
-            raise HopelessOutput("sends its input back instead of running the start command")
+        self._check_echo(self.noise)
         if len(self.noise) > 2 * _NOISE_KEPT:
             self.noise = self.noise[-_NOISE_KEPT:]
         return False
@@ -97,9 +96,16 @@ class MarkedOutput:
         Raises:
             HopelessOutput: The command prints what no start of an agent prints.
         """
+        self._check_echo(self.errors + data)
         self.errors = (self.errors + data)[-_NOISE_KEPT:]
         self._count(data)
         return False
+
+    def _check_echo(self, printed: bytes) -> None:
+        """Refuse output that has the beginning of the input. None of it is quoted, because the input has a secret."""
+        if self.sent and self.sent in printed:
+            self.noise, self.errors = printed[: printed.find(self.sent)], b""
+            raise HopelessOutput("sends its input back instead of running the start command")
 
     def _count(self, data: bytes) -> None:
         self._nbytes += len(data)

@@ -144,14 +144,14 @@ async def test_endless_noise_ends_the_start_at_once(tmp_path: Path, line: str) -
         assert time.monotonic() - begun < 30
 
 
+@pytest.mark.parametrize("line", ["echo Welcome; exec cat", "echo Welcome; exec cat >&2"])
 async def test_a_shell_that_sends_its_input_back_ends_the_start_at_once_and_its_secret_is_not_told(
-    tmp_path: Path,
+    tmp_path: Path, line: str
 ) -> None:
-    with login(tmp_path, "exec cat") as server:
+    with login(tmp_path, line) as server:
         with pytest.raises(BootstrapError, match="sends its input back") as caught:
             await handout.execute(one(), inventory=[server.host("echo", ONE)])
-    assert len(str(caught.value)) < 1500
-    assert "token" not in caught.value.output or "[secret]" in caught.value.output
+    assert caught.value.output in ("Welcome", "")
 
 
 async def test_a_program_that_the_login_leaves_in_the_background_does_not_hold_up_the_start(tmp_path: Path) -> None:
