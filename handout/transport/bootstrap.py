@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from handout.errors import BootstrapError
 from handout.transport.bundle import agent_bundle, boot_source
-from handout.transport.start_output import HopelessOutput, MarkedOutput, printable
+from handout.transport.start_output import HopelessOutput, MarkedOutput, quoted
 
 __all__ = ["OLDEST_PYTHON", "Bootstrap", "StartedAgent", "relay_command", "start_environment"]
 
@@ -175,12 +175,12 @@ class Bootstrap:
                 return _started(report)
             kind, message = str(report["error"]), str(report.get("message", ""))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-            text = printable(line[:200].decode("utf-8", "replace"))
+            text = quoted(line[:200].decode("utf-8", "replace"))
             raise self._error(
                 f"Host {self.host!r} answered, but not as an agent does: '{text}'.",
                 "Check the login shell on the host, because something there changes what programs print.",
             ) from None
-        text = "\n".join(printable(each) for each in message[-_MESSAGE_KEPT:].splitlines()).rstrip(".")
+        text = "\n".join(quoted(each) for each in message[-_MESSAGE_KEPT:].splitlines()).rstrip(".")
         raise self._error(
             f"The agent did not start on host {self.host!r}: {text}.",
             _REMEDIES.get(kind, "").replace("HOST", self.host),
@@ -223,8 +223,8 @@ class Bootstrap:
     def _no_python(self, line: bytes) -> BootstrapError:
         found = [word.rpartition("=") for word in line[len(b"no-python") :].decode("utf-8", "replace").split()]
         tried = candidates(self.python)
-        old = [printable(name) for before, _, name in found if not before]
-        broken = [f"{printable(name)} failed with exit status {printable(status)}" for name, _, status in found if name]
+        old = [quoted(name) for before, _, name in found if not before]
+        broken = [f"{quoted(name)} failed with exit status {quoted(status)}" for name, _, status in found if name]
         told = "found none of them" if len(tried) > 1 else "did not find it"
         if old or broken:
             told = " and ".join([*([f"found only older ones ({', '.join(old)})"] if old else []), *broken])

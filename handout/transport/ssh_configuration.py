@@ -26,7 +26,7 @@ from pathlib import Path
 import anyio
 
 from handout.errors import HostUnreachableError, InventoryError
-from handout.transport.start_output import printable
+from handout.transport.start_output import quoted
 
 __all__ = ["Configured", "find_ssh", "read_configuration"]
 
@@ -235,7 +235,7 @@ async def _ask(argv: Sequence[str], text: str, host: str, by_hand: str) -> str:
                 host=host,
             ) from None
         errors.seek(0)
-        said = printable("; ".join(errors.read().decode("utf-8", "replace").split("\n")).replace("\r", "").strip(" ;"))
+        said = quoted("; ".join(errors.read().decode("utf-8", "replace").split("\n")).replace("\r", "").strip(" ;"))
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
     raise InventoryError(

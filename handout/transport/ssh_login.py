@@ -31,7 +31,7 @@ from handout.transport.host_keys import (
 )
 from handout.transport.ssh_configuration import Configured, find_ssh, read_configuration
 from handout.transport.ssh_options import connect_options
-from handout.transport.start_output import printable
+from handout.transport.start_output import quoted
 from handout.transport.threads import in_thread
 
 __all__ = ["CONNECT_TIMEOUT_S", "SshLogin"]
@@ -269,7 +269,7 @@ class SshLogin:
         if isinstance(error, asyncssh.PermissionDenied):
             user = hop.options.get("username") or "your user"
             return AuthenticationError(
-                f"{self._whose(hop)} refused {user}: {printable(error.reason)}.",
+                f"{self._whose(hop)} refused {user}: {quoted(error.reason)}.",
                 remedy=f"Check that `{self.command()}` logs in without a question, and that ssh-agent holds the key.",
                 host=self._host.name,
                 username=str(hop.options.get("username") or ""),
@@ -279,7 +279,7 @@ class SshLogin:
             return self._unreadable(error)
         if isinstance(error, ValueError):
             return InventoryError(
-                f"Host {self._host.name!r}: the SSH library refuses its options or keys: {printable(str(error))}.",
+                f"Host {self._host.name!r}: the SSH library refuses its options or keys: {quoted(str(error))}.",
                 remedy="Check Host(..., ssh=...) and ~/.ssh/config.",
                 host=self._host.name,
             )
@@ -324,8 +324,7 @@ class SshLogin:
         jump = next((each for each in reversed(self._hops) if each.is_jump), None)
         through = "" if jump is None else f" through jump host {jump.name!r} ({jump.where})"
         return HostUnreachableError(
-            f"Host {host.name!r} ({where}) cannot be reached{through}: "
-            f"{printable(reason)}{f' ({why})' if why else ''}.",
+            f"Host {host.name!r} ({where}) cannot be reached{through}: {quoted(reason)}{f' ({why})' if why else ''}.",
             remedy=f"Check that `{self.command()}` works from this machine.",
             host=host.name,
         )

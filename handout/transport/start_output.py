@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handout.host.boot import PROGRESS
+from handout.serialization.printable import printable_line
 
-__all__ = ["HopelessOutput", "MarkedOutput", "printable", "read_answer"]
+__all__ = ["HopelessOutput", "MarkedOutput", "quoted", "read_answer"]
 
 #: This many bytes of noise are kept for each of the two output streams.
 _NOISE_KEPT = 4096
@@ -120,17 +121,16 @@ class MarkedOutput:
 
     def quoted(self) -> str:
         """Return the end of the noise for an error message, in quotes, or the word ``nothing``."""
-        text = printable(self.printed())
+        text = quoted(self.printed())
         return f"'{text}'" if text else "nothing"
 
 
-def printable(text: str) -> str:
+def quoted(text: str) -> str:
     """Return the last 1,000 characters of a text from a host, with control characters escaped.
 
     An error message reaches terminals and logs, where a control character of a host could do harm.
     """
-    tail = text[-_QUOTED:]
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in tail)[-_QUOTED:]
+    return printable_line(text[-_QUOTED:])[-_QUOTED:]
 
 
 async def read_answer(output: MarkedOutput, stdout: Stream, stderr: Stream) -> None:
