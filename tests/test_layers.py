@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "serialization",
     },
-    "transport": {"errors", "resources", "protocol", "serialization", "host.boot"},
+    "transport": {"errors", "resources", "protocol", "serialization"},
     "journal": {"errors", "project", "graph", "serialization"},
     "execution": {
         "errors",

@@ -44,7 +44,7 @@ _HIDE_PATH = (
 
 #: The exit status of a Python that is too old.
 TOO_OLD = 93
-#: The exit status of a Python that has begun to read its input and could not start the agent.
+#: The exit status of a Python that has begun to read its input and could not start the agent (`handout.host.boot`).
 BEGUN = 94
 #: A host that prints this many of the first bytes of its input sends its input back.
 _ECHO = 48

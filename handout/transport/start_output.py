@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from handout.host.boot import PROGRESS
 from handout.serialization.printable import printable_line
 
-__all__ = ["HopelessOutput", "MarkedOutput", "quoted", "read_answer"]
+__all__ = ["PROGRESS", "HopelessOutput", "MarkedOutput", "quoted", "read_answer"]
 
 #: This many bytes of noise are kept for each of the two output streams.
 _NOISE_KEPT = 4096
+#: The command reports each time that it has received so many bytes of its input, as `handout.host.boot` says too.
+PROGRESS = 64 << 10
 #: An error message quotes at most this many characters of what a host printed.
 _QUOTED = 1000
 #: The greatest length of the marked line in bytes.

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from handout.errors import BootstrapError
 from handout.host import boot
+from handout.transport import bootstrap as bootstrap_module
+from handout.transport import start_output
 from handout.transport.bootstrap import Bootstrap, StartedAgent, candidates, relay_command
 from handout.transport.start_output import MarkedOutput
 from tests.patience import HANG_S
@@ -148,3 +150,7 @@ def test_no_room_anywhere_is_an_error_that_names_the_places() -> None:
     with pytest.raises(boot.BootError, match=r"/tmp: \d+ bytes free") as caught:
         boot.make_folder(1 << 60)
     assert caught.value.kind == "space"
+
+
+def test_both_ends_of_a_start_have_the_same_numbers() -> None:
+    assert (bootstrap_module.BEGUN, start_output.PROGRESS) == (boot.BEGUN, boot.PROGRESS)
