@@ -31,6 +31,11 @@ def add(*numbers: int) -> int:
     return sum(numbers)
 
 
+def run_elsewhere(code: str) -> str:
+    """Run code in another Python process, and return what it printed."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def total(numbers: list[int]) -> int:
     return sum(numbers)
 

@@ -27,6 +27,7 @@ from handout.project.loaded import remember_loaded
 from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
 from handout.scheduler import events as ev
 from handout.serialization.user_objects import brief
+from handout.transport.bootstrap import choose_hash_seed
 from handout.transport.launcher_choice import Launchers
 from handout.transport.shielded import uninterrupted
 from handout.transport.timings import Timings
@@ -65,6 +66,8 @@ class ClusterRuntime:
                 f"timings={brief(timings)} is not a Timings.", remedy="Give Timings(host_timeout_s=...)."
             )
         self._timings = timings or Timings()
+        #: The seed of Python's hash function in all workers of the cluster.
+        self._hash_seed = choose_hash_seed()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -119,6 +122,10 @@ class ClusterRuntime:
         self._closing = asyncio.Event()
         self._settled.clear()
         self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
+        for agent in self._known.values():
+            # Agents that start now must hash as those that are taken over.
+            if agent.started.hash_seed is not None:
+                self._hash_seed = agent.started.hash_seed
         self._found.clear()
         self._driver = Driver(lambda coroutine: self._spawn(coroutine))
         shared = self.inventory.shared_amounts
@@ -199,6 +206,7 @@ class ClusterRuntime:
                 driver,
                 partial(launchers.of, host),
                 self._timings,
+                self._hash_seed,
                 inventory.tracker,
                 inventory.interval_s,
                 settled,

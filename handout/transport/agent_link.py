@@ -53,6 +53,7 @@ class AgentLink:
         handler: Called with each batch that comes from the agent. A batch consists of messages and of pieces of
             objects. Each message and each piece comes once and in order.
         on_suspect: Called with True when the host has become silent, and with False when bytes come from it again.
+        hash_seed: The seed of Python's hash function in the workers. None: Python chooses it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class AgentLink:
         timings: Timings,
         handler: FrameHandler,
         on_suspect: Callable[[bool], None],
+        hash_seed: int | None = None,
     ) -> None:
         self.host = host
         self.started: StartedAgent | None = None
@@ -78,7 +80,7 @@ class AgentLink:
             "linger_s": timings.linger_s,
             "kill_after_s": timings.kill_after_s,
         }
-        self._bootstrap = Bootstrap(host, python, settings)
+        self._bootstrap = Bootstrap(host, python, settings, hash_seed)
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
         #: The conversation goes on when a connection ends. The link makes a new connection for the conversation.

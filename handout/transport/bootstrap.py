@@ -11,14 +11,15 @@ import json
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from handout.errors import BootstrapError
 from handout.transport.bundle import agent_bundle, boot_source
 from handout.transport.start_output import HopelessOutput, MarkedOutput, quoted
 
-__all__ = ["OLDEST_PYTHON", "Bootstrap", "StartedAgent", "relay_command", "start_environment"]
+__all__ = ["OLDEST_PYTHON", "Bootstrap", "StartedAgent", "choose_hash_seed", "relay_command", "start_environment"]
 
 T = TypeVar("T")
 
@@ -50,6 +51,9 @@ BEGUN = 94
 _ECHO = 48
 #: An error quotes at most this many characters of a message of `handout.host.boot`, whose end has the cause.
 _MESSAGE_KEPT = 2500
+
+#: The environment variable from which Python takes the seed of its hash function when it starts.
+_HASH_SEED = "PYTHONHASHSEED"
 
 #: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
 _REMEDIES = {
@@ -89,6 +93,8 @@ class StartedAgent:
     agent: str
     #: Process number of the supervisor on the host.
     supervisor: int = 0
+    #: The seed of Python's hash function in the agent's workers. None if Python has chosen the seed.
+    hash_seed: int | None = None
 
 
 class Bootstrap:
@@ -98,11 +104,13 @@ class Bootstrap:
         host: The host's name, for messages.
         python: The interpreter to use on the host, or None to look for one.
         settings: Settings of the supervisor and the agent, such as the timings.
+        hash_seed: The seed of Python's hash function in the workers; see `choose_hash_seed`. None: Python chooses it.
     """
 
-    def __init__(self, host: str, python: str | None, settings: dict[str, Any]) -> None:
+    def __init__(self, host: str, python: str | None, settings: dict[str, Any], hash_seed: int | None = None) -> None:
         self.host = host
         self.python = python
+        self._hash_seed = hash_seed
         #: The secret that proves to the agent that a connection comes from the controller. The host gets it through
         #: standard input only, because every user of the host can read command lines.
         self.token = secrets.token_hex(32)
@@ -127,13 +135,18 @@ class Bootstrap:
         the command, because no other Python could read the input from its beginning.
         """
         names = " ".join(_quote(name) for name in candidates(self.python))
+        variables = "".join(f"{name}={_quote(value)} " for name, value in self.environment().items())
         script = (
             f'{_HIDE_PATH}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
-            f'"$p" -c "{_STAGE_0}"; s=$?; '
+            f'{variables}"$p" -c "{_STAGE_0}"; s=$?; '
             f'case $s in 0|{BEGUN}) exit $s;; 93) o="$o $p";; *) o="$o $p=$s";; esac; done; '
             f'echo; echo "{self.marker}no-python$o"; exit 127'
         )
         return _through_sh(script)
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment variables that must be set before the interpreter starts."""
+        return {} if self._hash_seed is None else {_HASH_SEED: str(self._hash_seed)}
 
     def argv(self) -> list[str]:
         """Return the command for the controller's own machine, which needs no shell."""
@@ -172,7 +185,7 @@ class Bootstrap:
         try:
             report = json.loads(line)
             if "error" not in report:
-                return _started(report)
+                return replace(_started(report), hash_seed=self._hash_seed)
             kind, message = str(report["error"]), str(report.get("message", ""))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             text = quoted(line[:200].decode("utf-8", "replace"))
@@ -269,6 +282,17 @@ def _of_type(value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+def choose_hash_seed() -> int:
+    """Return a seed of Python's hash function for all workers of a cluster.
+
+    The hash of a text depends on the seed, so two workers with different seeds order the same set differently, and may
+    assign the same key to different partitions. If the program was started with its own seed, the workers use it too.
+    Otherwise the seed is random, because a seed that everybody knows would let an attacker make a dictionary slow.
+    """
+    own = os.environ.get(_HASH_SEED, "")
+    return int(own) if own.isascii() and own.isdigit() else secrets.randbelow(1 << 32)
 
 
 def relay_command(started: StartedAgent, marker: str) -> str:

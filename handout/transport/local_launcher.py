@@ -101,7 +101,7 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
-            env=start_environment(),
+            env={**start_environment(), **bootstrap.environment()},
             start_new_session=True,
         )
     )

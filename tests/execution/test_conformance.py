@@ -26,6 +26,14 @@ async def test_one_function_gives_one_result(cluster: Cluster) -> None:
     assert results.allocations[out] in ("plain", "gpu")
 
 
+async def test_all_workers_hash_alike_on_all_hosts(cluster: Cluster) -> None:
+    graph = Graph()
+    outs = [graph.add(hash, "text", host=host) for host in ("plain", "gpu") * 4]
+    order = graph.add(work.run_elsewhere, "print(hash('text'))")
+    results = await cluster.execute(graph)
+    assert len({*results[outs], int(results[order])}) == 1
+
+
 async def test_an_empty_graph_has_no_results(cluster: Cluster) -> None:
     assert len(await cluster.execute(Graph())) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest_asyncio
 
 import handout
 from handout import Cluster, Graph, Host
+from handout.execution.membership.takeover import KnownAgent
 from handout.execution.shell.driver import Driver
+from handout.transport.bootstrap import StartedAgent
 from handout.transport.shielded import uninterrupted
 from tests import work
 from tests.patience import HANG_S
@@ -235,3 +238,16 @@ async def test_cleaning_up_goes_on_while_the_task_around_is_cancelled_again_and_
         await task
     assert done.is_set()
     assert await uninterrupted(clean_up()) == 7
+
+
+async def test_agents_that_start_now_hash_as_those_of_the_earlier_controller() -> None:
+    lost = StartedAgent("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1", hash_seed=12345)
+    cluster = Cluster([Host.local("here", {"cpu": 1}), Host.local("new", {"cpu": 1})], require="all")
+    cluster._runtime.begin({"here": KnownAgent("here", lost, "token")})
+    try:
+        await cluster._runtime.wait_until_usable()
+        graph = Graph()
+        outs = [graph.add(os.getenv, "PYTHONHASHSEED", host=host) for host in ("here", "new")]
+        assert (await cluster.execute(graph))[outs] == ["12345"] * 2
+    finally:
+        await cluster.close()

@@ -16,7 +16,7 @@ from handout.errors import BootstrapError
 from handout.host import boot
 from handout.transport import bootstrap as bootstrap_module
 from handout.transport import start_output
-from handout.transport.bootstrap import Bootstrap, StartedAgent, candidates, relay_command
+from handout.transport.bootstrap import Bootstrap, StartedAgent, candidates, choose_hash_seed, relay_command
 from handout.transport.start_output import MarkedOutput
 from tests.patience import HANG_S
 
@@ -71,6 +71,24 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout == "here\n"
+
+
+def test_the_interpreter_starts_with_the_seed_of_the_cluster(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\necho "seed $PYTHONHASHSEED"\n')
+    script.chmod(0o755)
+    for seed in (0, (1 << 32) - 1):
+        command = Bootstrap("far", str(script), {}, seed).command()
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=HANG_S)
+        assert done.stdout == f"seed {seed}\n"
+
+
+def test_a_cluster_takes_the_seed_of_its_program_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "17")
+    assert choose_hash_seed() == 17
+    for value in ("random", ""):
+        monkeypatch.setenv("PYTHONHASHSEED", value)
+        assert len({choose_hash_seed() for _ in range(5)}) > 1
 
 
 def test_without_a_python_the_shell_itself_answers() -> None:

@@ -61,6 +61,7 @@ class HostManager:
         driver: Passes the host's events to the core.
         launcher: Makes the launcher that starts the agent and connects to it.
         timings: Time limits, such as how long a host may be silent, and the pauses between tries.
+        hash_seed: The seed of Python's hash function, which all workers of the cluster share.
         tracker: Returns the host's capabilities. It is called before the host joins, and then every ``interval_s``
             seconds. None for a host without a tracker.
         interval_s: Seconds between two calls of the tracker.
@@ -77,6 +78,7 @@ class HostManager:
         driver: Driver,
         launcher: Callable[[], Awaitable[Launcher]],
         timings: Timings,
+        hash_seed: int,
         tracker: Tracker | None,
         interval_s: float,
         settled: Callable[[str, HandoutError | None], None],
@@ -92,6 +94,7 @@ class HostManager:
         self._inbound = InboundMessages(driver)
         self._launcher = launcher
         self._timings = timings
+        self._hash_seed = hash_seed
         self._tracker = tracker
         self._interval_s = interval_s
         self._settled = settled
@@ -286,7 +289,15 @@ class HostManager:
     async def _new_link(self) -> AgentLink:
         launcher = await self._launcher()
         self._check_wanted()
-        link = AgentLink(self.host.name, self.host.python, launcher, self._timings, self._on_frames, self._suspect)
+        link = AgentLink(
+            self.host.name,
+            self.host.python,
+            launcher,
+            self._timings,
+            self._on_frames,
+            self._suspect,
+            self._hash_seed,
+        )
         self._link = link
         return link
 
