@@ -11,7 +11,6 @@ from typing import Any
 from handout.errors import (
     HandoutError,
     MemoryExceededError,
-    OutcomeUnknownError,
     RemoteError,
     ResultError,
     ResultTooLargeError,
@@ -436,10 +435,12 @@ def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
     return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
 
 
-def _unknown(self: Failure, where: dict[str, Any]) -> Exception:
-    return OutcomeUnknownError(
-        f"Task {self.id!r} was lost on host {self.host!r}. It may have run, and it is marked idempotent=False.",
-        remedy="Check by hand if the task took effect. The task is not run again.",
+def _lost(self: Failure, where: dict[str, Any]) -> Exception:
+    said = str(self.report.get("message") or "").rstrip(".")
+    return TaskError(
+        f"Task {self.id!r} was lost on host {self.host!r}{f': {said}' if said else ''}. Its function did not fail.",
+        remedy="Find out what is wrong on that host, or give the function host= with the name of another host. If the "
+        "function changes the user, the root folder or the limits of its process, let it do this in a subprocess.",
         **where,
     )
 
@@ -488,7 +489,7 @@ _BUILDERS = {
     "unserializable": _unserializable,
     "too_large": _too_large,
     "cancelled": _cancelled,
-    "host": _unknown,
+    "host": _lost,
     "input": _input,
     "disk": _disk,
 }

@@ -55,7 +55,11 @@ REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
         r"result\[0\] is a Lock",
     ),
     "cancelled": (handout.errors.TaskCancelledError, {}, "was cancelled"),
-    "host": (handout.OutcomeUnknownError, {}, r"idempotent=False.*Check by hand"),
+    "host": (
+        handout.errors.TaskError,
+        {"message": "no."},
+        r"lost on host 'far': no\. Its function did not fail\. Find",
+    ),
     "input": (handout.TaskError, {"message": "no room"}, r"could not be started on host 'far': no room"),
     "disk": (handout.TaskError, {"message": "full"}, r"'far' had no room.*disk cost"),
     "raised": (handout.RemoteError, {"type": "Odd", "message": "hm"}, "raised Odd: hm"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 MB = 1 << 20
@@ -274,3 +275,29 @@ def become_a_daemon(path: str) -> str:
     while not os.path.exists(path):
         time.sleep(0.005)
     return "left"
+
+
+def close_standard_descriptors() -> int:
+    """Close standard input, output and error, as a library does that makes its process a daemon."""
+    for fd in (0, 1, 2):
+        os.close(fd)
+    return os.getpid()
+
+
+def write_and_print(path: str) -> list[str]:
+    """Print while files are open, and return what the files contain."""
+    files = [open(f"{path}.{i}", "w") for i in range(3)]  # noqa: SIM115 - they are closed below
+    for file in files:
+        file.write("data\n")
+        file.flush()
+    print("a line of progress", flush=True)
+    print("another line", file=sys.stderr, flush=True)
+    for file in files:
+        file.close()
+    return [Path(file.name).read_text(errors="replace") for file in files]
+
+
+def change_the_user_and_return(megabytes: int) -> bytes:
+    """Give up the superuser's rights for good, as a library does that drops privileges, and return a large result."""
+    os.setuid(65534)
+    return bytes(megabytes * MB)

@@ -285,6 +285,33 @@ async def test_row_22_writing_to_any_descriptor_harms_nobody(cluster: Cluster) -
     assert results[quiet] == list(range(100))
 
 
+async def test_a_task_that_closes_its_standard_descriptors_harms_no_other_task(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    for turn in range(2):
+        graph = Graph()
+        for _ in range(4):
+            graph.add(deeds.close_standard_descriptors)
+        await cluster.execute(graph)
+        graph = Graph()
+        outs = [graph.add(deeds.write_and_print, str(tmp_path / f"{turn}-{i}")) for i in range(8)]
+        assert (await cluster.execute(graph))[outs] == [["data\n"] * 3] * 8
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can change its user")
+async def test_a_task_that_changes_its_user_is_never_blamed_for_what_handout_cannot_do_then(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(deeds.change_the_user_and_return, 3)
+    length = graph.add(len, out)
+    results = await cluster.execute(graph, outputs=[out, length])
+    assert (results[out], results[length]) == (bytes(3 << 20), 3 << 20)
+    error = await fails(cluster, deeds.change_the_user_and_return, 20)
+    assert isinstance(error, handout.errors.TaskError)
+    assert "Its function did not fail" in str(error)
+    assert "user and group" in str(error)
+    await still_serves(cluster)
+
+
 async def test_row_23_standard_input_is_empty(cluster: Cluster) -> None:
     graph = Graph()
     out = graph.add(work.ask)

@@ -217,3 +217,85 @@ def test_each_knows_who_it_is_and_what_it_prints_is_told_apart(rig: Rig, loop_cl
     for message in rig.messages:
         if message.fields["name"] == "log":
             assert set(bytes(message.payload).decode().split()) == {f"t{message.fields['attempt_id']}"}
+
+
+def test_what_coroutines_have_changed_is_put_back_when_none_runs(rig: Rig, loop_class: int) -> None:
+    async def change() -> int:
+        import locale
+        import signal
+
+        os.chdir("/tmp")
+        os.umask(0)
+        os.environ["CHANGED"] = "1"
+        locale.setlocale(locale.LC_ALL, "C")
+        signal.alarm(1000)
+        for fd in (0, 1, 2):
+            os.close(fd)
+        return os.getpid()
+
+    async def look() -> list[object]:
+        import locale
+        import signal
+
+        os.umask(mask := os.umask(0))
+        files = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)]
+        state = [mask, os.getcwd(), os.environ.get("CHANGED"), locale.setlocale(locale.LC_ALL), signal.alarm(0)]
+        print("heard")
+        return [os.getpid(), *files, *state]
+
+    looking = rig.function(look)
+    rig.submit([1], looking, rig.call(), cls=loop_class)
+    rig.wait_for(1)
+    rig.submit([2], rig.function(change), rig.call(), cls=loop_class)
+    rig.wait_for(2)
+    rig.submit([3], looking, rig.call(), cls=loop_class)
+    rig.wait_for(3)
+    assert rig.result(1) == rig.result(3)
+    assert rig.result(1)[0] == rig.result(2)
+    rig.wait(lambda: len(rig.heard("log")) == 2)
+
+
+def test_a_worker_of_coroutines_that_cannot_be_put_back_ends(rig: Rig, loop_class: int) -> None:
+    async def spoil() -> int:
+        for fd in range(512, 600):
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+        os.close(1)
+        return os.getpid()
+
+    async def look() -> int:
+        print("heard")
+        return os.getpid()
+
+    rig.submit([1], rig.function(spoil), rig.call(), cls=loop_class)
+    rig.wait_for(1)
+    rig.submit([2], rig.function(look), rig.call(), cls=loop_class)
+    rig.wait_for(2)
+    assert rig.result(1) != rig.result(2)
+
+
+def test_what_coroutines_print_reaches_no_file_that_another_has_opened(
+    rig: Rig, loop_class: int, tmp_path: Path
+) -> None:
+    async def close(folder: str) -> None:
+        for fd in (0, 1, 2):
+            os.close(fd)
+        Path(folder, "closed").touch()
+
+    async def write(folder: str) -> list[str]:
+        while not os.path.exists(folder + "/closed"):
+            await asyncio.sleep(0.002)
+        files = [open(f"{folder}/{name}", "w") for name in "abc"]  # noqa: SIM115 - they are closed below
+        print("progress")
+        for file in files:
+            file.write("data")
+            file.close()
+        return [Path(folder, name).read_text() for name in "abc"]
+
+    rig.submit([1], rig.function(write), rig.call(str(tmp_path)), cls=loop_class)
+    rig.submit([2], rig.function(close), rig.call(str(tmp_path)), cls=loop_class)
+    rig.wait_for(1, 2)
+    assert rig.result(1) == ["data"] * 3
+    rig.wait(lambda: rig.heard("log"))

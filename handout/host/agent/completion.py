@@ -29,6 +29,7 @@ from handout.host.system.clock import now_ns
 from handout.host.system.oom_kills import OomKills, kills_in
 from handout.host.worker.objects import why_refused
 from handout.protocol import codec, frames, messages
+from handout.protocol.messages import INLINE
 from handout.protocol.resource_ledger import PARTS
 
 #: If a task exceeds a limit, the agent has the worker print the task's stack. It looks for the stack after this many
@@ -206,6 +207,8 @@ class Completion:
             durations.add(task.function, us)
             if not self._keep(worker, task, sizes, inline, folders, data):
                 continue
+            if len(data) > INLINE:
+                inline, data = _without_large(inline, data)
             queue.end(task)
             for key in task.outputs:
                 if key in queue.waiting:
@@ -237,7 +240,8 @@ class Completion:
                     self._fail(task, "host", message="the file of a result has vanished from the store")
                     return False
                 continue
-            if task.keep or key in waiting:
+            # A worker sends a large object only if it could not write the object into the store itself.
+            if task.keep or key in waiting or inlined > INLINE:
                 try:
                     self._store.put(key, data[position : position + inlined])
                 except StoreFullError as error:
@@ -588,6 +592,20 @@ class Completion:
             return self.oom_kills.claim()
         self.oom_kills.reset()
         return True
+
+
+def _without_large(inline: Sequence[int], data: memoryview) -> tuple[Sequence[int], memoryview]:
+    """Leave out the objects of a result that are too large to travel in the report of the attempt.
+
+    Args:
+        inline: For each object, its size in ``data``, or -1 if ``data`` does not contain the object.
+        data: The objects.
+    """
+    if max(inline) <= INLINE:
+        return inline, data
+    pieces = codec.parts(data, [max(size, 0) for size in inline])
+    kept = [piece for piece, size in zip(pieces, inline) if 0 <= size <= INLINE]
+    return [size if size <= INLINE else -1 for size in inline], memoryview(b"".join(kept))
 
 
 def _signal_name(number: int) -> str:

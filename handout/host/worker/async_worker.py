@@ -82,19 +82,27 @@ class SharedLoop:
             value: Any = fn(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-            result = worker.encode(value, paths, task.outputs)
+            result = worker.results.encode(value, paths, task.outputs)
         except MissingInputError:
-            worker.streams.flush()
+            self._restore_streams()
             worker.report.add_lacking(number)
         except BaseException as error:
             failure, payload = worker.failure(number, error, number in worker.cancelled)
-            worker.streams.flush()
+            self._restore_streams()
             worker.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
         else:
-            worker.streams.flush()
+            self._restore_streams()
             worker.report.add_result(number, (now_ns() - started) // 1000, result)
         remove_scratch(current)
         self._flush_soon()
+
+    def _restore_streams(self) -> None:
+        """Write what tasks have printed, and replace standard streams that a task has closed or replaced.
+
+        All other state is taken back only when no task runs, because another task may still need what it has changed.
+        """
+        self._worker.streams.flush_replaced()
+        self._worker.streams.restore()
 
     def _forget(self, number: int, coroutine: asyncio.Task[None]) -> None:
         del self._coroutines[number]
@@ -109,6 +117,7 @@ class SharedLoop:
             # worker cannot tell them from the processes of the running task.
             worker.page[shared_page.IDLE] = 1
             worker.kill_children()
+            worker.take_back_idle()
             if worker.leaving:
                 worker.leave()
 

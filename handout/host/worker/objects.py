@@ -64,6 +64,13 @@ class DiskFullError(Exception):
         self.path, self.need, self.free = path, need, free
 
 
+class StoreAccessError(Exception):
+    """The worker cannot read an input from the store, or cannot write a result into it. The function is not at fault.
+
+    For example, the function has changed the user of the worker's process, or the file system has failed.
+    """
+
+
 class WorkerObjects:
     """Reads inputs and writes results.
 

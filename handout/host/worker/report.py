@@ -69,6 +69,15 @@ class WorkerReport:
             self._payload.append(data)
             self._payload_bytes += len(data)
 
+    def withdraw(self, count: int) -> None:
+        """Report the last ``count`` tasks as skipped, although they returned results. They must run again."""
+        for _ in range(count):
+            self._skipped.append(self._numbers.pop())
+            del self._elapsed_us[-1], self._sizes[-1], self._folders[-1]
+            for size in self._inline_sizes.pop():
+                if size >= 0:
+                    self._payload_bytes -= len(self._payload.pop())
+
     def add_skipped(self, number: int) -> None:
         """Add a task that the worker did not start, because the agent took it back or because the worker is ending."""
         self._skipped.append(number)

@@ -12,6 +12,10 @@ import sys
 from typing import Any, Callable
 
 from handout.host.agent.output_capture import mark
+from handout.host.worker.descriptors import identity
+
+#: The encoding of the standard streams, and what happens to text that cannot be encoded.
+_ENCODING, _ERRORS = "utf-8", "backslashreplace"
 
 
 class MarkedPipe(io.RawIOBase):
@@ -23,13 +27,18 @@ class MarkedPipe(io.RawIOBase):
         fd: Descriptor of the pipe.
         nonce: The random bytes that each mark begins with.
         writing_task: Returns the number of the task that writes.
+        spare: A copy of the descriptor, to which the stream writes if ``fd`` does not refer to the pipe any more. None:
+            the stream then writes to ``fd``, but without a mark. A task that has redirected its standard output with
+            `os.dup2` expects this, and its file must contain only what it has printed.
     """
 
-    def __init__(self, fd: int, nonce: bytes, writing_task: Callable[[], int]) -> None:
+    def __init__(self, fd: int, nonce: bytes, writing_task: Callable[[], int], spare: int | None = None) -> None:
         super().__init__()
         self._fd = fd
         self._nonce = nonce
         self._writing_task = writing_task
+        self._spare = spare
+        self._file = identity(fd)
 
     def writable(self) -> bool:
         """Return True."""
@@ -46,53 +55,107 @@ class MarkedPipe(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write all of the data, and return the size of the data in bytes."""
         view = memoryview(data).cast("B")
-        size = len(view)
+        fd, size = self._fd, len(view)
         head = mark(self._nonce, self._writing_task(), size)
+        if not self._is_own():
+            if self._spare is None:
+                head = b""
+            else:
+                fd = self._spare
         # One call writes the mark and the data, so that a process that a task has forked does not write between them.
-        written = os.writev(self._fd, [head, view])
+        written = _write(fd, [head, view])
         if written < len(head) + size:
             # A signal interrupted the call after it had written a part of the bytes.
             rest = memoryview(head + bytes(view))[written:]
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                rest = rest[_write(fd, [rest]) :]
         return size
+
+    def _is_own(self) -> bool:
+        """Return True if the descriptor refers to the pipe. A task may have closed it, and opened a file instead."""
+        try:
+            return identity(self._fd) == self._file
+        except OSError:
+            return False
+
+
+def _write(fd: int, pieces: list[Any]) -> int:
+    """Write once, and return how many bytes were written. Wait while the pipe is full."""
+    while True:
+        try:
+            return os.writev(fd, pieces)
+        except BlockingIOError:
+            os.set_blocking(fd, True)  # a task has changed this; `print` would raise an error
 
 
 class Streams:
-    """Installs ``sys.stdout`` and ``sys.stderr`` of a worker, and installs new ones if a task has replaced them.
+    """Installs the standard streams of a worker, and installs new ones if a task has replaced or closed one of them.
 
     Args:
         nonce: The random bytes that each mark begins with.
         writing_task: Returns the number of the task that writes.
+        spares: Copies of the descriptors 1 and 2; see `MarkedPipe`.
     """
 
-    def __init__(self, nonce: bytes, writing_task: Callable[[], int]) -> None:
+    def __init__(
+        self, nonce: bytes, writing_task: Callable[[], int], spares: tuple[int, int] | tuple[None, None] = (None, None)
+    ) -> None:
         self._nonce = nonce
         self._writing_task = writing_task
-        sys.stdin = sys.__stdin__ = open(os.devnull, encoding="utf-8")  # type: ignore[misc]
+        self._spares = spares
         self._install()
 
     def _make(self, fd: int) -> io.TextIOWrapper:
-        buffered = io.BufferedWriter(MarkedPipe(fd, self._nonce, self._writing_task), 8192)
-        return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        pipe = MarkedPipe(fd, self._nonce, self._writing_task, self._spares[fd - 1])
+        buffered = io.BufferedWriter(pipe, 8192)
+        return io.TextIOWrapper(buffered, encoding=_ENCODING, errors=_ERRORS, line_buffering=True)
 
     def _install(self) -> None:
+        # The stream does not own the descriptor, so that a task that closes the stream leaves the descriptor open.
+        self._in = open(0, encoding=_ENCODING, closefd=False)
         self._out, self._err = self._make(1), self._make(2)
+        sys.stdin = sys.__stdin__ = self._in  # type: ignore[misc]
         sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
-    def flush(self) -> None:
-        """Write what a task left in the buffers. Install new streams if the task has replaced or closed a stream."""
-        out, err = sys.stdout, sys.stderr
+    def _are_installed(self) -> bool:
+        """Return True if no stream was replaced, closed or changed."""
         try:
-            out.flush()
-            err.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
-        if out is not self._out or err is not self._err or self._out.closed or self._err.closed:
+            return (
+                sys.stdout is self._out is sys.__stdout__
+                and sys.stderr is self._err is sys.__stderr__
+                and sys.stdin is self._in is sys.__stdin__
+                and _is_unchanged(self._out)
+                and _is_unchanged(self._err)
+                and not self._in.closed
+            )
+        except (AttributeError, ValueError):
+            return False  # a name was deleted, or the buffer of a stream was detached
+
+    def flush_replaced(self) -> None:
+        """Write what a task left in a stream of its own. This calls user code."""
+        for name, own in (("stdout", self._out), ("stderr", self._err)):
+            stream = getattr(sys, name, None)
+            if stream is not own:
+                try:
+                    stream.flush()  # type: ignore[union-attr]
+                except BaseException:  # user code may raise anything, and the task has ended
+                    pass
+
+    def flush(self) -> None:
+        """Write what tasks left in the buffers."""
+        for stream in (self._out, self._err):
             try:
-                self._out.flush()
-                self._err.flush()
+                stream.flush()
             except (OSError, ValueError):
-                pass
+                pass  # the task has closed the stream, or its descriptor
+
+    def restore(self) -> None:
+        """Write what tasks left in the buffers. Install new streams if a task has replaced, closed or changed one."""
+        self.flush()
+        if not self._are_installed():
             self._install()
+
+
+def _is_unchanged(stream: io.TextIOWrapper) -> bool:
+    return not stream.closed and stream.encoding == _ENCODING and stream.errors == _ERRORS and stream.line_buffering

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
-import fcntl
 import inspect
 import os
 import signal
@@ -31,15 +30,19 @@ from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.host.task_context import Current, publish, remove_scratch
 from handout.host.worker import importer, main_module
+from handout.host.worker.import_watch import ImportWatch
+from handout.host.worker.lent_state import LentState
 from handout.host.worker.objects import (
     DiskFullError,
     MissingInputError,
     OversizedResultError,
+    StoreAccessError,
     WorkerObjects,
     free_bytes,
     why_refused,
 )
 from handout.host.worker.report import EncodedResult, WorkerReport
+from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.stdio import Streams
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
@@ -49,16 +52,16 @@ from handout.serialization import calls, diagnosis, exceptions, pickling
 #: the worker sends the gathered report before it starts the function's next task. Otherwise the results in the report
 #: would wait for that task.
 _SHORT_US = 200
-#: The worker's own descriptors have numbers from this one on, because user code that closes descriptors by number
-#: mostly closes low ones.
-_HIGH_FD = 512
 #: The largest pickled exception that a worker sends, in bytes. Of a larger exception, the worker sends only the type,
 #: the message and the traceback.
 _MAX_EXCEPTION = frames.MAX_PAYLOAD // 4
-#: A worker sends at most this many bytes of one result in a report. Further objects of the result become files.
-_MAX_INLINE = 4 << 20
 #: Seconds that the worker waits for the end of the processes that it killed.
 _REAP_S = 2.0
+#: Seconds that the worker waits until the agent kills it, after a task has closed the socket to the agent.
+_KILLED_S = 10.0
+#: A handler that a task has set for a signal may raise an error while the worker cleans up. The worker begins to clean
+#: up at most this often. After the first time, the timers of the task are stopped.
+_CLEAN_UP_TRIES = 3
 
 #: In a shared loop, the number of the task whose coroutine runs now. What is printed now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
@@ -79,6 +82,13 @@ class WorkerTask(NamedTuple):
     variant: int
 
 
+class FailureReport(NamedTuple):
+    """The report of a failed task, and its payload."""
+
+    failure: messages.TaskFailure
+    payload: list[frames.Buffer]
+
+
 class Worker:
     """Runs tasks one after another. In a shared loop, `SharedLoop` runs the tasks, and uses methods of this class.
 
@@ -93,20 +103,18 @@ class Worker:
         self.report = WorkerReport(link)
         self.queue: deque[WorkerTask] = deque()
         self._decoder = frames.Decoder()
-        #: Descriptor of the working directory of a new worker, or -1. The worker returns there after each task.
-        self._folder = _open_high(".")
-        #: The blocked signals of a new worker. The worker restores them after each task.
-        self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._last_us: dict[int, int] = {}
+        #: The functions whose latest checked task has changed nothing in the worker's process.
+        self._harmless: set[int] = set()
+        #: The tasks since the last check, of harmless functions. See `_check_unchecked`.
+        self._unchecked: list[WorkerTask] = []
         self._pid = os.getpid()
         #: True in a process that a task forked from the worker.
         self.forked = False
         #: True if the worker starts no more tasks and ends as soon as it can.
         self.leaving = False
-        #: The largest size that an object of a result may have, in bytes.
-        self._max_result = sys.maxsize
         #: The control group that limits the memory of this worker. None if there is no limit, or no such group.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
@@ -139,7 +147,6 @@ class Worker:
         self.host = message.host
         self.shared_loop = message.shared_loop
         options = message.options
-        self._max_result = options.max_result_bytes or sys.maxsize
         if message.group is not None and options.memory_limit is not None:
             try:
                 self._limited = cgroups.MemoryGroup(message.group, options.memory_limit)
@@ -147,8 +154,24 @@ class Worker:
                 pass  # the agent measures the worker's memory even without a group
         self.scratch = message.scratch
         self.objects = WorkerObjects(message.folders, message.suffix)
-        writer = writing_task.get if self.shared_loop else lambda: self.page[shared_page.ANNOUNCED]
-        self.streams = Streams(bytes.fromhex(message.nonce), writer)
+        #: What the worker lends to a task and takes back after the task.
+        self.lent = LentState(self.link.fileno())
+        self.results = ResultEncoder(
+            self.objects,
+            self.page,
+            self.lent,
+            # In a shared loop, another task may still need what it has changed.
+            self._take_back if not self.shared_loop else lambda: None,
+            options.max_result_bytes or sys.maxsize,
+            self._limited,
+        )
+        with self.lent.keep_changes():
+            sys.meta_path.insert(0, ImportWatch(self.lent))
+        nonce = bytes.fromhex(message.nonce)
+        if self.shared_loop:
+            self.streams = Streams(nonce, writing_task.get, self.lent.descriptors.output)
+        else:
+            self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self._bundle_path, self._modules_folder = message.bundle_path, message.modules_folder
 
     def _enqueue(self, batch: messages.Batch, payload: memoryview) -> None:
@@ -182,6 +205,7 @@ class Worker:
         for number in message.numbers:
             for table in (self._blobs, self._functions, self._last_us):
                 table.pop(number, None)
+            self._harmless.discard(number)
 
     def _cancel_coroutines(self, message: messages.CancelCoroutines, payload: memoryview) -> None:
         self.cancelled.update(message.numbers)
@@ -194,13 +218,17 @@ class Worker:
         while True:
             if not queue:
                 page[shared_page.IDLE] = 1
+                self._check_unchecked()
                 report.flush()
+                if not self.lent.restore_idle():
+                    self.leaving = True
                 if self.leaving:
                     self.leave()
                 self.read()
                 page[shared_page.IDLE] = 0
                 continue
             if report.pending and (report.full or self._last_us.get(queue[0].fn, _SHORT_US) >= _SHORT_US):
+                self._check_unchecked()
                 report.flush()
             self._run(queue.popleft())
 
@@ -218,64 +246,111 @@ class Worker:
         publish(current)
         if self._limited is not None:
             self._limited.make_room()
+        result: EncodedResult | None = None
+        failed: FailureReport | None = None
         try:
-            # User code runs in all of these steps. Loading the function imports the user's modules, loading the
-            # arguments calls inline functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
             self._in_user_code = True
-            fn = self.load_function(task.fn)
-            args, kwargs, paths = self.load_arguments(task)
-            value = fn(*args, **kwargs)
-            if inspect.iscoroutine(value):
-                value = self._await(value)
-            result = self.encode(value, paths, task.outputs)
+            # In a copy of the context, the task cannot change the context variables of later tasks.
+            result = contextvars.copy_context().run(self._perform, task)
             self._in_user_code = False
         except MissingInputError:
-            self._in_user_code = False
-            self._exit_if_forked()
-            self._clean_up(current)  # inline functions may have run before the missing input was read
-            self.report.add_lacking(number)
-            return
+            pass  # inline functions may have run before the missing input was read
         except BaseException as error:
             self._in_user_code = False
-            self._end_failed(task, current, started, error)
-            return
+            self._exit_if_forked()
+            failed = self._failed(number, error)
+        self._in_user_code = False
         self._exit_if_forked()
-        # This frees the memory of the values now, because the next task may need it.
-        del value, args, kwargs
-        self._clean_up(current)
-        if self._was_killed_at_limit():
-            self.objects.forget(task.outputs)
-            self._report_over_memory(number, started)
-            return
         elapsed_us = (now_ns() - started) // 1000
-        self._last_us[task.fn] = elapsed_us
-        self.report.add_result(number, elapsed_us, result)
+        # A short task of a harmless function is checked together with the tasks that follow it.
+        checked = (
+            result is None or elapsed_us >= _SHORT_US or task.fn not in self._harmless or self._limited is not None
+        )
+        changes = self.lent.changes
+        self._settle(current, checked)
+        if self.lent.changes > changes:
+            self._harmless.discard(task.fn)
+            if self._unchecked:
+                # Which of these tasks has made the change is not known, so this task may have run in a changed process.
+                self.objects.forget(task.outputs)
+                self.report.add_skipped(number)
+                self._withdraw_unchecked()
+                return
+        elif checked:
+            self._harmless.add(task.fn)
+        if checked:
+            self._unchecked.clear()
+        else:
+            self._unchecked.append(task)
+        if result is None and failed is None:
+            self.report.add_lacking(number)
+        elif self._was_killed_at_limit():
+            self.objects.forget(task.outputs)
+            self._report_over_memory(number, elapsed_us)
+        elif failed is not None:
+            self.report.send_failure(failed.failure._replace(elapsed_us=elapsed_us), failed.payload)
+        else:
+            assert result is not None
+            self._last_us[task.fn] = elapsed_us
+            self.report.add_result(number, elapsed_us, result)
 
-    def _end_failed(self, task: WorkerTask, current: Current, started: int, error: BaseException) -> None:
-        """Report a task that raised an exception, and clean up after it."""
-        self._exit_if_forked()
-        failure, payload = self.failure(task.number, error, self._cancelled)
-        self._clean_up(current)
+    def _check_unchecked(self) -> None:
+        """Put back what the tasks since the last check have changed. If there is anything, most of them run again.
+
+        To check everything takes longer than a short task. So the worker checks each task of a function until one of
+        them has changed nothing. From then on, it checks several short tasks together, before it reports them. If one
+        of them has changed something after all, the tasks behind it may have had wrong results. The first of the tasks
+        ran in a process that was as it must be, so its result counts. The worker returns the other tasks to the agent.
+        Tasks that must not run twice come one at a time, so each of them is checked.
+        """
+        if not self._unchecked:
+            return
+        changes = self.lent.changes
+        self._take_back()
+        if self.lent.changes > changes:
+            self._withdraw_unchecked()
+        self._unchecked.clear()
+
+    def _withdraw_unchecked(self) -> None:
+        """Let the tasks since the last check run again, but not the first of them."""
+        self._harmless.difference_update(task.fn for task in self._unchecked)
+        suspects = self._unchecked[1:]
+        for task in suspects:
+            self.objects.forget(task.outputs)
+        self.report.withdraw(len(suspects))
+        self._unchecked.clear()
+
+    def _perform(self, task: WorkerTask) -> EncodedResult:
+        """Run a task.
+
+        User code runs in all steps. Loading the function imports the user's modules, loading the arguments calls inline
+        functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
+        """
+        fn = self.load_function(task.fn)
+        args, kwargs, paths = self.load_arguments(task)
+        value = fn(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = self._await(value)
+        return self.results.encode(value, paths, task.outputs)
+
+    def _failed(self, number: int, error: BaseException) -> FailureReport:
+        """Return the report of a task that raised an exception."""
         # After such an error, further tasks may fail here as well, for example because this process has no descriptors,
         # no memory or no disk space left. So the worker ends.
-        if issubclass(type(error), (OSError, MemoryError, pickling.LoadError)):
+        if issubclass(type(error), (OSError, MemoryError, pickling.LoadError, StoreAccessError)):
             self.leaving = True
-        if self._was_killed_at_limit():
-            self._report_over_memory(task.number, started)
-            return
-        self.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
+        return self.failure(number, error, self._cancelled)
 
     def _was_killed_at_limit(self) -> bool:
         """Return True if the kernel killed a process of the task because the worker's group was at its memory limit."""
         return self._limited is not None and self._limited.killed_at_limit
 
-    def _report_over_memory(self, number: int, started: int) -> None:
+    def _report_over_memory(self, number: int, elapsed_us: int) -> None:
         """Report that a task exceeded its memory limit, and run no more tasks.
 
         The kernel has killed a process that the task had started. The task fails even if it still returned a result.
         """
         self.leaving = True
-        elapsed_us = (now_ns() - started) // 1000
         failure = messages.TaskFailure(number, elapsed_us, "memory", maxrss=processes.peak_memory())
         self.report.send_failure(failure, [])
 
@@ -283,7 +358,15 @@ class Worker:
         """Handle `shared_page.FLUSH_SIGNAL`: send the pending report, because the running task takes long."""
         # If the signal has interrupted the worker's own code, the report is not sent, because the worker may have been
         # changing it.
-        if self._in_user_code and not self.forked:
+        if self._in_user_code and not self.forked and self.lent.descriptors.has_link:
+            if self.lent.is_unchanged:
+                self._unchecked.clear()
+            else:
+                # The running task or a task before it has changed something. The running task may also need its change.
+                # So the first task counts, and those behind it run again. The running task is not the first one.
+                first = self._unchecked[:1]
+                self._withdraw_unchecked()
+                self._unchecked += first
             try:
                 self.report.flush()
             except OSError:
@@ -322,12 +405,15 @@ class Worker:
         try:
             return calls.load_call(task.call, lambda index: self._load_input(inputs[index], sent))
         except pickling.LoadError as error:
-            if isinstance(error.__cause__, MissingInputError):
+            if isinstance(error.__cause__, (MissingInputError, StoreAccessError)):
                 raise error.__cause__ from None
             raise
 
     def _load_input(self, key: int, sent: dict[int, frames.Buffer]) -> Any:
-        data = self.objects.get(key, sent)
+        try:
+            data = self.objects.get(key, sent)
+        except OSError as error:
+            raise StoreAccessError(f"the worker cannot read input {key:x} from the store: {error}") from None
         if self._limited is not None and len(data) > INLINE:
             self._limited.make_room(len(data))
         if key in self._distrusted:
@@ -340,7 +426,8 @@ class Worker:
         try:
             if self._bundle_path is not None:
                 # `_set_up` does not do this, because an error there would not become the failure of a task.
-                self._install(self._bundle_path)
+                with self.lent.keep_changes():
+                    self._install(self._bundle_path)
                 self._bundle_path = None
             fn: Callable[..., Any] = pickling.loads(self._blobs[number])
             return fn
@@ -385,59 +472,9 @@ class Worker:
 
         return asyncio.run(main())
 
-    # ---- results and failures ------------------------------------------------------------------------------
+    # ---- failures --------------------------------------------------------------------------------------------
 
-    def encode(self, value: Any, paths: Sequence[calls.Path], outputs: Sequence[int]) -> EncodedResult:
-        """Pickle the objects of a result. Write the large objects into the store.
-
-        Args:
-            value: The value that the function returned.
-            paths: Paths of elements in the value. The first object of the result is the whole value. The other objects
-                are these elements.
-            outputs: Keys of the objects; -1 for an object that is not needed.
-        """
-        try:
-            return self._encode(value, paths, outputs)
-        except BaseException:
-            # Some files of the result may exist already, but the worker will not report them.
-            self.objects.forget(outputs)
-            raise
-
-    def _encode(self, value: Any, paths: Sequence[calls.Path], outputs: Sequence[int]) -> EncodedResult:
-        sizes: list[int] = []
-        inline_sizes: list[int] = []
-        folders: list[int] = []
-        payload: list[frames.Buffer] = []
-        inline_left = _MAX_INLINE
-        for index, key in enumerate(outputs):
-            if key == -1:
-                sizes.append(-1)
-                inline_sizes.append(-1)
-                folders.append(0)
-                continue
-            part = value if index == 0 else calls.apply_path(value, paths[index - 1])
-            segments = diagnosis.dumps_or_diagnose(part, "result")
-            size = len(segments[0]) if len(segments) == 1 else sum(memoryview(s).nbytes for s in segments)
-            if size > self._max_result:
-                raise OversizedResultError(size, self._max_result)
-            sizes.append(size)
-            if size <= INLINE and size <= inline_left:
-                inline_left -= size
-                data = segments[0] if len(segments) == 1 else b"".join(segments)
-                payload.append(data)
-                self.objects.remember(key, data)
-                inline_sizes.append(size)
-                folders.append(0)
-            else:
-                inline_sizes.append(-1)
-                if self._limited is not None:
-                    self._limited.make_room(size)
-                folders.append(self.objects.write(key, segments, bool(self.page[shared_page.SPILL])))
-        return EncodedResult(sizes, inline_sizes, folders, payload)
-
-    def failure(
-        self, number: int, error: BaseException, cancelled: bool
-    ) -> tuple[messages.TaskFailure, list[frames.Buffer]]:
+    def failure(self, number: int, error: BaseException, cancelled: bool) -> FailureReport:
         """Return the report of a failure, and its payload: the pickled exception, or nothing if none is sent.
 
         The report has the duration 0. The caller must set the right one.
@@ -458,29 +495,60 @@ class Worker:
         told = exceptions.describe(error, _MAX_EXCEPTION if kind in ("raised", "input") else 0)
         if told.is_overdue:
             self.leaving = True  # a thread of the user's code is left in this process
-        text = told.text
+        text = told.text if kind != "host" else ""  # the traceback would only show Handout's own code
         if kind in ("unserializable", "too_large"):
             cause = exceptions.cause_of(error)
             if _is_raised_by_handout(error if cause is None else cause):
                 text = ""  # the traceback would only show Handout's own code
         text = importer.controller_paths(text)
         failure = messages.TaskFailure(number, 0, kind, told.type, told.message, text, processes.peak_memory(), **facts)
-        return failure, [told.pickled] if told.pickled is not None else []
+        return FailureReport(failure, [told.pickled] if told.pickled is not None else [])
 
-    def _clean_up(self, current: Current) -> None:
-        """Clean up after a task: write what it has printed, remove its scratch folder, and kill its processes.
+    def _settle(self, current: Current, checked: bool) -> None:
+        """Clean up after a task. If an error interrupts this, begin again, and run no more tasks afterwards."""
+        for tries_left in reversed(range(_CLEAN_UP_TRIES)):
+            try:
+                self._clean_up(current, checked)
+                return
+            except BaseException:  # a handler that the task has set for a signal may raise anything
+                self.leaving = True
+                if not tries_left:
+                    raise
 
-        Also restore the worker's working directory and blocked signals.
+    def _clean_up(self, current: Current, checked: bool) -> None:
+        """Take back what was lent to a task, write what it has printed, remove its scratch folder, kill its processes.
+
+        What the task has printed must be written after standard output was taken back. Otherwise it could be written
+        into another file. However, if the task has replaced a stream, the new stream is flushed before, because this
+        runs user code.
+
+        Args:
+            current: The task.
+            checked: True to check all that was lent. False to check only what must be right when the next task begins;
+                see `_check_unchecked`.
         """
-        self.streams.flush()
+        self.streams.flush_replaced()
+        self._take_back(checked)
+        self.lent.set_imported_variables()
+        self.streams.restore()
         remove_scratch(current)
         self.kill_children()
-        try:
-            if self._folder >= 0:
-                os.fchdir(self._folder)
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
-        except OSError:
-            # The task has closed descriptors of the worker, so the worker must end.
+
+    def _take_back(self, everything: bool = True) -> None:
+        """Put back what the task has changed in this process. If this is not possible, run no more tasks."""
+        if self.lent.restore() if everything else self.lent.restore_quickly():
+            return
+        self.leaving = True
+        if not self.lent.descriptors.has_link:
+            # A report could be written into a file of the task. The agent has seen the end of the socket, and kills
+            # this process.
+            time.sleep(_KILLED_S)
+            os._exit(70)
+
+    def take_back_idle(self) -> None:
+        """Put back what no running task needs any more, before the worker waits for tasks."""
+        self._take_back()
+        if not self.lent.restore_idle():
             self.leaving = True
 
     def kill_children(self) -> None:
@@ -493,7 +561,10 @@ class Worker:
             except ChildProcessError:
                 return
             self.leaving = True
-            processes.kill_trees(processes.children(self._pid))
+            try:
+                processes.kill_trees(processes.children(self._pid))
+            except OSError:
+                return  # a task has changed the root folder, so /proc is gone; the supervisor kills what is left
             if time.monotonic() > deadline:
                 return
             time.sleep(0.002)
@@ -513,6 +584,8 @@ def _kind_of(error: Any, cancelled: bool) -> tuple[str, dict[str, Any]]:
         return "input", {}
     if issubclass(kind, DiskFullError):
         return "disk", {"path": error.path, "need": error.need, "free": error.free}
+    if issubclass(kind, StoreAccessError):
+        return "host", {}
     if issubclass(kind, OversizedResultError):
         return "too_large", {"size": error.size, "limit": error.limit}
     if issubclass(kind, SystemExit):
@@ -535,20 +608,6 @@ def _status(error: BaseException) -> int | str | None:
 
 
 _CODE: Any = SystemExit.__dict__["code"]
-
-
-def _open_high(path: str) -> int:
-    """Open a folder. Return its descriptor, which is `_HIGH_FD` or higher if possible, or -1 if there is an error."""
-    try:
-        low = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    try:
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-    except OSError:
-        return os.dup(low)
-    finally:
-        os.close(low)
 
 
 def _is_raised_by_handout(error: BaseException) -> bool:

@@ -1,0 +1,193 @@
+"""The state of the worker's process that a task may change: the worker lends it to each task, and then takes it back.
+
+The worker checks that the state is as it was, and puts back what tasks have changed, before it reports their results.
+It ends if it cannot put something back, so that no other task gets a changed process. `Worker` decides which tasks are
+checked together.
+
+What a module changes while it is imported is kept; see `import_watch`. A later task uses the module without importing
+it again, and may rely on what the import did.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any
+
+from handout.host.worker import lent_parts
+from handout.host.worker.descriptors import Descriptors
+from handout.host.worker.lent_parts import Part
+
+
+class Checklist:
+    """Some parts of the state, and the values that each task must find.
+
+    Args:
+        parts: The parts.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._reads = [part.read for part in parts]
+        self._expected = [_copy(read()) for read in self._reads]
+        #: Index of each part that a module may change for good while it is imported.
+        self._kept = [index for index, part in enumerate(parts) if part.kept_after_import]
+
+    def has_changed(self) -> bool:
+        """Return True if a part may have changed."""
+        try:
+            return [read() for read in self._reads] != self._expected
+        except Exception:
+            return True  # a read has failed, or a value that the task has set does not allow a comparison
+
+    def restore(self) -> tuple[int, list[str]]:
+        """Put back what has changed. Return how many parts have changed, and the names of those that could not."""
+        changes, lost = 0, []
+        for part, value in zip(self._parts, self._expected):
+            if _is_equal(part, value):
+                continue
+            changes += 1
+            try:
+                part.write(value)
+            except Exception:
+                pass  # the system has refused, or the task has changed what this code needs
+            else:
+                if _is_equal(part, value):
+                    continue
+            lost.append(part.name)
+        return changes, lost
+
+    def snapshot(self) -> list[Any]:
+        """Return the present values of the parts that an import may change for good. This changes nothing."""
+        return [_copy(self._reads[index]()) for index in self._kept]
+
+    def is_as_expected(self, values: Sequence[Any]) -> bool:
+        """Return True if a snapshot has the values that each task must find."""
+        try:
+            return list(values) == [self._expected[index] for index in self._kept]
+        except Exception:
+            return False  # a value that the task has set does not allow a comparison
+
+    def keep_changes_since(self, before: Sequence[Any]) -> None:
+        """Expect from now on what an import has changed since the snapshot ``before``."""
+        for index, old, new in zip(self._kept, before, self.snapshot()):
+            self._expected[index] = merged(self._expected[index], old, new)
+
+
+class LentState:
+    """Knows the state that each task must find, and puts it back.
+
+    Args:
+        link: Descriptor of the socket to the agent.
+    """
+
+    def __init__(self, link: int) -> None:
+        self.descriptors = Descriptors(link)
+        self._each_task = Checklist(lent_parts.after_each_task(self.descriptors))
+        self._each_batch = Checklist(lent_parts.after_each_batch(self.descriptors))
+        self._importing = False
+        #: Values of the context variables that an import has set in the context of the running task.
+        self._variables: dict[contextvars.ContextVar[Any], Any] = {}
+        #: How often a part was put back.
+        self.changes = 0
+        #: Names of the parts that could not be put back. If there are any, the worker must end.
+        self.lost: list[str] = []
+
+    def restore(self) -> bool:
+        """Put back what has changed. Return True if everything is as it was, and False if the worker must end."""
+        if self._each_task.has_changed():
+            self._restore(self._each_task)
+        return not self.lost
+
+    @property
+    def is_unchanged(self) -> bool:
+        """True if a task that runs now has found everything as it was. Reading this changes nothing.
+
+        The folder and timers are left out, because they are checked after each task or have no effect on results.
+        """
+        return self.descriptors.are_the_same and self._each_task.is_as_expected(self._each_task.snapshot())
+
+    def restore_quickly(self) -> bool:
+        """Return to the folder, and put back descriptors that are closed. Return the same as `restore`."""
+        if self.descriptors.any_closed or not self.descriptors.return_to_folder():
+            self._restore(self._each_task)
+        return not self.lost
+
+    def restore_idle(self) -> bool:
+        """Also put back what is checked only before the worker waits for tasks. Return the same as `restore`.
+
+        These parts matter only in the long run, or change only how fast a task runs.
+        """
+        if self._each_batch.has_changed():
+            self._restore(self._each_batch)
+        return not self.lost
+
+    def _restore(self, checklist: Checklist) -> None:
+        changes, lost = checklist.restore()
+        self.changes += changes
+        self.lost += lost
+
+    @property
+    def importing(self) -> bool:
+        """True while `keep_changes` is active."""
+        return self._importing
+
+    @contextmanager
+    def keep_changes(self) -> Iterator[None]:
+        """Keep what the code of this context changes: later tasks must find it. This code is an import."""
+        self._importing = True
+        before = self._each_task.snapshot(), self._each_batch.snapshot()
+        variables = contextvars.copy_context()
+        try:
+            yield
+        finally:
+            self._importing = False
+            self._each_task.keep_changes_since(before[0])
+            self._each_batch.keep_changes_since(before[1])
+            for variable, value in contextvars.copy_context().items():
+                if variables.get(variable, self) is not value:
+                    self._variables[variable] = value
+
+    def set_imported_variables(self) -> None:
+        """Set the context variables that imports have set. Each task runs in a copy of the context of the caller."""
+        while self._variables:
+            variable, value = self._variables.popitem()
+            variable.set(value)
+
+
+def _is_equal(part: Part, value: Any) -> bool:
+    try:
+        return bool(part.read() == value)
+    except Exception:
+        return False  # for example, the folder was removed, or a value that the task has set raises when it is compared
+
+
+def _copy(value: Any) -> Any:
+    return value.copy() if isinstance(value, (dict, list)) else value
+
+
+def merged(expected: Any, before: Any, after: Any) -> Any:
+    """Return the state that later tasks must find, after an import.
+
+    Args:
+        expected: The state that they had to find until now.
+        before: The state before the import. It differs from ``expected`` by what the running function has changed.
+        after: The state after the import.
+    """
+    if before == after:
+        return expected
+    if before == expected:
+        return after
+    if isinstance(after, dict):
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        kept = {key: value for key, value in expected.items() if key not in changed}
+        return {**kept, **{key: after[key] for key in changed if key in after}}
+    if isinstance(after, list):
+        first = list(takewhile(lambda entry: entry not in before, after))
+        last = [entry for entry in after[len(first) :] if entry not in before]
+        return [*first, *(entry for entry in expected if entry in after or entry not in before), *last]
+    if isinstance(after, tuple) and len(after) == len(before):
+        return tuple(merged(*entries) for entries in zip(expected, before, after))
+    return after
