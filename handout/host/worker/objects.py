@@ -17,8 +17,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, Union
 
-from handout.serialization.pickling import LoadError
-
 Buffer = Union[bytes, bytearray, memoryview]
 
 #: A worker keeps at most this many small results in its memory, because a task that takes such a result as an input is
@@ -111,7 +109,7 @@ class WorkerObjects:
         Raises:
             MissingInputError: The input did not come with the batch, is not in this worker's memory, and is not in the
                 store.
-            LoadError: The file of the input cannot be read.
+            OSError: The file of the input cannot be read.
         """
         data = sent.get(key)
         if data is None:
@@ -143,7 +141,7 @@ class WorkerObjects:
                 # The disk has changed the bytes. Without the file, the agent has the object made again.
                 _remove(f"{folder}/{file}")
         if refusal is not None:
-            raise LoadError(f"an input could not be read from the store: {why_refused(self._folders[1], refusal)}")
+            raise refusal
         return None
 
     def write(self, key: int, segments: list[Any], spill: bool) -> int:
