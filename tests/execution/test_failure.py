@@ -61,7 +61,7 @@ REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
         r"lost on host 'far': no\. Its function did not fail\. Find",
     ),
     "input": (handout.TaskError, {"message": "no room"}, r"could not be started on host 'far': no room"),
-    "disk": (handout.TaskError, {"message": "full"}, r"'far' had no room.*disk cost"),
+    "disk": (handout.TaskError, {"message": "full"}, r"'far' could not store.*disk cost"),
     "raised": (handout.RemoteError, {"type": "Odd", "message": "hm"}, "raised Odd: hm"),
     "of a newer agent": (handout.TaskError, {"message": "hm"}, "of a newer agent hm"),
 }
@@ -102,7 +102,7 @@ def test_what_has_no_text_is_told_of_all_the_same() -> None:
 @pytest.mark.parametrize(("report", "what"), [({}, "the result"), ({"argument": True}, "an argument")])
 def test_an_error_for_want_of_room_says_what_found_none(report: dict[str, Any], what: str) -> None:
     error = from_report("fit", "far", 2, {"kind": "disk", "message": "full", **report}, b"").exception
-    assert f"had no room for {what} of task 'fit'" in str(error)
+    assert f"could not store {what} of task 'fit'" in str(error)
 
 
 NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
