@@ -107,6 +107,10 @@ async def test_row_30_damaged_frames_cost_connections_and_nothing_else(
     async with Cluster([far, sshd.host("near", {"cpu": 1})], require="all") as cluster:
         near = cluster._runtime.driver.agents["near"].conversation
         line = near.connection
+        # The modules of the project travel as a stream, whose bytes only SSH checks. So they travel before.
+        first = Graph()
+        first.add(work.identity, 1, host="far")
+        await cluster.execute(first)
         async with bad_pipe(cluster, "far") as pipe:
             graph = Graph()
             outs = [
