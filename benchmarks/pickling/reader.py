@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.pickling.wire import receive, transmit
@@ -22,8 +23,10 @@ _LIMIT_S = 60
 
 def serve(path: str) -> None:
     """Answer requests until this process is killed."""
-    from benchmarks.pickling.strategies import STRATEGIES
+    from benchmarks.pickling import strategies
 
+    for name in os.environ["HANDOUT_CORPUS_STRATEGIES"].split(","):
+        strategies.make(name)  # imports what it needs before this process forks
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -35,19 +38,19 @@ def serve(path: str) -> None:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.alarm(_LIMIT_S)
-            _answer(link, STRATEGIES)
+            _answer(link, strategies.make)
             os._exit(0)
         link.close()
 
 
-def _answer(link: socket.socket, strategies: dict[str, Any]) -> None:
+def _answer(link: socket.socket, make: Callable[[str], Any]) -> None:
     request = receive(link)
     if request is None:
         return
     bundle, name, task, args = request
     sys.path.append(bundle)
     try:
-        transmit(link, ["ok", _call(strategies[name](), task, args)])
+        transmit(link, ["ok", _call(make(name), task, args)])
     except BaseException as error:
         try:
             text = str(error)[:300]

@@ -1,24 +1,12 @@
-"""The ways of pickling that the corpus compares."""
+"""The ways of pickling that the corpus compares: Handout's own, none, and those of `comparisons`."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import io
-import pickle
-import sys
-import types
-import typing
-import weakref
 from typing import Any
 
-import cloudpickle
-import dill
+from handout.serialization import diagnosis, pickling
 
-from benchmarks.pickling import prototype
-from handout.serialization import classes_by_value, diagnosis, pickling
-
-__all__ = ["STRATEGIES"]
+__all__ = ["make", "names"]
 
 
 class Ours:
@@ -33,45 +21,16 @@ class Ours:
     def dumps(self, value: Any, path: str, run: Any) -> bytes:
         return b"".join(diagnosis.dumps_or_diagnose(value, path, run))
 
+    def worker(self) -> None:
+        """Prepare the reading process."""
+        pickling.become_worker()
+
     def loads(self, data: bytes) -> Any:
         return pickling.loads(data)
 
     def digest(self, fn: Any, run: Any) -> bytes:
-        return run.function_blob(fn)[1]
-
-
-class Dill:
-    """dill alone, with one of its settings."""
-
-    def __init__(self, name: str, **settings: bool) -> None:
-        self.name, self.settings = name, settings
-
-    def run(self) -> Any:
-        return None
-
-    def dumps(self, value: Any, path: str, run: Any) -> bytes:
-        data: bytes = dill.dumps(value, protocol=5, **self.settings)
-        return data
-
-    def loads(self, data: bytes) -> Any:
-        return dill.loads(data)
-
-    def digest(self, fn: Any, run: Any) -> bytes:
-        return hashlib.sha256(self.dumps(fn, "", run)).digest()
-
-
-class Cloudpickle(Dill):
-    """cloudpickle alone."""
-
-    def __init__(self) -> None:
-        super().__init__("cloudpickle")
-
-    def dumps(self, value: Any, path: str, run: Any) -> bytes:
-        data: bytes = cloudpickle.dumps(value, protocol=5)
-        return data
-
-    def loads(self, data: bytes) -> Any:
-        return pickle.loads(data)
+        digest: bytes = run.blob(fn).digest
+        return digest
 
 
 class Home:
@@ -83,130 +42,20 @@ class Home:
         return None
 
 
-class Prototype:
-    """The recommended combination."""
-
-    name = "prototype"
-
-    def run(self) -> Any:
-        return prototype.Run()
-
-    def worker(self) -> None:
-        """Prepare the reading process."""
-        prototype.IS_WORKER[0] = True
-
-    def dumps(self, value: Any, path: str, run: Any) -> bytes:
-        try:
-            return prototype.dumps(value, run)
-        except Exception as error:
-            raise diagnosis.find_unpicklable(
-                value, path, lambda part: prototype.dumps(part, prototype.Run())
-            ) from error
-
-    def loads(self, data: bytes) -> Any:
-        return prototype.loads(data)
-
-    def digest(self, fn: Any, run: Any) -> bytes:
-        return run.blob(fn)[0]
+_OWN: dict[str, Any] = {"home": Home, "ours": Ours}
 
 
-class _CodeByCloudpickle(cloudpickle.Pickler):
-    """cloudpickle's pickler, with Handout's class tokens and refusals."""
+def names() -> list[str]:
+    """Return the names of all strategies."""
+    from benchmarks.pickling.comparisons import COMPARISONS
 
-    def __init__(self, file: Any, options: set[str], run: Any) -> None:
-        super().__init__(file, protocol=5)
-        self.options, self.snapshot = options, run
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, pickling.UNPICKLABLE_TYPES) and not isinstance(obj, (io.StringIO, io.BytesIO)):
-            if obj is not sys.stdout and obj is not sys.stderr:
-                raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
-        reduced = super().reducer_override(obj)
-        if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) == 6:
-            token = classes_by_value.class_token(obj)
-            version = classes_by_value.class_version(obj, self.snapshot.serial)
-            return _class_once, (token, *reduced[:2]), (version, reduced[2]), None, None, _fill_once
-        return reduced
+    return [*_OWN, *COMPARISONS]
 
 
-def _class_once(token: Any, make: Any, args: Any) -> Any:
-    return classes_by_value._classes.get(token) or classes_by_value._track(make(*args), token)
+def make(name: str) -> Any:
+    """Return the strategy with a name. Those of `comparisons` need cloudpickle."""
+    if name in _OWN:
+        return _OWN[name]()
+    from benchmarks.pickling.comparisons import COMPARISONS
 
-
-def _fill_once(cls: type, state: Any) -> None:
-    if classes_by_value._versions.get(cls, state[0]) < state[0]:
-        classes_by_value._versions[cls] = state[0]
-        cloudpickle.cloudpickle._class_setstate(cls, state[1])
-
-
-class _DillForOtherTypes(dill.Pickler):
-    """dill's pickler, with cloudpickle's reducers for functions and classes, and Handout's class tokens."""
-
-    def __init__(self, file: Any, options: set[str], run: Any) -> None:
-        super().__init__(file, protocol=5, byref=False, recurse=True)
-        self.code = _CodeByCloudpickle(io.BytesIO(), options, run)
-        self.wants = options
-
-    def reducer_override(self, obj: Any) -> Any:
-        reduced = self.code.reducer_override(obj)
-        if reduced is NotImplemented and type(obj) in _ONLY_CLOUDPICKLE:
-            reduced = cloudpickle.Pickler.dispatch_table[type(obj)](obj)
-        return reduced
-
-
-#: The types of values that cloudpickle gets right and dill gets wrong with each of its settings.
-_ONLY_CLOUDPICKLE = (
-    types.MethodType, types.ModuleType, memoryview, weakref.WeakSet, io.TextIOWrapper, typing.TypeVar
-)  # fmt: skip
-
-
-class Combined:
-    """cloudpickle or dill first, Handout's class tokens around cloudpickle's classes, and the other for the rest."""
-
-    def __init__(self, name: str, first: Any, second: Any) -> None:
-        self.name, self.kinds = name, (first, second)
-
-    def run(self) -> Any:
-        return pickling.Snapshot()
-
-    def dumps(self, value: Any, path: str, run: Any) -> bytes:
-        try:
-            return self._dumps(value, run)
-        except Exception as error:
-            raise diagnosis.find_unpicklable(value, path, lambda part: self._dumps(part, self.run())) from error
-
-    def _dumps(self, value: Any, run: Any) -> bytes:
-        refusal: Any = None
-        for kind in self.kinds:
-            out = io.BytesIO()
-            try:
-                kind(out, set(), run).dump(value)
-                return out.getvalue()
-            except Exception as error:
-                refusal = refusal or error
-        raise refusal
-
-    def loads(self, data: bytes) -> Any:
-        return dill.loads(data)
-
-    def digest(self, fn: Any, run: Any) -> bytes:
-        return hashlib.sha256(self._dumps(fn, run)).digest()
-
-
-#: The strategies by name. Each value makes one.
-STRATEGIES: dict[str, Any] = {
-    "home": Home,
-    "ours": Ours,
-    "dill": functools.partial(Dill, "dill", byref=False, recurse=False),
-    "dill recurse": functools.partial(Dill, "dill recurse", byref=False, recurse=True),
-    "dill byref": functools.partial(Dill, "dill byref", byref=True, recurse=False),
-    "dill byref recurse": functools.partial(Dill, "dill byref recurse", byref=True, recurse=True),
-    "cloudpickle": Cloudpickle,
-    "cloudpickle first then dill": functools.partial(
-        Combined, "cloudpickle first then dill", _CodeByCloudpickle, _DillForOtherTypes
-    ),
-    "dill first then cloudpickle": functools.partial(
-        Combined, "dill first then cloudpickle", _DillForOtherTypes, _CodeByCloudpickle
-    ),
-    "prototype": Prototype,
-}
+    return COMPARISONS[name]()

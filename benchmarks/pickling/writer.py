@@ -22,14 +22,14 @@ def send(space: dict[str, Any]) -> None:
     """Try each strategy in a forked process of its own, and append the outcomes to the file of the runner."""
     if os.environ.get("HANDOUT_CORPUS_OUT") is None:
         return
-    from benchmarks.pickling.strategies import STRATEGIES
+    from benchmarks.pickling.strategies import make
 
     sys.stdout.flush()
     for name in os.environ["HANDOUT_CORPUS_STRATEGIES"].split(","):
         ours, theirs = os.pipe()
         child = os.fork()
         if not child:
-            outcome = _guarded(space, STRATEGIES[name]())
+            outcome = _guarded(space, make(name))
             os.write(theirs, json.dumps(outcome).encode())
             os._exit(0)
         os.close(theirs)

@@ -17,7 +17,8 @@ from typing import Any
 from handout.journal.installed import PYTHON, is_own, version_of
 from handout.journal.value_walk import ValueWalk, digest
 from handout.project.sources import own_sources
-from handout.serialization.functions_by_value import importable_name, main_name, names_in
+from handout.serialization.functions_by_value import names_in
+from handout.serialization.importable import importable_name, main_name
 
 __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "module_sources"]
 

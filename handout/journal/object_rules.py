@@ -15,7 +15,7 @@ from typing import Any, Final
 from handout.journal.code_rules import installed, module_sources
 from handout.journal.installed import is_own
 from handout.journal.value_walk import ValueWalk, digest
-from handout.serialization.functions_by_value import importable_name
+from handout.serialization.importable import importable_name
 
 __all__ = ["DERIVABLE", "a_class", "an_object"]
 

@@ -1,7 +1,7 @@
-"""Classes that travel by value: one copy in each process, which maps back to the original where that is.
+"""Takes classes apart that are sent by value, and puts them together in another process.
 
-A class is named by a token for as long as the process that made it lives. What arrives under a token that is
-known becomes the class that is there: the original as it is, a copy brought up to date.
+A class is made bare first, and filled later, so that its own methods may name it. How a bare class is made depends on
+its kind: there is one recipe each for enums, named tuples, ctypes' structures, msgspec's structures and plain classes.
 """
 
 from __future__ import annotations
@@ -9,158 +9,253 @@ from __future__ import annotations
 import abc
 import collections
 import enum
+import functools
+import importlib
+import inspect
+import sys
 import types
-import weakref
-from typing import Any, Callable
+import typing
+from typing import Any, Callable, NamedTuple
 
-from handout.serialization.functions_by_value import Reduced, origin
+from handout.serialization import tokens
+from handout.serialization.importable import importable_name
 
-#: ``(origin, number)``.
-Token = tuple[str, int]
+Function = types.FunctionType
+_HEAP_TYPE = 1 << 9
 
-_count: int = 0
-_tokens: weakref.WeakKeyDictionary[type, Token] = weakref.WeakKeyDictionary()
-_classes: weakref.WeakValueDictionary[Token, type] = weakref.WeakValueDictionary()
-#: Version of the definition that a received class has; own classes are absent.
-_versions: weakref.WeakKeyDictionary[type, int] = weakref.WeakKeyDictionary()
-
-
-def class_token(cls: type) -> Token:
-    """What names `cls` on every process: the same for the original and for its copies."""
-    global _count
-    token = _tokens.get(cls)
-    if token is None:
-        _count += 1
-        token = _tokens[cls] = (origin(), _count)
-        _classes[token] = cls
-    return token
-
-
-def known_class(token: Token, version: int) -> type | None:
-    """The class of `token` here, unless what it is here is older than `version`."""
-    cls = _classes.get(token)
-    if cls is None or _versions.get(cls, version) < version:
-        return None
-    return cls
-
-
-def own_classes() -> list[tuple[Token, str, str]]:
-    """The tokens that this process has given to classes of its own, with their modules and qualified names."""
-    return [(t, c.__module__, c.__qualname__) for c, t in list(_tokens.items()) if t[0] == origin()]
-
-
-def adopt(token: Token, cls: type) -> None:
-    """Have what an earlier process called `token` be `cls` here: what it left behind is of that class."""
-    _classes.setdefault(token, cls)
-
-
-def class_version(cls: type, serial: int) -> int:
-    """A copy keeps the version that it came with; the original has the snapshot's."""
-    return _versions.get(cls, serial)
-
-
-def _track(cls: type, token: Token) -> type:
-    _tokens[cls] = token
-    _classes[token] = cls
-    _versions[cls] = -1
-    return cls
-
-
-def _slots_of(cls: type) -> tuple[str, ...]:
-    slots = cls.__dict__.get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-def _is_namedtuple(cls: type) -> bool:
-    return cls.__bases__ == (tuple,) and hasattr(cls, "_fields") and hasattr(cls, "_make")
-
-
-#: Made anew with the class, or bound to the one object that it was made for.
+#: Attributes that Python makes with the class.
 _NOT_STATE = frozenset({
-    "__weakref__", "__dict__", "__module__", "__slots__", "_abc_impl", "__abstractmethods__",
-    "_abc_registry", "_abc_cache", "_abc_negative_cache", "_abc_negative_cache_version",
+    "__weakref__", "__dict__", "__module__", "__slots__", "_abc_impl", "__abstractmethods__", "__qualname__",
+    "__annotations_cache__", "__annotate_func__", "__annotate__",
 })  # fmt: skip
 _ENUM_MADE = frozenset({
-    "_generate_next_value_", "_member_names_", "_member_map_", "_member_type_", "_value2member_map_",
-    "_new_member_", "_use_args_", "_unhashable_values_", "_hashable_values_", "_unhashable_values_map_",
-    "_value_repr_", "__new__", "_flag_mask_", "_singles_mask_", "_all_bits_", "_inverted_",
+    "_generate_next_value_", "_member_names_", "_member_map_", "_member_type_", "_value2member_map_", "_use_args_",
+    "_unhashable_values_", "_hashable_values_", "_unhashable_values_map_", "_value_repr_", "__new__", "_flag_mask_",
+    "_singles_mask_", "_all_bits_", "_inverted_",
 })  # fmt: skip
+_MEMBER_MADE = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
+_TUPLE_MADE = (
+    "__new__", "_make", "_replace", "__replace__", "_asdict", "__getnewargs__", "__repr__", "__class_getitem__",
+    "__match_args__",
+)  # fmt: skip
+_CTYPES_MADE = ("_fields_", "_pack_", "_anonymous_", "_align_", "_swappedbytes_", "_layout_")
+_STRUCT_OPTIONS = (
+    "frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields",
+    "weakref", "dict", "cache_hash", "tag", "tag_field",
+)  # fmt: skip
 
 
-def _class_state(cls: type) -> dict[str, Any]:
-    state = {k: v for k, v in cls.__dict__.items() if k not in _NOT_STATE}
-    for slot in _slots_of(cls):
-        mangled = f"_{cls.__name__.lstrip('_')}{slot}" if slot.startswith("__") and not slot.endswith("__") else slot
-        state.pop(mangled, None)
-    if isinstance(cls, enum.EnumMeta):
-        drop = _ENUM_MADE | set(cls.__members__)
-        state = {k: v for k, v in state.items() if k not in drop}
-    elif _is_namedtuple(cls):
-        fields = cls._fields  # type: ignore[attr-defined]
-        state = {k: v for k, v in state.items() if k not in fields}
-        for made in ("__new__", "_make", "_replace", "__replace__", "_asdict", "__getnewargs__", "__repr__"):
-            if getattr(getattr(state.get(made), "__func__", state.get(made)), "__module__", "") in (
-                "collections", f"namedtuple_{cls.__name__}"
-            ):  # fmt: skip
-                state.pop(made, None)
-    return state
+class Recipe(NamedTuple):
+    """How to make a bare class.
+
+    Attributes:
+        kind: The name of the function that makes the class; see `_MAKERS`.
+        meta: The metaclass.
+        name: The name of the class.
+        bases: Its bases as they were written, with generic ones.
+        head: Attributes that must be there when the class is made.
+        extra: What this kind needs in addition.
+    """
+
+    kind: str
+    meta: Any
+    name: str
+    bases: tuple[Any, ...]
+    head: dict[str, Any]
+    extra: Any = None
 
 
-def _members(cls: Any) -> list[tuple[str, Any]]:
-    return list(cls.__members__.items())
+class ClassParts(NamedTuple):
+    """A class, taken apart.
+
+    Attributes:
+        recipe: How to make the bare class.
+        state: The attributes that fill it.
+        members: For each member of an enum, its value and its attributes.
+    """
+
+    recipe: Recipe
+    state: dict[str, Any]
+    members: dict[str, tuple[Any, dict[str, Any]]]
 
 
-def _member_attributes(cls: type) -> dict[str, dict[str, Any]]:
-    """What an enum's own ``__init__`` gave its members: it is not there yet when they are made again."""
-    if not isinstance(cls, enum.EnumMeta):
-        return {}
-    made = ("_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_")
-    return {name: {k: v for k, v in vars(member).items() if k not in made} for name, member in _members(cls)}
-
-
-def reduce_class(cls: type, serial: int) -> Reduced:
-    """`cls` as a bare class first, then what it holds: so that its own methods may name it."""
-    token, version = class_token(cls), class_version(cls, serial)
+def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
+    """Take a class apart. `is_simple` tells which values can hold no object of a class that is sent by value."""
+    state = {name: value for name, value in vars(cls).items() if name not in _NOT_STATE}
     head = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    bases = vars(cls).get("__orig_bases__", cls.__bases__)
     if isinstance(cls, enum.EnumMeta):
-        members = {name: member._value_ for name, member in _members(cls)}
-        make: Reduced = (_make_enum, (token, type(cls), cls.__name__, cls.__bases__, head, members))
-    elif _is_namedtuple(cls):
-        fields, defaults = cls._fields, cls._field_defaults  # type: ignore[attr-defined]
-        make = (_make_namedtuple, (token, cls.__name__, fields, tuple(defaults.values()), head))
+        return _enum_parts(cls, state, head, is_simple)
+    if tuple in cls.__bases__ and hasattr(cls, "_fields") and hasattr(cls, "_make"):
+        recipe = _tuple_recipe(cls, state, head)
+    elif _ctypes() and issubclass(cls, (_ctypes().Structure, _ctypes().Union)):
+        recipe = _ctypes_recipe(cls, state, head, bases)
+    elif hasattr(cls, "__struct_config__"):
+        recipe = _struct_recipe(cls, state, head, bases)
     else:
-        if "__slots__" in cls.__dict__:
-            head["__slots__"] = cls.__dict__["__slots__"]
-        bases = cls.__dict__.get("__orig_bases__", cls.__bases__)
-        make = (_make_class, (token, type(cls), cls.__name__, bases, head))
-    registered: list[type] = []
-    if isinstance(cls, abc.ABCMeta):
-        dump: Callable[[type], Any] | None = getattr(abc, "_get_dump", None)
-        if dump is not None:
-            registered = [known for known in (ref() for ref in dump(cls)[0]) if known is not None]
-    abstract = getattr(cls, "__abstractmethods__", None) if isinstance(cls, abc.ABCMeta) else None
-    state = (version, _class_state(cls), abstract, registered, _member_attributes(cls))
-    return (*make, state, None, None, _fill_class)
+        recipe = _plain_recipe(cls, state, head, bases)
+    return ClassParts(recipe, state, {})
 
 
-def _make_class(token: Token, meta: type, name: str, bases: tuple[Any, ...], head: dict[str, Any]) -> type:
-    known = _classes.get(token)
-    if known is not None:
-        return known
-    options = {"metaclass": meta}
-    resolved = types.resolve_bases(bases)
-    for quiet in (_Quiet, _QuietSlots) if _has_hook(resolved) else ():
-        cls = types.new_class(name, (quiet, *bases), options, lambda space: space.update(head))
-        try:
-            cls.__bases__ = resolved
-        except TypeError:  # another layout than theirs
-            continue
-        return _track(cls, token)
-    return _track(types.new_class(name, bases, options, lambda space: space.update(head)), token)
+def registered(cls: Any) -> list[type]:
+    """Return the classes that were registered with an abstract class, in an order that is the same each time."""
+    dump: Any = getattr(abc, "_get_dump", None)
+    if dump is None or not isinstance(cls, abc.ABCMeta) or "_abc_impl" not in vars(cls):
+        return []
+    return sorted((kind for reference in dump(cls)[0] if (kind := reference())), key=lambda kind: kind.__qualname__)
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------
+
+
+def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple: Callable[[Any], bool]) -> ClassParts:
+    for name in (*_ENUM_MADE, *cls.__members__):
+        state.pop(name, None)
+    made, members = {}, {}
+    for name, member in cls.__members__.items():
+        made[name] = member._name_, _new_args(cls, member), member._value_ if is_simple(member._value_) else name
+        if member._name_ == name:
+            attributes = {key: value for key, value in vars(member).items() if key not in _MEMBER_MADE}
+            members[name] = member._value_, attributes
+    recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, getattr(cls, "_boundary_", None)))
+    return ClassParts(recipe, state, members)
+
+
+def _new_args(cls: Any, member: Any) -> tuple[Any, ...]:
+    args = getattr(cls._member_type_, "__getnewargs__", None)
+    return args(member) if args is not None and cls._member_type_ is not object else ()
+
+
+def _tuple_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Recipe:
+    for name in (*cls._fields, *_TUPLE_MADE):
+        if name in state and _is_made(cls, state[name]):
+            del state[name]
+    extra = cls._fields, tuple(cls._field_defaults.values())
+    return Recipe("tuple", type, cls.__name__, cls.__bases__, head, extra)
+
+
+def _is_made(cls: type, value: Any) -> bool:
+    """Return True for an attribute that Python made with a named tuple."""
+    fn = getattr(value, "__func__", value)
+    homes = ("collections", "typing", f"namedtuple_{cls.__name__}")
+    return not isinstance(fn, Function) or getattr(fn, "__module__", "") in homes
+
+
+def _ctypes_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
+    made = {name: state.pop(name) for name in _CTYPES_MADE if name in state}
+    for name, *_ in made.get("_fields_", ()):
+        state.pop(name, None)
+    return Recipe("ctypes", type, cls.__name__, bases, {**head, **made})
+
+
+def _struct_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
+    """Return the recipe of a msgspec class: its metaclass makes it from annotations, defaults and options."""
+    msgspec = sys.modules["msgspec"]
+    fields, own = msgspec.structs.fields(cls), state.get("__annotations__", {})
+    options = {name: getattr(cls.__struct_config__, name, None) for name in _STRUCT_OPTIONS}
+    options = {name: value for name, value in options.items() if value is not None}
+    by_name = inspect.signature(cls).parameters
+    options["kw_only"] = bool(own) and by_name[next(iter(own))].kind is inspect.Parameter.KEYWORD_ONLY
+    made = {field.name: _StructField(field) for field in fields if field.name in own}
+    head = {**head, "__annotations__": own, **made}
+    if "__post_init__" in state:  # the metaclass looks for it
+        head["__post_init__"] = state["__post_init__"]
+    for name, value in list(state.items()):
+        is_made = name.startswith(("__struct_", "__match_args")) or name in ("__annotations__", "__signature__")
+        if is_made or isinstance(value, types.MemberDescriptorType) or any(name == field.name for field in fields):
+            del state[name]
+    return Recipe("struct", type(cls), cls.__name__, bases, head, options)
+
+
+class _StructField:
+    """A field of a msgspec class."""
+
+    def __init__(self, field: Any) -> None:
+        self.options = {"name": field.encode_name}
+        for name in ("default", "default_factory"):
+            if getattr(field, name) is not sys.modules["msgspec"].NODEFAULT:
+                self.options[name] = getattr(field, name)
+
+    def __reduce__(self) -> Any:
+        return _make_field, (self.options,)
+
+
+def _make_field(options: dict[str, Any]) -> Any:
+    return importlib.import_module("msgspec").field(**options)
+
+
+def _plain_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
+    slots = vars(cls).get("__slots__")
+    if slots is not None:
+        head = {**head, "__slots__": slots}
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            is_private = name.startswith("__") and not name.endswith("__")
+            state.pop(f"_{cls.__name__.lstrip('_')}{name}" if is_private else name, None)
+    return Recipe("plain", type(cls), cls.__name__, bases, head)
+
+
+# ---- classes that ctypes makes ---------------------------------------------------------------------------
+
+
+def _ctypes() -> Any:
+    """Return ctypes, if the program has imported it."""
+    return sys.modules.get("ctypes")
+
+
+def reduce_ctypes(cls: Any) -> Any:
+    """Return the tuple from which pickle writes an array type, a pointer type, or a number in another byte order.
+
+    Return None for any other class.
+    """
+    ctypes = _ctypes()
+    if ctypes is None:
+        return None
+    if issubclass(cls, ctypes._SimpleCData):
+        for other, order in (("__ctype_le__", "__ctype_be__"), ("__ctype_be__", "__ctype_le__")):
+            native = getattr(cls, other, cls)
+            if native is not cls and getattr(native, order) is cls and importable_name(native) is not None:
+                return getattr, (native, order)
+    if issubclass(cls, ctypes.Array) and cls.__bases__ == (ctypes.Array,):
+        return _make_array_type, (cls._type_, cls._length_)
+    if isinstance(cls, type(ctypes._Pointer)) and cls is not ctypes._Pointer:
+        return ctypes.POINTER, (cls._type_,)
+    return None
+
+
+def _make_array_type(kind: Any, length: int) -> Any:
+    return kind * length
+
+
+# ---- making ----------------------------------------------------------------------------------------------
+
+
+def make_class(token: tokens.Token, number: int, *recipe: Any) -> type:
+    """Return the class that has a token in this process. If there is none, make it bare.
+
+    A class that is older than the bytes, or new, is noted in `tokens.loading`, so that it is filled.
+
+    Args:
+        token: The token of the class.
+        number: The number of the class in the definition that is being loaded.
+        *recipe: The fields of a `Recipe`.
+    """
+    version = tokens.loading.versions[number]
+    cls: Any = tokens.known(token)
+    if cls is None:
+        made = Recipe(*recipe)
+        cls = tokens.track(_MAKERS[made.kind](made), token, version)
+    elif tokens.is_current(token, version):
+        return typing.cast(type, cls)
+    tokens.set_version(token, version)
+    tokens.loading.fresh[id(cls)] = token
+    return typing.cast(type, cls)
 
 
 class _Quiet:
-    """A first base for a moment: what a user's ``__init_subclass__`` did, it did at home, and it came along."""
+    """Takes the first place among the bases for a moment, so that no ``__init_subclass__`` of the user runs.
+
+    What such a method did to the class, it did in the sending process, and the attributes of the class show it.
+    """
 
     def __init_subclass__(cls, **_options: Any) -> None:
         pass
@@ -175,45 +270,131 @@ class _QuietSlots:
         pass
 
 
+def _make_plain(recipe: Recipe) -> Any:
+    bases = types.resolve_bases(recipe.bases)
+    head = {**recipe.head, "__orig_bases__": recipe.bases} if bases is not recipe.bases else recipe.head
+    # A metaclass that is sent by value may need options that the class does not keep. What it did to the class, the
+    # attributes of the class show. So the first metaclass that is not sent by value makes the class.
+    native = next(kind for kind in recipe.meta.__mro__ if not tokens.is_tracked(kind))
+    make = recipe.meta if native is recipe.meta else functools.partial(native.__new__, recipe.meta)
+    for quiet in (_Quiet, _QuietSlots) if _has_hook(bases) else ():
+        try:
+            cls = make(recipe.name, (quiet, *bases), dict(head))
+            cls.__bases__ = bases
+            return cls
+        except TypeError:  # another layout in memory than theirs
+            continue
+    return make(recipe.name, bases, dict(head))
+
+
 def _has_hook(bases: tuple[Any, ...]) -> bool:
     kinds = {kind for base in bases for kind in base.__mro__}
     return any("__init_subclass__" in vars(k) and k.__module__ not in ("builtins", "typing") for k in kinds)
 
 
-def _make_enum(
-    token: Token, meta: Any, name: str, bases: tuple[Any, ...], head: dict[str, Any], members: dict[str, Any]
-) -> type:
-    known = _classes.get(token)
-    if known is not None:
-        return known
-    space = meta.__prepare__(name, bases)
-    space.update(head)
-    for member, value in members.items():
-        space[member] = value
-    return _track(meta.__new__(meta, name, bases, space), token)
+def _make_ctypes(recipe: Recipe) -> Any:
+    return _make_plain(recipe._replace(meta=type(recipe.bases[0])))
 
 
-def _make_namedtuple(
-    token: Token, name: str, fields: tuple[str, ...], defaults: tuple[Any, ...], head: dict[str, Any]
-) -> type:
-    known = _classes.get(token)
-    if known is not None:
-        return known
-    cls: Any = collections.namedtuple(name, fields, defaults=defaults, module=head["__module__"])  # type: ignore[misc]
-    cls.__qualname__ = head["__qualname__"]
-    return _track(cls, token)
+def _make_struct(recipe: Recipe) -> Any:
+    return recipe.meta(recipe.name, types.resolve_bases(recipe.bases), dict(recipe.head), **recipe.extra)
 
 
-def _fill_class(cls: type, state: tuple[Any, ...]) -> None:
-    version, members, abstract, registered, attributes = state
-    if _versions.get(cls, version) >= version:  # the original, or a copy as new as this one
+def _generic_getitem() -> Any:
+    """Return the ``__class_getitem__`` that `typing` adds to generic named tuples, which exist since Python 3.11."""
+
+    class Sample(typing.NamedTuple, typing.Generic[typing.AnyStr]):
+        x: int
+
+    return vars(Sample)["__class_getitem__"]
+
+
+def _make_tuple(recipe: Recipe) -> Any:
+    fields, defaults = recipe.extra
+    make: Any = collections.namedtuple
+    cls: Any = make(recipe.name, fields, defaults=defaults, module=recipe.head["__module__"])
+    cls.__qualname__ = recipe.head["__qualname__"]
+    if recipe.bases != (tuple,):
+        cls.__bases__ = recipe.bases
+        cls.__class_getitem__ = _generic_getitem()
+    return cls
+
+
+def _make_enum(recipe: Recipe) -> Any:
+    """Make an enum without the user's own ``__new__`` and ``__init__``, which ran in the sending process."""
+    members, boundary = recipe.extra
+    space = recipe.meta.__prepare__(recipe.name, recipe.bases)
+    space.update(recipe.head, __new__=_member_maker(recipe.bases), __init__=lambda self, *_args: None)
+    for name, (canonical, args, value) in members.items():
+        if canonical == name:
+            space[name] = (args, value)
+    options = {} if boundary is None else {"boundary": boundary}
+    cls = recipe.meta.__new__(recipe.meta, recipe.name, recipe.bases, space, **options)
+    type.__delattr__(cls, "__init__")
+    for name, (canonical, _, _) in members.items():
+        if canonical != name:
+            cls._member_map_[name] = cls._member_map_[canonical]
+            type.__setattr__(cls, name, cls._member_map_[canonical])
+    return cls
+
+
+def _member_maker(bases: tuple[Any, ...]) -> Any:
+    """Return a ``__new__`` for an enum whose members are written as the arguments and the value of each."""
+    kinds = [kind for base in bases for kind in base.__mro__ if not isinstance(kind, enum.EnumMeta)]
+    found = (kind for kind in kinds if "__new__" in vars(kind) or not kind.__flags__ & _HEAP_TYPE)
+    base: Any = next((kind for kind in found if kind is not object), object)
+
+    def new(cls: Any, *args: Any) -> Any:
+        new_args, value = args[0] if len(args) == 1 else args
+        member = object.__new__(cls) if base is object else base.__new__(cls, *new_args)
+        member._value_ = value
+        return member
+
+    return new
+
+
+_MAKERS: dict[str, Callable[[Recipe], Any]] = {
+    "enum": _make_enum,
+    "tuple": _make_tuple,
+    "ctypes": _make_ctypes,
+    "struct": _make_struct,
+    "plain": _make_plain,
+}
+
+
+# ---- filling ---------------------------------------------------------------------------------------------
+
+
+def fill_attributes(cls: Any, values: dict[str, Any]) -> None:
+    """Set attributes of a class without a ``__setattr__`` of its metaclass that is written in Python."""
+    if id(cls) not in tokens.loading.fresh:
         return
-    _versions[cls] = version
-    for name, value in members.items():
-        type.__setattr__(cls, name, value)
-    if abstract is not None:
-        cls.__abstractmethods__ = abstract  # type: ignore[attr-defined]
-    for known in registered:
-        cls.register(known)  # type: ignore[attr-defined]
-    for name, extra in attributes.items():
-        cls.__members__[name].__dict__.update(extra)  # type: ignore[attr-defined]
+    setters = [vars(kind)["__setattr__"] for kind in type(cls).__mro__ if "__setattr__" in vars(kind)]
+    native = next(each for each in setters if not isinstance(each, Function))  # ctypes has its own
+    for name, value in values.items():
+        native(cls, name, value)
+
+
+def fill_members(cls: Any, values: dict[str, Any]) -> None:
+    """Set the values and the attributes of members of an enum."""
+    if id(cls) not in tokens.loading.fresh:
+        return
+    for name, (value, attributes) in values.items():
+        member = cls._member_map_[name]
+        member._value_ = value
+        vars(member).update(attributes)
+        try:
+            cls._value2member_map_ = {k: m for k, m in cls._value2member_map_.items() if m is not member}
+            cls._value2member_map_[value] = member
+        except TypeError:  # a value without a hash, which Enum finds by comparison
+            continue
+
+
+def fill_abstract(cls: Any, values: dict[str, Any]) -> None:
+    """Set the abstract methods of a class, and register its virtual subclasses."""
+    if id(cls) not in tokens.loading.fresh:
+        return
+    if values["abstract"] is not None:
+        cls.__abstractmethods__ = values["abstract"]
+    for each in values["registered"]:
+        cls.register(each)

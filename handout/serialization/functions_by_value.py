@@ -1,122 +1,56 @@
-"""Functions that travel by value: what ``__main__``, lambdas and closures need; classes are in `classcopy`.
+"""Takes functions apart that are sent by value, and puts them together in another process.
 
-Reducers for the one C pickler of `pickling`, none of which does I/O or knows about hosts. Code objects travel
-as marshal bytes, so both ends must run the same minor version of Python; that is checked, not hoped for.
-
-Why not leave this to dill: its ``recurse=True`` recurses without end on two functions that call each other,
-swaps ``sys.stdout`` while it looks for globals, loses the methods of a ``NamedTuple``, cannot carry an enum
-or a ``TypeVar`` of ``__main__``, copies locks silently, and makes a second copy of a class for each function
-that mentions it. dill still carries the odd types that C pickle refuses (see `pickling`).
+A function consists of its code, its attributes, and the globals that the code names. Functions of one module share
+their globals in the receiving process, too: these are a namespace, which is a module that the receiver makes. Code
+objects travel as marshal bytes, so both ends must run the same minor version of Python. The receiver checks this.
 """
 
 from __future__ import annotations
 
 import builtins
 import collections
-import dataclasses
 import dis
 import functools
 import importlib
 import importlib.util
 import marshal
-import os
+import re
 import sys
 import types
-import typing
 import weakref
-from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+from handout.serialization import tokens
+from handout.serialization.importable import is_importable
 from handout.serialization.modules_in_text import modules_in_code
 
 #: Two Pythons that share it read each other's code objects.
 MAGIC: bytes = importlib.util.MAGIC_NUMBER
 PYTHON: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
-Reduced = tuple[Any, ...]
+Function = types.FunctionType
+#: Names a namespace: the origin of its process, the serial of the snapshot, and the ``id`` of the globals there.
+Key = tuple[str, int, int]
 
-#: Namespaces kept in a process; each belongs to one module of one snapshot, and a function that is still
-#: alive holds its own, so dropping the oldest loses nothing but sharing.
+#: A process keeps this many received namespaces. A function that is alive holds its own globals, so that a namespace
+#: that is dropped is lost only for functions that arrive later.
 _MAX_NAMESPACES = 256
-
-_origin: str = os.urandom(8).hex()
-_namespaces: collections.OrderedDict[tuple[str, int, int], dict[str, Any]] = collections.OrderedDict()
+_namespaces: collections.OrderedDict[Key, types.ModuleType] = collections.OrderedDict()
+#: Modules that this process made at run time and has sent, by the ``id`` of their globals.
+_homes: weakref.WeakValueDictionary[int, types.ModuleType] = weakref.WeakValueDictionary()
+#: In a worker: the namespace of each snapshot's ``__main__``, by origin and serial.
+_mains: collections.OrderedDict[tuple[str, int], types.ModuleType] = collections.OrderedDict()
 _names: weakref.WeakKeyDictionary[types.CodeType, Names] = weakref.WeakKeyDictionary()
-#: Marshal's bytes differ from call to call (they depend on reference counts); a digest must not.
-_marshalled: weakref.WeakKeyDictionary[types.CodeType, bytes] = weakref.WeakKeyDictionary()
+_WORD = re.compile(r"[^\W\d]\w*")
+_is_worker = False
 
 
-def _after_fork() -> None:
-    """Give a forked worker an origin of its own, or two of them would give two classes one token."""
-    global _origin
-    _origin = os.urandom(8).hex()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def origin() -> str:
-    """This process, as tokens name it."""
-    return _origin
-
-
-# ---- by name or by value ---------------------------------------------------------------------------------
-
-
-def main_name() -> str | None:
-    """The name that ``__main__`` can be imported by: ``python -m pkg.mod`` is ``pkg.mod``."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    # The program in a folder or in a zip file has a spec too, but other processes have another ``__main__``.
-    return None if spec is None or spec.name == "__main__" else spec.name
-
-
-def importable_name(obj: Any) -> tuple[str, str] | None:
-    """The ``(module, qualified name)`` under which any process finds `obj`, or None: it goes by value."""
-    module_name, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    module = sys.modules.get(module_name) if isinstance(module_name, str) else None
-    if module is None or not isinstance(qualname, str):
-        return None
-    if module_name in ("__main__", "__mp_main__"):
-        module_name = main_name()
-        if module_name is None:
-            return None
-    elif getattr(module, "__spec__", None) is None and getattr(module, "__file__", None) is None:
-        return None
-    found: Any = module
-    for part in qualname.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            return None
-    assert module_name is not None
-    return (module_name, qualname) if found is obj else None
-
-
-def attribute(module_name: str, qualname: str) -> Any:
-    """What `importable_name` named; the running ``__main__`` stands for the module that it was run from."""
-    module = sys.modules["__main__"] if module_name == main_name() else importlib.import_module(module_name)
-    found: Any = module
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
-
-
-#: Built-in types that no built-in name leads to: ``function``, ``mappingproxy``.
-_TYPES: dict[type, str] = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
-
-
-def reduce_builtin(cls: type) -> Any:
-    """A class that says it is in ``builtins``, by name."""
-    if getattr(builtins, cls.__qualname__, None) is cls or cls not in _TYPES:
-        return NotImplemented
-    return attribute, ("types", _TYPES[cls])
-
-
-# ---- code and functions ----------------------------------------------------------------------------------
+# ---- code ------------------------------------------------------------------------------------------------
 
 
 def codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """`code` and the code of everything defined inside it."""
+    """Yield `code` and the code of everything that is defined inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -124,16 +58,19 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 class Names(NamedTuple):
-    """What code asks for when it runs, nested code included, in order of first appearance."""
+    """The names that code uses when it runs, with those of nested code, in the order of their first appearance.
 
-    #: Globals that it reads or writes.
+    Attributes:
+        used: Globals that the code reads or writes.
+        imported: Modules that the code imports, as written, and those that its texts seem to name.
+    """
+
     used: tuple[str, ...]
-    #: Modules that it imports, as written, and those that its texts seem to name; see `modules_in_text`.
     imported: tuple[str, ...]
 
 
 def names_in(code: types.CodeType) -> Names:
-    """The globals and modules that `code` names."""
+    """Return the globals and the modules that `code` names."""
     found = _names.get(code)
     if found is None:
         used: dict[str, None] = {}
@@ -149,19 +86,21 @@ def names_in(code: types.CodeType) -> Names:
     return found
 
 
-def marshalled(code: types.CodeType) -> bytes:
-    """`code` as bytes, the same each time."""
-    data = _marshalled.get(code)
-    if data is None:
-        data = _marshalled[code] = marshal.dumps(code)
-    return data
+def marshalled(code: types.CodeType) -> tuple[Any, ...]:
+    """Return the arguments of `make_code`.
+
+    Version 2 of marshal's format is used because the bytes of later versions depend on reference counts, and equal
+    functions must have equal digests.
+    """
+    return MAGIC, PYTHON, code.co_name, marshal.dumps(code, 2)
 
 
-def reduce_code(code: types.CodeType) -> Reduced:
-    return _make_code, (MAGIC, PYTHON, code.co_name, marshalled(code))
+def make_code(magic: bytes, python: str, name: str, data: bytes) -> types.CodeType:
+    """Return the code object that `marshalled` took apart.
 
-
-def _make_code(magic: bytes, python: str, name: str, data: bytes) -> types.CodeType:
+    Raises:
+        PythonMismatchError: Another version of Python made the bytes.
+    """
     check_python(magic, python, name)
     code = marshal.loads(data)
     assert isinstance(code, types.CodeType)
@@ -169,11 +108,11 @@ def _make_code(magic: bytes, python: str, name: str, data: bytes) -> types.CodeT
 
 
 class PythonMismatchError(RuntimeError):
-    """Code that travelled by value met another version of Python."""
+    """Code that was sent by value arrived at another version of Python."""
 
 
 def check_python(magic: bytes, python: str, name: str) -> None:
-    """Refuse code of another version before it crashes the interpreter."""
+    """Raise `PythonMismatchError` for code of another version of Python, which could crash the interpreter."""
     if magic != MAGIC:
         raise PythonMismatchError(
             f"{name!r} travels by value (defined in __main__, a lambda or a closure) and was made by Python "
@@ -181,158 +120,191 @@ def check_python(magic: bytes, python: str, name: str) -> None:
         )
 
 
-def reduce_function(fn: types.FunctionType, serial: int) -> Reduced:
-    """`fn` by value, with the globals that it names; functions of one module share them over there."""
-    if "registry" in fn.__dict__ and "dispatch" in fn.__dict__:
-        return _reduce_dispatch(fn)
-    code, namespace = fn.__code__, fn.__globals__
-    used = {name: namespace[name] for name in names_in(code).used if name in namespace}
-    cells = fn.__closure__ or ()
-    contents = []
-    for cell in cells:
+# ---- namespaces ------------------------------------------------------------------------------------------
+
+
+def become_worker() -> None:
+    """Use the namespace of the caller's ``__main__`` as ``__main__`` of this process, because this is a worker.
+
+    Functions that look for names in ``sys.modules["__main__"]``, such as ``typing.get_type_hints``, then find them.
+    """
+    global _is_worker
+    _is_worker = True
+
+
+def own_module(module: types.ModuleType) -> None:
+    """Remember that `module` was made in this process, so that its functions map back to it."""
+    _homes[id(module.__dict__)] = module
+
+
+def namespace(key: Key | int, name: str) -> types.ModuleType:
+    """Return the namespace for a key. Bytes of definitions name a key by its number in `tokens.loading`."""
+    with tokens.lock:
+        full: Key = tokens.loading.keys[key] if isinstance(key, int) else key
+        found = _namespaces.get(full)
+        if found is None:
+            home = _homes.get(full[2]) if full[0] == tokens.origin() else None
+            found = _namespaces[full] = home or types.ModuleType(name)
+            found.__dict__.setdefault("__builtins__", builtins)
+            if _is_worker and name == "__main__":
+                _mains.setdefault(full[:2], found)
+            for kept in (_namespaces, _mains):
+                if len(kept) > _MAX_NAMESPACES:
+                    kept.popitem(last=False)
+        enter([full])
+        return found
+
+
+def enter(keys: Iterable[Key]) -> None:
+    """In a worker, use the ``__main__`` of the snapshot that has these keys as ``__main__``."""
+    for key in keys if _is_worker else ():
+        if key[:2] in _mains:
+            sys.modules["__main__"] = _mains[key[:2]]
+
+
+def name_of(fn: Function) -> str:
+    """Return the name of the module whose globals `fn` uses."""
+    return str(fn.__globals__.get("__name__", "__main__"))
+
+
+# ---- functions -------------------------------------------------------------------------------------------
+
+
+class FunctionParts(NamedTuple):
+    """What fills a bare function.
+
+    Attributes:
+        attributes: The attributes of the function, apart from its code.
+        names: The globals that it uses, in the order in which its module defined them.
+        cells: The cells of its closure that are not empty, with their contents.
+        modules: The modules that it finds through other modules, by name. For one that the receiver can import, the
+            value is None.
+    """
+
+    attributes: dict[str, Any]
+    names: dict[str, Any]
+    cells: list[tuple[Any, Any]]
+    modules: dict[str, Any]
+
+
+def parts(fn: Function) -> FunctionParts:
+    """Take a function apart."""
+    attributes = {
+        "__qualname__": fn.__qualname__, "__module__": fn.__module__, "__doc__": fn.__doc__,
+        "__defaults__": fn.__defaults__, "__kwdefaults__": fn.__kwdefaults__, "__annotations__": fn.__annotations__,
+    }  # fmt: skip
+    kept = {name: value for name, value in attributes.items() if value or name == "__module__"}
+    kept.update((name, value) for name, value in fn.__dict__.items() if not name.startswith("__handout"))
+    cells = list(_contents(fn))
+    return FunctionParts(kept, _globals(fn), cells, _modules(fn, [value for _, value in cells]))
+
+
+def words(texts: Iterable[Any]) -> Iterator[str]:
+    """Yield the names in those annotations that are texts."""
+    for text in texts:
+        if isinstance(text, str):
+            yield from _WORD.findall(text)
+
+
+def _globals(fn: Function) -> dict[str, Any]:
+    space = fn.__globals__
+    used = {name for name in (*names_in(fn.__code__).used, *words(fn.__annotations__.values())) if name in space}
+    ordered = [name for name in space if name in used] if len(used) > 1 else used
+    return {name: space[name] for name in ordered}
+
+
+def _contents(fn: Function) -> Iterator[tuple[Any, Any]]:
+    for cell in fn.__closure__ or ():
         try:
-            contents.append((cell, cell.cell_contents))
-        except ValueError:  # still empty
+            yield cell, cell.cell_contents
+        except ValueError:  # the variable has no value yet
             continue
-    attributes = {k: v for k, v in fn.__dict__.items() if not k.startswith("__handout")}
-    place = (_origin, serial, id(namespace)), str(namespace.get("__name__", "__main__"))
-    state = (
-        used, fn.__qualname__, fn.__module__, fn.__defaults__, fn.__kwdefaults__, fn.__doc__, attributes, contents
-    )  # fmt: skip
-    return _make_function, (code, place, fn.__name__, cells), state, None, None, _fill_function
 
 
-def _reduce_dispatch(fn: Any) -> Reduced:
-    """What `functools.singledispatch` made: it closes over a cache of weak references."""
-    state = (fn.__name__, fn.__qualname__, fn.__module__, dict(fn.registry))
-    return _make_dispatch, (), state, None, None, _fill_dispatch
+def _modules(fn: Function, enclosed: list[Any]) -> dict[str, Any]:
+    """Return the modules that a function reaches by dotted names, and the run-time modules that it imports."""
+    names = {name for code in codes(fn.__code__) for name in code.co_names}
+    held = [*(fn.__globals__.get(name) for name in names), *enclosed]
+    packages = [each.__name__ for each in held if isinstance(each, types.ModuleType) and hasattr(each, "__path__")]
+    found: dict[str, types.ModuleType] = {}
+    for package in packages:  # it grows while it is read
+        inside = [f"{package}.{name}" for name in names if f"{package}.{name}" in sys.modules]
+        packages += [each for each in inside if each not in found]
+        found.update((each, sys.modules[each]) for each in inside)
+    modules = {name: None if is_importable(found[name]) else found[name] for name in sorted(found)}
+    for name in names_in(fn.__code__).imported:
+        module = sys.modules.get(name)
+        if module is not None and name != "__main__" and not is_importable(module):
+            modules[name] = module
+    return modules
 
 
-def _undispatched(*_args: Any) -> None:
-    """Stands for the default until `_fill_dispatch` brings it."""
+def make_function(code: Any, place: tuple[Any, str], name: str, cells: Any) -> Function:
+    """Return a bare function. `place` is the key of its namespace, and the name of that module."""
+    return Function(make_code(*code), namespace(*place).__dict__, name, None, cells)
 
 
-def _make_dispatch() -> Any:
-    return functools.singledispatch(_undispatched)
+def fill_closure(fn: Function, state: tuple[Any, ...]) -> None:
+    """Fill a function that was written in place."""
+    attributes, names, cells, modules = state
+    fill_modules(None, modules)
+    fill_names(fn.__globals__, names)
+    fill_attributes(fn, attributes)
+    for cell, value in cells:
+        cell.cell_contents = value
+
+
+def fill_attributes(target: Any, values: dict[str, Any]) -> None:
+    """Set the attributes of a function, or the contents of a cell."""
+    for name, value in values.items():
+        setattr(target, name, value)
+
+
+def fill_names(space: dict[str, Any], values: dict[str, Any]) -> None:
+    """Add globals to a namespace. Those that another function of the snapshot brought stay as they are."""
+    for name, value in values.items():
+        space.setdefault(name, value)
+
+
+def fill_modules(_target: None, values: dict[str, Any]) -> None:
+    """Import the modules that a function finds through other modules."""
+    for name, made in values.items():
+        if made is None:
+            importlib.import_module(name)
+
+
+def make_module(key: Any, name: str, listed: bool) -> types.ModuleType:
+    """Return a bare module for one that was made at run time. `listed` tells that an import found the module."""
+    module = namespace(key, name)
+    return sys.modules.setdefault(name, module) if listed else module
+
+
+# ---- singledispatch --------------------------------------------------------------------------------------
+
+_singledispatch: Any = functools.singledispatch
+_DISPATCH = _singledispatch(len).__code__
+_DISPATCH_MADE = frozenset({"register", "dispatch", "registry", "_clear_cache", "__wrapped__"})
+
+
+def reduce_dispatch(fn: Any) -> Any:
+    """Return the tuple from which pickle writes a function that `functools.singledispatch` made. Else return None.
+
+    Such a function closes over a cache of weak references.
+    """
+    if fn.__code__ is not _DISPATCH:
+        return None
+    own = {name: value for name, value in vars(fn).items() if name not in _DISPATCH_MADE}
+    own.update(__name__=fn.__name__, __qualname__=fn.__qualname__, __module__=fn.__module__)
+    return _new_dispatch, (), (dict(fn.registry), own), None, None, _fill_dispatch
+
+
+def _new_dispatch() -> Any:
+    return _singledispatch(_new_dispatch)
 
 
 def _fill_dispatch(fn: Any, state: tuple[Any, ...]) -> None:
-    fn.__name__, fn.__qualname__, fn.__module__, registry = state
+    registry, attributes = state
     for kind, implementation in registry.items():
         fn.register(kind, implementation)
+    fill_attributes(fn, attributes)
     fn.__wrapped__ = registry[object]
-
-
-def _namespace(key: tuple[str, int, int], name: str) -> dict[str, Any]:
-    space = _namespaces.get(key)
-    if space is None:
-        space = _namespaces[key] = {"__name__": name, "__builtins__": builtins}
-        while len(_namespaces) > _MAX_NAMESPACES:
-            _namespaces.popitem(last=False)
-    return space
-
-
-def _make_function(
-    code: types.CodeType, place: tuple[tuple[str, int, int], str], name: str, cells: tuple[Any, ...]
-) -> types.FunctionType:
-    return types.FunctionType(code, _namespace(*place), name, None, cells)
-
-
-def _fill_function(fn: types.FunctionType, state: tuple[Any, ...]) -> None:
-    used, qualname, module, defaults, kwdefaults, doc, attributes, contents = state
-    for name, value in used.items():
-        fn.__globals__.setdefault(name, value)  # another function of the snapshot may have brought it
-    fn.__qualname__, fn.__module__, fn.__doc__ = qualname, module, doc
-    fn.__defaults__, fn.__kwdefaults__ = defaults, kwdefaults
-    fn.__dict__.update(attributes)
-    for cell, content in contents:
-        cell.cell_contents = content
-
-
-def reduce_cell(_cell: types.CellType) -> Reduced:
-    """An empty one: the function that closes over it brings the contents, or a recursive one never ends."""
-    return types.CellType, ()
-
-
-# ---- what functions and classes hold ---------------------------------------------------------------------
-
-
-def _make_typevar(kind: Any, name: str, bound: Any, constraints: tuple[Any, ...], variance: tuple[bool, bool]) -> Any:
-    return kind(name, *constraints, bound=bound, covariant=variance[0], contravariant=variance[1])
-
-
-def reduce_typevar(var: Any) -> Any:
-    module = sys.modules.get(getattr(var, "__module__", None) or "")
-    if module is not None and module.__name__ != "__main__" and getattr(module, var.__name__, None) is var:
-        return NotImplemented
-    if not isinstance(var, typing.TypeVar):
-        return type(var), (var.__name__,)
-    variance = var.__covariant__, var.__contravariant__
-    return _make_typevar, (type(var), var.__name__, var.__bound__, var.__constraints__, variance)
-
-
-def _make_lru_cache(fn: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
-    return functools.lru_cache(maxsize=maxsize, typed=typed)(fn)
-
-
-def _reduce_lru_cache(cached: Any) -> Any:
-    name = importable_name(cached)
-    if name is not None and name[0] == cached.__module__:
-        return NotImplemented
-    if name is not None:
-        return attribute, name
-    limits = cached.cache_parameters()
-    return _make_lru_cache, (cached.__wrapped__, limits["maxsize"], limits["typed"])
-
-
-def _make_cached_property(fn: Callable[..., Any], name: str | None) -> Any:
-    made: Any = functools.cached_property(fn)
-    made.attrname = name
-    return made
-
-
-def _reduce_cached_property(obj: Any) -> Reduced:
-    return _make_cached_property, (obj.func, obj.attrname)  # before 3.12 it holds a lock
-
-
-def _dataclass_marker(name: str) -> Any:
-    return getattr(dataclasses, name)
-
-
-_MARKERS: dict[int, str] = {
-    id(getattr(dataclasses, name)): name
-    for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR")
-    if hasattr(dataclasses, name)
-}
-
-
-def _reduce_marker(obj: Any) -> Any:
-    name = _MARKERS.get(id(obj))  # compared with ``is``: a copy of one is no marker
-    return NotImplemented if name is None else (_dataclass_marker, (name,))
-
-
-def _reduce_module(module: types.ModuleType) -> Any:
-    name = module.__name__
-    if sys.modules.get(name) is not module:
-        return NotImplemented
-    if name == "__main__":
-        name = main_name() or name
-    return importlib.import_module, (name,)
-
-
-#: Reducers by exact type for what C pickle cannot carry; functions and classes are the pickler's own affair.
-REDUCERS: dict[type, Callable[[Any], Any]] = {
-    types.CodeType: reduce_code,
-    types.CellType: reduce_cell,
-    types.ModuleType: _reduce_module,
-    types.MappingProxyType: lambda obj: (types.MappingProxyType, (dict(obj),)),
-    staticmethod: lambda obj: (staticmethod, (obj.__func__,)),
-    classmethod: lambda obj: (classmethod, (obj.__func__,)),
-    property: lambda obj: (property, (obj.fget, obj.fset, obj.fdel, obj.__doc__)),
-    functools.cached_property: _reduce_cached_property,
-    type(functools.lru_cache(maxsize=None)(len)): _reduce_lru_cache,
-    typing.TypeVar: reduce_typevar,
-    **{type(getattr(dataclasses, name)): _reduce_marker for name in _MARKERS.values()},
-}
-if sys.version_info >= (3, 10):
-    REDUCERS[typing.ParamSpec] = reduce_typevar

@@ -1,12 +1,12 @@
 """Pickles and unpickles everything that is sent between processes: values, arguments, functions and classes.
 
 A function or class is written by name if the receiver can import it. Otherwise it is written by value, which means
-that its definition is sent (see `functions_by_value` and `classes_by_value`). A `Snapshot` keeps the bytes of the
-functions and classes that a run sends by value, so that the bytes are made only once. The bytes of a function have a
-digest and those of a class have a token, so that the receiving process loads each function and class only once.
+that its definition is sent (see `definitions`). A `Snapshot` keeps the bytes of the definitions that a run sends, so
+that the bytes are made only once. The bytes of a function have a digest and those of a class have a token, so that the
+receiving process loads each function and class only once.
 
-Python's C pickler writes the pickles, with protocol 5. If it refuses a type that dill can write, such as a mapping
-proxy or a weak reference, the value is pickled again, and dill then writes the objects of that type. This module knows
+Python's C pickler writes the pickles, with protocol 5. If it refuses a type that dill can write, such as a weak
+reference, dill's pickler writes the value anew, with the same rules for functions, classes and locks. This module knows
 nothing of hosts, tasks or messages.
 
 Large buffers, such as the contents of arrays, are kept out of the pickle. They are called out-of-band buffers. Without
@@ -19,9 +19,9 @@ Within the object, each buffer begins at a multiple of 64 bytes.
 
 from __future__ import annotations
 
-import collections
+import copyreg
 import enum
-import hashlib
+import functools
 import io
 import pickle
 import struct
@@ -29,10 +29,16 @@ import sys
 import threading
 import time
 import types
-import weakref
 from typing import Any, Callable, Union
 
-from handout.serialization import classes_by_value, exception_parts, functions_by_value
+from handout.serialization import classes_by_value, definitions, functions_by_value, importable, reducers, tokens
+from handout.serialization.definitions import Blob, Definitions
+from handout.serialization.reducers import UNPICKLABLE_TYPES
+
+__all__ = [
+    "ALIGN", "OUT_OF_BAND", "UNPICKLABLE_TYPES", "LoadError", "Pickler", "Segment", "Snapshot", "become_worker",
+    "dumps", "encode", "loads", "preload", "split",
+]  # fmt: skip
 
 Segment = Union[bytes, bytearray, memoryview]
 Function = types.FunctionType
@@ -44,12 +50,8 @@ _MAGIC = b"HBUF"
 _HEAD = struct.Struct("<4sIQ")
 #: Types whose instances the C pickler writes without calling ``reducer_override``.
 _ATOMS = frozenset({type(None), bool, int, float, str, complex})
-#: A process keeps at most this many received functions. It need not load these again when they arrive once more.
-_MAX_FUNCTIONS = 4096
 
-_functions: collections.OrderedDict[tuple[str, bytes], Function] = collections.OrderedDict()
-_function_tokens: weakref.WeakKeyDictionary[Function, tuple[str, bytes, bytes]] = weakref.WeakKeyDictionary()
-_originals: weakref.WeakValueDictionary[tuple[str, bytes], Function] = weakref.WeakValueDictionary()
+become_worker = functions_by_value.become_worker
 
 
 class LoadError(Exception):
@@ -81,37 +83,41 @@ class Snapshot:
         self.by_value = False
         #: Objects that are cached by id. This list keeps them alive, so that no other object can get the same id.
         self.kept_alive: list[Any] = []
-        self.classes: dict[int, bytes] = {}
-        self.functions: dict[int, tuple[str, bytes, bytes]] = {}
+        self.blobs: dict[int, Blob] = {}
+        #: For each type, the function that reduces its objects. Most objects are of few types.
+        self.rules: dict[type, Any] = {}
+        #: The ``id`` of each attribute of a class that pickles itself as "the attribute of that name of my class".
+        self.parts: set[int] = set()
 
-    def class_blob(self, cls: type) -> bytes:
-        """Return `cls` by value, as bytes. The bytes do not depend on the value that contains the class."""
-        blob = self.classes.get(id(cls))
+    def blob(self, obj: Any) -> Blob:
+        """Return a function, class or module by value. The bytes do not depend on the value that contains it."""
+        blob = self.blobs.get(id(obj))
         if blob is None:
-            blob = self.classes[id(cls)] = _join(_dump(InPlacePickler, cls, self))
-            self.kept_alive.append(cls)
+            made = definitions.arrived_as(obj)
+            if made is None:
+                made = _dill_if_needed(Pickler, lambda make_pickler: Definitions(self, make_pickler).write(obj))
+                definitions.remember(obj, made)
+            blob = self.blobs[id(obj)] = made
+            self.kept_alive.append(obj)
         return blob
 
-    def reduce_function(self, fn: Function) -> functions_by_value.Reduced:
-        """Return the tuple from which pickle writes `fn` by value, inside the pickle that is being written."""
-        self.by_value = True
-        self.kept_alive.append(fn)  # this keeps the function's globals alive, because the bytes contain their id
-        self.modules.update(functions_by_value.names_in(fn.__code__).imported)
-        return functions_by_value.reduce_function(fn, self.serial)
+    def key(self, space: dict[str, Any]) -> functions_by_value.Key:
+        """Return the key of a namespace."""
+        self.kept_alive.append(space)
+        return tokens.origin(), self.serial, id(space)
 
-    def function_blob(self, fn: Function) -> tuple[str, bytes, bytes]:
-        """Return `fn` as ``(origin, digest, bytes)``. The origin names the process that made the bytes.
+    def note_parts(self, cls: type, state: dict[str, Any]) -> None:
+        """Note the attributes of a class that pickle themselves as attributes of that class."""
+        self.parts.update(id(value) for name, value in state.items() if _is_part(value, cls, name))
 
-        For a function that this process received, all three are as they arrived.
-        """
-        known = self.functions.get(id(fn)) or _function_tokens.get(fn)
-        if known is None:
-            blob = _join(_dump(InPlacePickler, fn, self))
-            known = functions_by_value.origin(), hashlib.sha256(blob).digest()[:16], blob
-            self.functions[id(fn)] = known
-            _originals[known[:2]] = fn
-            self.kept_alive.append(fn)
-        return known
+
+def _is_part(value: Any, cls: type, name: str) -> bool:
+    if isinstance(value, type) or "__reduce__" not in vars(type(value)):
+        return False
+    try:
+        return bool(value.__reduce__()[1] == (cls, name))
+    except Exception:  # a __reduce__ may raise anything
+        return False
 
 
 #: The methods by which Python 3.11.0 to 3.11.3 write a member of an enum as ``getattr(cls, name)``. A reader of
@@ -126,91 +132,131 @@ class Pickler(pickle.Pickler):
     """Pickles a value. A function or class that the receiver cannot import is written by value.
 
     Such a class is written as separate bytes with a token, and such a function as separate bytes with a digest. But a
-    function with a closure is written in place, which means inside the value's own pickle.
+    function with a closure is written in place, which means inside the value's own pickle, because two closures inside
+    one value may share a variable.
+
+    Args:
+        file: Has a method ``write``.
+        snapshot: The snapshot of the run.
+        definitions: Writes definitions in place, if the pickle itself is a definition.
+        for_dill: True if dill's pickler asks this pickler how to reduce objects.
+        **options: Further arguments of the C pickler.
     """
 
-    def __init__(self, file: Any, snapshot: Snapshot, **options: Any) -> None:
+    def __init__(
+        self, file: Any, snapshot: Snapshot, definitions: Any = None, for_dill: bool = False, **options: Any
+    ) -> None:
         super().__init__(file, 5, **options)
-        self.snapshot = snapshot
+        self.snapshot, self.definitions, self.for_dill = snapshot, definitions, for_dill
 
     def reducer_override(self, obj: Any) -> Any:
-        kind = type(obj)
-        if kind is Function:
-            name = functions_by_value.importable_name(obj)
-            return self.function(obj) if name is None else self._named(obj, name)
-        reducer = functions_by_value.REDUCERS.get(kind)
-        if reducer is not None:
-            home = obj.__name__ if kind is types.ModuleType else getattr(obj, "__module__", None)
-            if isinstance(home, str):
-                self.snapshot.modules.add(home)
-            return reducer(obj)
-        if issubclass(kind, type):
-            if obj.__module__ == "builtins":
-                return functions_by_value.reduce_builtin(obj)
-            name = functions_by_value.importable_name(obj)
-            return self.cls(obj) if name is None else self._named(obj, name)
-        if issubclass(kind, BaseException):
-            return exception_parts.reduce_exception(obj)
-        if _ENUMS_BY_GETATTR and isinstance(kind, enum.EnumMeta) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
-            return kind, (obj._value_,)
-        return NotImplemented
+        kind, snapshot = type(obj), self.snapshot
+        rule = snapshot.rules.get(kind)
+        if rule is None:
+            rule = snapshot.rules[kind] = _rule(kind)
+        if id(obj) in snapshot.parts:
+            return (*reducers.plain(obj), None, None, reducers.set_state)
+        return NotImplemented if rule is _no_rule else rule(self, obj)
 
-    def _named(self, obj: Any, name: tuple[str, str]) -> Any:
-        self.snapshot.modules.add(name[0])
-        return NotImplemented if name[0] == obj.__module__ else (functions_by_value.attribute, name)
+    def code(self, obj: Any) -> Any:
+        """Reduce a function or class."""
+        is_class = isinstance(obj, type)
+        if is_class and obj.__module__ == "builtins":
+            reduced = importable.reduce_builtin(obj)
+            if reduced is not None:
+                return reduced
+        name = importable.importable_name(obj)
+        if name is not None:
+            self.snapshot.modules.add(name[0])
+            by_dill = self.for_dill and is_class  # it would write some classes by value, such as named tuples
+            return NotImplemented if name[0] == obj.__module__ and not by_dill else (importable.attribute, name)
+        special = classes_by_value.reduce_ctypes(obj) if is_class else functions_by_value.reduce_dispatch(obj)
+        if special is not None:
+            return special
+        if not is_class:
+            self.snapshot.modules.update(functions_by_value.names_in(obj.__code__).imported)
+            if obj.__closure__ and self.definitions is None:
+                return self._closure(obj)
+        return self._definition(obj)
 
-    def function(self, fn: Function) -> functions_by_value.Reduced:
-        if fn.__closure__:  # written in place, because two closures inside one value may share a variable
-            return self.snapshot.reduce_function(fn)
+    def module(self, module: types.ModuleType) -> Any:
+        """Reduce a module."""
+        if importable.is_importable(module):
+            name = importable.main_name() if module.__name__ == "__main__" else module.__name__
+            self.snapshot.modules.add(str(name))
+            return importable.module_named, (name,)
+        return self._definition(module) if type(module) is types.ModuleType else NotImplemented
+
+    def _definition(self, obj: Any) -> Any:
         self.snapshot.by_value = True
-        return _load_function, (
-            functions_by_value.MAGIC,
-            functions_by_value.PYTHON,
-            fn.__qualname__,
-            *self.snapshot.function_blob(fn),
-        )
+        if self.definitions is not None:
+            return self.definitions.define(obj)
+        blob = self.snapshot.blob(obj)
+        if isinstance(obj, type):
+            return definitions.load_class, (tokens.token_of(obj), blob.versions[0], *blob)
+        return definitions.load_function, tuple(blob)
 
-    def cls(self, cls: type) -> functions_by_value.Reduced:
+    def _closure(self, fn: Function) -> Any:
         self.snapshot.by_value = True
-        token, version = classes_by_value.class_token(cls), classes_by_value.class_version(cls, self.snapshot.serial)
-        return _load_class, (token, version, self.snapshot.class_blob(cls))
+        self.snapshot.kept_alive.append(fn)
+        place = self.snapshot.key(fn.__globals__), functions_by_value.name_of(fn)
+        args = functions_by_value.marshalled(fn.__code__), place, fn.__name__, fn.__closure__
+        state = tuple(functions_by_value.parts(fn))
+        return functions_by_value.make_function, args, state, None, None, functions_by_value.fill_closure
+
+    def by_name(self, obj: Any) -> Any:
+        """Reduce an object that pickles itself. If it does so as a name that only this process knows, write it anew."""
+        reduced = obj.__reduce_ex__(5)
+        if not isinstance(reduced, str):
+            return reduced
+        home = sys.modules.get(pickle.whichmodule(obj, reduced))  # type: ignore[attr-defined]
+        if home is not None and importable.is_importable(home) and importable.at(home, reduced) is obj:
+            name = importable.main_name() if home.__name__ == "__main__" else home.__name__
+            self.snapshot.modules.add(str(name))
+            return reduced if home.__name__ == name else (importable.attribute, (name, reduced))
+        self.snapshot.kept_alive.append(obj)
+        return reducers.reduce_named(obj)
 
 
-class InPlacePickler(Pickler):
-    """Pickles the contents of one function or class.
-
-    Functions and classes in these contents are written in place, so that pickle notices cycles among them.
-    """
-
-    def function(self, fn: Function) -> functions_by_value.Reduced:
-        return self.snapshot.reduce_function(fn)
-
-    def cls(self, cls: type) -> functions_by_value.Reduced:
-        self.snapshot.by_value = True
-        self.snapshot.kept_alive.append(cls)
-        return classes_by_value.reduce_class(cls, self.snapshot.serial)
+def _no_rule(_pickler: Pickler, _obj: Any) -> Any:
+    return NotImplemented
 
 
-def _load_function(magic: bytes, python: str, name: str, origin: str, digest: bytes, blob: bytes) -> Function:
-    key = (origin, digest)
-    fn = _originals.get(key) or _functions.get(key)
-    if fn is None:
-        functions_by_value.check_python(magic, python, name)
-        loaded = loads(blob)
-        assert isinstance(loaded, Function)
-        fn = _functions[key] = loaded
-        _function_tokens[fn] = (origin, digest, blob)
-        while len(_functions) > _MAX_FUNCTIONS:
-            _functions.popitem(last=False)
-    return fn
+def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
+    """Return the function that reduces objects of a type."""
+    if kind in copyreg.dispatch_table:
+        return _no_rule
+    if kind is Function or issubclass(kind, type):
+        return Pickler.code
+    if issubclass(kind, types.ModuleType):
+        return Pickler.module
+    reducer = _reducer(kind)
+    if reducer is not None:
+        return lambda _pickler, obj: reducer(obj)
+    if _ENUMS_BY_GETATTR and issubclass(kind, enum.Enum) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
+        return lambda _pickler, obj: (type(obj), (obj._value_,))
+    if kind.__reduce_ex__ is object.__reduce_ex__:
+        if kind.__reduce__ is not object.__reduce__:
+            return Pickler.by_name
+        if hasattr(kind, "__getattr__") and not hasattr(kind, "__dataclass_fields__"):
+            return _reduce_safely
+    return _no_rule
 
 
-def _load_class(token: classes_by_value.Token, version: int, blob: bytes) -> type:
-    cls = classes_by_value.known_class(token, version)
-    if cls is None:
-        cls = loads(blob)
-    assert isinstance(cls, type)
-    return cls
+def _reducer(kind: type) -> Callable[[Any], Any] | None:
+    exact = reducers.REDUCERS.get(kind)
+    if exact is not None or reducers.has_own_pickling(kind):
+        return exact
+    found = (reducer for base, reducer in reducers.DERIVED.items() if issubclass(kind, base))
+    return next(found, reducers.refuse if issubclass(kind, UNPICKLABLE_TYPES) else None)
+
+
+def _reduce_safely(_pickler: Pickler, obj: Any) -> Any:
+    """Have the state set without a look-up on the object, whose ``__getattr__`` may need the state."""
+    reduced = obj.__reduce_ex__(5)
+    if not isinstance(reduced, tuple) or len(reduced) != 5 or hasattr(type(obj), "__setstate__"):
+        return reduced
+    return (*reduced, reducers.set_state)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------
@@ -228,7 +274,7 @@ class _Sink:
 def _dump(
     kind: type[Pickler], value: Any, snapshot: Snapshot, buffers: list[memoryview] | None = None, **options: Any
 ) -> list[Segment]:
-    """Pickle `value`. If the C pickler refuses a type in it, pickle `value` again with dill for such types.
+    """Pickle `value`. If the C pickler refuses a type in it, pickle `value` again with dill's pickler.
 
     Args:
         kind: The pickler's class.
@@ -248,19 +294,14 @@ def _dump(
         return False
 
     callback = None if buffers is None else is_in_band
-    try:
-        kind(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
-    except (TypeError, pickle.PicklingError, AttributeError, ValueError) as refusal:
-        dill_pickler = _dill_pickler(kind)
-        if dill_pickler is None:
-            raise
+
+    def attempt(make_pickler: Callable[..., Any]) -> None:
         segments.clear()
         if buffers is not None:
             buffers.clear()
-        try:
-            dill_pickler(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
-        except (TypeError, pickle.PicklingError, AttributeError, ValueError, RecursionError):
-            raise refusal from None
+        make_pickler(_Sink(segments.append), snapshot, buffer_callback=callback, **options).dump(value)
+
+    _dill_if_needed(kind, attempt)
     return segments
 
 
@@ -320,13 +361,6 @@ def encode(kind: type[Pickler], value: Any, snapshot: Snapshot, **options: Any) 
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-class _MainUnpickler(pickle.Unpickler):
-    """In a process that was started as ``python -m pkg.mod``, looks up names of ``pkg.mod`` in ``__main__``."""
-
-    def find_class(self, module_name: str, name: str) -> Any:
-        return super().find_class("__main__" if module_name == functions_by_value.main_name() else module_name, name)
-
-
 def loads(data: Segment) -> Any:
     """Return the value that `dumps` encoded.
 
@@ -338,9 +372,9 @@ def loads(data: Segment) -> Any:
         Exception: Unpickling raised it.
     """
     stream, buffers = split(data)
-    if functions_by_value.main_name() is None:
+    if importable.main_name() is None:
         return pickle.loads(stream, buffers=buffers)
-    return _MainUnpickler(io.BytesIO(stream), buffers=buffers).load()
+    return importable.MainUnpickler(io.BytesIO(stream), buffers=buffers).load()
 
 
 def split(data: Segment) -> tuple[memoryview, list[Any]]:
@@ -372,38 +406,26 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
 
 # ---- dill for other types --------------------------------------------------------------------------------
 
-#: Types that dill would copy although a copy is useless in another process.
-UNPICKLABLE_TYPES: tuple[type, ...] = (
-    type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, threading.Event,
-    threading.Condition, threading.Semaphore, io.IOBase, types.GeneratorType, types.CoroutineType,
-    types.AsyncGeneratorType, types.FrameType, types.TracebackType,
-)  # fmt: skip
-_dill_picklers: dict[type, Any] = {}
+_REFUSALS = (TypeError, pickle.PicklingError, AttributeError, ValueError)
 
 
-#: Types that dill must not write, because `Pickler` or the C pickler writes them.
-_NATIVE: tuple[type, ...] = (
-    type(None), int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, type, Function,
-    pickle.PickleBuffer,
-)  # fmt: skip
-
-
-def _reducible(obj: Any) -> bool:
+def _dill_if_needed(kind: type[Pickler], attempt: Callable[[Callable[..., Any]], Any]) -> Any:
+    """Call `attempt` with a pickler class, and again with one that uses dill if the C pickler refuses a type."""
     try:
-        obj.__reduce_ex__(5)
-    except TypeError:
-        return False
-    return True
+        return attempt(kind)
+    except _REFUSALS as refusal:
+        dill_pickler = _dill_pickler()
+        if dill_pickler is None:
+            raise
+        try:
+            return attempt(functools.partial(dill_pickler, kind))
+        except (*_REFUSALS, RecursionError, KeyError):
+            raise refusal from None
 
 
-def _undill(blob: bytes) -> Any:
-    import dill
-
-    return dill.loads(blob)
-
-
-def _dill_pickler(kind: type[Pickler]) -> Any:
-    """Return a subclass of `kind` that uses dill for the types that the C pickler cannot write.
+@functools.lru_cache(maxsize=1)
+def _dill_pickler() -> Any:
+    """Return a subclass of dill's pickler that asks one of `Pickler` how to reduce objects.
 
     Return None if dill is not installed.
     """
@@ -411,43 +433,17 @@ def _dill_pickler(kind: type[Pickler]) -> Any:
         import dill
     except ImportError:
         return None
-    known = _dill_picklers.get(kind)
-    if known is not None:
-        return known
-    # All types that dill knows, apart from locks, `UNPICKLABLE_TYPES` and `_NATIVE`. Python's own table
-    # (pickle._Pickler.dispatch) cannot show which types only dill can write, because importing dill adds these types to
-    # that table.
-    dill_types = {
-        k
-        for k in dill.Pickler.dispatch
-        if not issubclass(k, (*UNPICKLABLE_TYPES, *_NATIVE)) and "lock" not in k.__name__
-    }
 
-    class ObjectPickler(dill.Pickler):  # type: ignore[misc]
-        """Writes one object that the C pickler cannot write. It writes functions and classes as `Pickler` does."""
+    class DillPickler(dill.Pickler):  # type: ignore[misc]
+        def __init__(
+            self, kind: type[Pickler], file: Any, snapshot: Snapshot, buffer_callback: Any = None, **options: Any
+        ) -> None:
+            super().__init__(file, protocol=5, byref=False, recurse=True, buffer_callback=buffer_callback)
+            self.reducer_override = kind(io.BytesIO(), snapshot, for_dill=True, **options).reducer_override
 
-        def __init__(self, file: Any, snapshot: Snapshot) -> None:
-            super().__init__(file, protocol=5, byref=False, recurse=True)
-            self.reducer = Pickler(io.BytesIO(), snapshot)
-
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, UNPICKLABLE_TYPES):
-                raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
-            return self.reducer.reducer_override(obj)
-
-    class WithDill(kind):  # type: ignore[misc, valid-type]
-        def reducer_override(self, obj: Any) -> Any:
-            reduced = super().reducer_override(obj)
-            if reduced is NotImplemented and type(obj) in dill_types and not _reducible(obj):
-                file = io.BytesIO()
-                ObjectPickler(file, self.snapshot).dump(obj)
-                return _undill, (file.getvalue(),)
-            return reduced
-
-    _dill_picklers[kind] = WithDill
-    return WithDill
+    return DillPickler
 
 
 def preload() -> None:
     """Import dill in advance, if it is installed. The supervisor calls this before it forks workers."""
-    _dill_pickler(Pickler)
+    _dill_pickler()

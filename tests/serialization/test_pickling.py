@@ -175,13 +175,13 @@ def test_a_class_that_changed_between_runs_is_brought_up_to_date_in_place(bundle
 
 def test_forked_workers_do_not_give_two_classes_one_token() -> None:
     source = (
-        "import os, sys\nfrom handout.serialization import classes_by_value\n"
+        "import os, sys\nfrom handout.serialization import tokens\n"
         "class A: pass\n"
-        "before = classes_by_value.class_token(A)\n"
+        "before = tokens.token_of(A)\n"
         "pid = os.fork()\n"
         "if pid: os.wait()\n"
         "class B: pass\n"
-        "print(classes_by_value.class_token(B)[0], classes_by_value.class_token(A) == before, flush=True)\n"
+        "print(tokens.token_of(B)[0], tokens.token_of(A) == before, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=HANG_S)
     (one, same_one), (two, same_two) = (line.split() for line in done.stdout.splitlines())

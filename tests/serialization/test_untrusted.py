@@ -165,7 +165,7 @@ def test_a_value_that_contains_itself_does_so_again() -> None:
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        (int, "int"), (os.system, "posix.system"), (lambda: 1, "_load_function"), (ValueError("x"), "ValueError"),
+        (int, "int"), (os.system, "posix.system"), (lambda: 1, "load_function"), (ValueError("x"), "ValueError"),
         ([Row], "a type"), (Unknown(1), "Unknown"), (numpy.array([object()]), "array of 'O8'"),
         (numpy.ma.array([1]), "numpy.ma"), (pickle.PickleBuffer, "PickleBuffer"), (Path("/"), "pathlib"),
     ],
@@ -302,9 +302,9 @@ HOSTILE = {
     "a length as a constructor's argument": named("builtins", "bytearray")
     + pickle.BININT + struct.pack("<i", 1 << 30) + pickle.TUPLE1 + pickle.REDUCE,
     "numpy's own state of a type": named("numpy", "dtype") + text("O8") + pickle.TUPLE1 + pickle.REDUCE,
-    "a path through a module": named("handout.serialization.functions_by_value", "attribute")
+    "a path through a module": named("handout.serialization.importable", "attribute")
     + text("os") + text("system") + pickle.TUPLE2 + pickle.REDUCE,
-    "a class by value": named("handout.serialization.pickling", "_load_class")
+    "a class by value": named("handout.serialization.definitions", "load_class")
     + text("o") + pickle.NONE + pickle.TUPLE2 + pickle.NONE + pickle.NONE + pickle.TUPLE3 + pickle.REDUCE,
     "nothing": b"",
     "an empty stack": pickle.TUPLE3,
@@ -374,7 +374,7 @@ SLOW = {
     + (pickle.BINGET + b"\0" + pickle.BINGET + b"\1" + pickle.REDUCE) * 50_000 + pickle.APPENDS,
     "a ratio that takes forever to reduce": lambda: named("fractions", "Fraction") + big(3**300_000) + big(7**300_000)
     + pickle.TUPLE2 + pickle.REDUCE,
-    "a class by value that takes forever to find": lambda: named("handout.serialization.pickling", "_load_class")
+    "a class by value that takes forever to find": lambda: named("handout.serialization.definitions", "load_class")
     + _doubled() + pickle.NONE + pickle.NONE + pickle.TUPLE3 + pickle.REDUCE,
     "a numpy type that takes forever to print": lambda: named("numpy", "dtype") + _doubled() + pickle.TUPLE1
     + pickle.REDUCE,

@@ -32,7 +32,7 @@ from handout.journal.identity import TaskIdentities
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.task_states import Outcome
-from handout.serialization import classes_by_value
+from handout.serialization import tokens
 from handout.transport.agent_link import AgentLink
 from handout.transport.bundle import agent_bundle
 from handout.transport.shielded import uninterrupted
@@ -191,7 +191,7 @@ class Recorder:
         """
         self._objects = frozenset(run.spec.outputs)
         facts = self.prior.facts(run, found, data_only)
-        classes = [ClassName(*token, module, name) for token, module, name in classes_by_value.own_classes()]
+        classes = [ClassName(*token, module, name) for token, module, name in tokens.own_classes()]
         self._journal.begin_run(self._ids, self._tasks, len(self.prior.done), run.number, classes)
         return facts
 

@@ -24,7 +24,7 @@ from handout.journal.identity import TaskIdentities
 from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import CONTROLLER
-from handout.serialization import classes_by_value
+from handout.serialization import tokens
 from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle
 
@@ -237,7 +237,7 @@ class PriorRuns:
             except (ImportError, AttributeError):
                 continue  # there is no such class now, so its objects use the definition that was pickled with them
             if isinstance(found, type):
-                classes_by_value.adopt((origin, number), found)
+                tokens.adopt((origin, number), found)
 
 
 #: Maps each host to two columns: the tasks that the host has, and the number of the attempt of each task.

@@ -30,6 +30,7 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
         link_fd: Descriptor of the socket to the agent.
         page_fd: Descriptor of the page of memory that the worker shares with the agent; see `shared_page`.
     """
+    pickling.become_worker()
     link = socket.socket(fileno=link_fd)
     page = shared_page.attach(page_fd)
     os.close(page_fd)

@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any, Callable, TypeVar
 
-from handout.serialization import classes_by_value, functions_by_value
+from handout.serialization import importable, tokens
 from handout.serialization.pickling import LoadError
 
 C = TypeVar("C", bound=type)
@@ -81,7 +81,7 @@ def register(cls: C) -> C:
 
 def registered() -> list[tuple[str, str]]:
     """Return the module and the qualified name by which other processes import each registered class."""
-    main = functions_by_value.main_name()
+    main = importable.main_name()
     return [(main if main is not None and module == "__main__" else module, name) for module, name in _registered]
 
 
@@ -366,7 +366,7 @@ def look_up(module: Any, name: Any) -> Allowed:
 
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
-    if cls is None and module == functions_by_value.main_name():
+    if cls is None and module == importable.main_name():
         # This program was started as `python -m pkg.mod`. Its main module is `__main__` in this process, but hosts call
         # it `pkg.mod`.
         cls = _registered.get(("__main__", name))
@@ -378,7 +378,7 @@ def _class(module: str, name: str) -> type | None:
     return cls
 
 
-def _class_by_value(token: Any, version: Any, _blob: Any) -> Allowed:
+def _class_by_value(token: Any, version: Any, *_blob: Any) -> Allowed:
     """Return the `Allowed` for a class that was sent by value.
 
     This process must have the class already, because the bytes of the class are not read.
@@ -387,7 +387,7 @@ def _class_by_value(token: Any, version: Any, _blob: Any) -> Allowed:
         RefusedError: This process does not have the class, or the caller did not register the class.
     """
     named = type(token) is tuple and tuple(map(type, token)) == (str, int) and type(version) is int
-    cls = classes_by_value.known_class(token, version) if named else None
+    cls = tokens.known_class(token, version) if named else None
     key = (cls.__module__, cls.__qualname__) if cls is not None else None
     if cls is None or not (_registered.get(key) is cls or key in _allowed_names):  # type: ignore[arg-type]
         raise RefusedError("an object of a class that is not registered" if cls is None else ".".join(key or ()))
@@ -405,6 +405,6 @@ def _uuid(*args: Any) -> Pending:
 
 _SPECIAL: dict[tuple[str, str], Allowed] = {
     ("uuid", "UUID"): Allowed("uuid.UUID", _uuid),
-    ("handout.serialization.pickling", "_load_class"): Allowed("a class", _class_by_value),
-    ("handout.serialization.functions_by_value", "attribute"): Allowed("a name", look_up),
+    ("handout.serialization.definitions", "load_class"): Allowed("a class", _class_by_value),
+    ("handout.serialization.importable", "attribute"): Allowed("a name", look_up),
 }

@@ -1,0 +1,319 @@
+"""Writes and loads definitions: functions, classes and run-time modules that are sent by value.
+
+The bytes of a definition are a row of pickles with one memo. The first pickles are shells: bare classes, functions with
+empty cells, and empty modules. The others fill the shells. So definitions may name each other. An object of a class can
+need the whole class as soon as it is loaded, for example because it is put into a set. Therefore what can hold no such
+objects comes first, then the other attributes of classes, and then all the rest. Before a value is written, the classes
+in it are completed.
+
+The bytes name namespaces and classes by numbers, so that they do not depend on the run, and equal definitions have
+equal digests. The keys of the namespaces and the versions of the classes go beside them.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import io
+import sys
+import types
+import weakref
+from typing import Any, Callable, NamedTuple
+
+from handout.serialization import classes_by_value, functions_by_value, tokens
+from handout.serialization.functions_by_value import MAGIC, PYTHON, Key
+from handout.serialization.importable import MainUnpickler
+
+Function = types.FunctionType
+#: A process keeps at most this many received functions and modules. It need not load these again when they arrive
+#: once more.
+_MAX_FUNCTIONS = 4096
+
+
+class Blob(NamedTuple):
+    """A definition as bytes. All fields but the first are the arguments of `load`.
+
+    Attributes:
+        digest: Digest of the data.
+        magic: Identifies the version of Python that can load the data.
+        python: That version, for messages.
+        name: Name of the function, class or module, for messages.
+        keys: Keys of the namespaces.
+        versions: Versions of the classes. The first belongs to the class that is defined, if it is one.
+        data: The row of pickles.
+    """
+
+    digest: bytes
+    magic: bytes
+    python: str
+    name: str
+    keys: tuple[Key, ...]
+    versions: tuple[int, ...]
+    data: bytes
+
+
+# ---- writing ---------------------------------------------------------------------------------------------
+
+
+class _Fill:
+    """Values that fill a shell. In the stream, it is the call that does so."""
+
+    def __init__(self, fill: Callable[[Any, Any], None], target: Any, values: Any) -> None:
+        self.fill, self.target, self.values = fill, target, values
+
+    def __reduce__(self) -> Any:
+        return self.fill, (self.target, self.values)
+
+
+class _Namespace:
+    """A namespace, as the target of a `_Fill`."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self.place = number, name
+
+    def __reduce__(self) -> Any:
+        return _globals_of, self.place
+
+
+def _globals_of(number: int, name: str) -> dict[str, Any]:
+    return functions_by_value.namespace(number, name).__dict__
+
+
+class Definitions:
+    """Writes one definition, with all definitions that it uses.
+
+    Args:
+        snapshot: The snapshot of the run.
+        make_pickler: Takes a file, a snapshot and this object, and returns a pickler that passes functions, classes and
+            modules to `define`.
+    """
+
+    def __init__(self, snapshot: Any, make_pickler: Callable[..., Any]) -> None:
+        self.snapshot, self.make_pickler = snapshot, make_pickler
+        self.out = io.BytesIO()
+        self.pickler = make_pickler(self.out, snapshot, definitions=self)
+        self.defined: set[int] = set()
+        self.numbers: dict[int, int] = {}
+        self.keys: list[Key] = []
+        self.versions: list[int] = []
+        self.main: dict[str, Any] | None = None
+        #: The globals that are in a queue already, as pairs of a namespace's number and a name.
+        self.named: set[tuple[int, str]] = set()
+        #: What holds no object of a class that is sent by value; attributes of classes; all else.
+        self.simple: collections.deque[_Fill] = collections.deque()
+        self.attributes: collections.deque[_Fill] = collections.deque()
+        self.others: collections.deque[_Fill] = collections.deque()
+
+    def write(self, obj: Any) -> Blob:
+        """Return a function, class or module as bytes."""
+        self.pickler.dump(obj)
+        while self.simple or self.attributes or self.others:
+            if self.simple:
+                self.pickler.dump(self.simple.popleft())
+            else:
+                self._write_next(self.attributes or self.others)
+        data = self.out.getvalue()
+        name = getattr(obj, "__qualname__", obj.__name__)
+        digest = hashlib.sha256(data).digest()[:16]
+        return Blob(digest, MAGIC, PYTHON, name, tuple(self.keys), tuple(self.versions), data)
+
+    def _write_next(self, queue: collections.deque[_Fill]) -> None:
+        """Write the next value. If definitions in it are missing, write their shells, and what fills these first."""
+        fill = queue.popleft()
+        missing = _Scout(self).missing_in(fill.values)
+        if not missing:
+            self.pickler.dump(fill)
+            return
+        before = len(queue)
+        for each in missing:
+            self.pickler.dump(each)
+        added = [queue.pop() for _ in range(len(queue) - before)]
+        queue.appendleft(fill)
+        queue.extendleft(added)
+
+    def define(self, obj: Any) -> Any:
+        """Return the tuple from which pickle writes a shell, and put what fills it into the queues."""
+        self.defined.add(id(obj))
+        self.snapshot.kept_alive.append(obj)
+        if isinstance(obj, types.ModuleType):
+            return self._define_module(obj)
+        return self._define_class(obj) if isinstance(obj, type) else self._define_function(obj)
+
+    def _fill(
+        self, queue: collections.deque[_Fill], fill: Callable[[Any, Any], None], target: Any, values: dict[str, Any]
+    ) -> None:
+        simple = {name: value for name, value in values.items() if is_simple(value)}
+        if simple:
+            self.simple.append(_Fill(fill, target, simple))
+        queue.extend(_Fill(fill, target, {name: values[name]}) for name in values if name not in simple)
+
+    def _number(self, space: dict[str, Any]) -> int:
+        if id(space) not in self.numbers:
+            self.numbers[id(space)] = len(self.keys)
+            self.keys.append(self.snapshot.key(space))
+        return self.numbers[id(space)]
+
+    def _fill_names(self, space: dict[str, Any], name: str, values: dict[str, Any]) -> None:
+        number = self._number(space)
+        fresh = {key: value for key, value in values.items() if (number, key) not in self.named}
+        self.named.update((number, key) for key in fresh)
+        self._fill(self.others, functions_by_value.fill_names, _Namespace(number, name), fresh)
+
+    def _define_function(self, fn: Function) -> Any:
+        parts, name = functions_by_value.parts(fn), functions_by_value.name_of(fn)
+        number = self._number(fn.__globals__)
+        if self.main is None and name == "__main__":
+            self.main = fn.__globals__
+        self._fill_names(fn.__globals__, name, parts.names)
+        self._fill(self.others, functions_by_value.fill_attributes, fn, parts.attributes)
+        for cell, value in parts.cells:
+            self._fill(self.others, functions_by_value.fill_attributes, cell, {"cell_contents": value})
+        if parts.modules:
+            self.simple.append(_Fill(functions_by_value.fill_modules, None, parts.modules))
+        code = functions_by_value.marshalled(fn.__code__)
+        return functions_by_value.make_function, (code, (number, name), fn.__name__, fn.__closure__)
+
+    def _define_module(self, module: types.ModuleType) -> Any:
+        space, name = module.__dict__, module.__name__
+        if name != "__main__":
+            functions_by_value.own_module(module)
+            self._fill_names(space, name, {key: value for key, value in space.items() if key not in _MODULE_MADE})
+        listed = sys.modules.get(name) is module and name != "__main__"
+        return functions_by_value.make_module, (self._number(space), name, listed)
+
+    def _define_class(self, cls: type) -> Any:
+        recipe, state, members = classes_by_value.parts(cls, is_simple)
+        number, token = len(self.versions), tokens.token_of(cls)
+        self.versions.append(tokens.version_of(cls, self.snapshot.serial))
+        self._fill_annotated(cls)
+        self.snapshot.note_parts(cls, state)
+        self._fill(self.attributes, classes_by_value.fill_attributes, cls, state)
+        for name, member in members.items():
+            self.attributes.append(_Fill(classes_by_value.fill_members, cls, {name: member}))
+        abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}
+        self.simple.append(_Fill(classes_by_value.fill_abstract, cls, abstract))
+        return classes_by_value.make_class, (token, number, *recipe)
+
+    def _fill_annotated(self, cls: type) -> None:
+        """Add the globals of ``__main__`` that annotations of a class name as text."""
+        main = self.main or getattr(sys.modules.get("__main__"), "__dict__", {})
+        if cls.__module__ in ("__main__", "__mp_main__"):
+            texts = vars(cls).get("__annotations__", {}).values()
+            names = {name: main[name] for name in functions_by_value.words(texts) if name in main}
+            if names:
+                self._fill_names(main, "__main__", names)
+
+
+#: Attributes of a module that its loader makes.
+_MODULE_MADE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+
+
+class _Scout:
+    """Finds the definitions in a value, by pickling the value to nowhere."""
+
+    def __init__(self, definitions: Definitions) -> None:
+        self.definitions = definitions
+        self.seen: dict[int, Any] = {}
+
+    def missing_in(self, value: Any) -> list[Any]:
+        """Return the functions, classes and modules in a value that are not defined yet."""
+        sink = types.SimpleNamespace(write=lambda _data: None)
+        options: dict[str, Any] = {"definitions": self, "buffer_callback": lambda _buffer: None}
+        self.definitions.make_pickler(sink, self.definitions.snapshot, **options).dump(value)
+        return list(self.seen.values())
+
+    def define(self, obj: Any) -> Any:
+        """Note a function, class or module."""
+        if id(obj) not in self.definitions.defined:
+            self.seen[id(obj)] = obj
+        return object, ()
+
+
+_SIMPLE = frozenset({
+    type(None), bool, int, float, complex, str, bytes, range, type(...), types.FunctionType, types.CodeType,
+    types.ModuleType, types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType,
+    types.MethodWrapperType,
+})  # fmt: skip
+
+
+def is_simple(value: Any, depth: int = 3) -> bool:
+    """Return True if a value can hold no object of a class that is sent by value."""
+    kind = type(value)
+    if kind in _SIMPLE or isinstance(value, type):
+        return True
+    if kind in (classmethod, staticmethod):
+        return is_simple(value.__func__, depth)
+    if kind is property:
+        return all(is_simple(each, depth) for each in (value.fget, value.fset, value.fdel))
+    if not depth or kind not in (tuple, list, dict, set, frozenset) or len(value) > 1000:
+        return False
+    parts = [*value, *value.values()] if kind is dict else value
+    return all(is_simple(each, depth - 1) for each in parts)
+
+
+# ---- loading ---------------------------------------------------------------------------------------------
+
+_FunctionKey = tuple[tuple[Key, ...], bytes]
+#: Functions and modules that this process has received, the oldest first.
+_received: collections.OrderedDict[_FunctionKey, Any] = collections.OrderedDict()
+#: For each of them, the blob that it arrived as. It is sent on as that blob.
+_arrived: weakref.WeakKeyDictionary[Any, Blob] = weakref.WeakKeyDictionary()
+_originals: weakref.WeakValueDictionary[_FunctionKey, Any] = weakref.WeakValueDictionary()
+
+
+def arrived_as(obj: Any) -> Blob | None:
+    """Return the blob as which a function, class or module arrived, or None."""
+    if not isinstance(obj, type):
+        return _arrived.get(obj)
+    blob: Blob | None = tokens.kept(obj)
+    return blob if blob is not None and tokens.version_of(obj, -1) == blob.versions[0] else None
+
+
+def remember(obj: Any, blob: Blob) -> None:
+    """Note that a blob of this process is `obj`, so that it maps back."""
+    _originals.setdefault((blob.keys, blob.digest), obj)
+
+
+def load_function(*fields: Any) -> Any:
+    """Return the function or module of a blob."""
+    blob = Blob(*fields)
+    key = blob.keys, blob.digest
+    with tokens.lock:
+        found = _originals.get(key) or _received.get(key)
+        if found is None:
+            found = _received[key] = _load(blob)
+            _arrived[found] = blob
+            while len(_received) > _MAX_FUNCTIONS:
+                _received.popitem(last=False)
+        functions_by_value.enter(blob.keys)
+        return found
+
+
+def load_class(token: tokens.Token, version: int, *fields: Any) -> type:
+    """Return the class that has a token. Its blob is read only if this process lacks this version of the class."""
+    with tokens.lock:
+        cls = tokens.known_class(token, version)
+        if cls is None:
+            blob = Blob(*fields)
+            cls = _load(blob)
+            tokens.keep(token, blob)
+    assert isinstance(cls, type)
+    return cls
+
+
+def _load(blob: Blob) -> Any:
+    functions_by_value.check_python(blob.magic, blob.python, blob.name)
+    before, tokens.loading = tokens.loading, tokens.Loading(blob.keys, blob.versions)
+    try:
+        stream = io.BytesIO(blob.data)
+        unpickler = MainUnpickler(stream)
+        obj = unpickler.load()
+        while stream.tell() < len(blob.data):
+            unpickler.load()
+        return obj
+    except BaseException:
+        for token in tokens.loading.fresh.values():  # these classes are incomplete
+            tokens.set_version(token, -1)
+        raise
+    finally:
+        tokens.loading = before

@@ -1,0 +1,286 @@
+"""Reduces objects of other types that Python's C pickler refuses or gets wrong, and that code often holds.
+
+A reducer takes an object and returns a tuple as ``__reduce__`` does.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copyreg
+import dataclasses
+import functools
+import gc
+import io
+import logging
+import operator
+import struct
+import sys
+import threading
+import types
+import typing
+import weakref
+from typing import Any, Callable
+
+from handout.serialization import exception_parts, functions_by_value, tokens
+
+Reducer = Callable[[Any], Any]
+Function = types.FunctionType
+
+#: Types whose objects are useless in another process, but would be copied by dill.
+UNPICKLABLE_TYPES: tuple[type, ...] = (
+    type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, threading.Event,
+    threading.Condition, threading.Semaphore, io.IOBase, types.GeneratorType, types.CoroutineType,
+    types.AsyncGeneratorType, types.FrameType, types.TracebackType,
+)  # fmt: skip
+_STREAMS = ("__stdin__", "__stdout__", "__stderr__", "stdin", "stdout", "stderr")
+_METHODS = ("__reduce__", "__reduce_ex__", "__getstate__")
+
+
+def has_own_pickling(kind: type) -> bool:
+    """Return True if a class says in Python how its objects are pickled."""
+    return any(isinstance(getattr(kind, name, None), Function) for name in _METHODS)
+
+
+def refuse(obj: Any) -> Any:
+    """Raise the error for an object of `UNPICKLABLE_TYPES`.
+
+    Raises:
+        TypeError: Always.
+    """
+    raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
+
+
+# ---- state -----------------------------------------------------------------------------------------------
+
+
+def set_state(obj: Any, state: Any) -> None:
+    """Set an object's attributes without a look-up on the object.
+
+    A ``__getattr__`` of its class may need attributes that are not there yet.
+    """
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        obj.__dict__.update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(obj, name, value)
+
+
+def plain(obj: Any) -> tuple[Any, tuple[Any, ...], Any]:
+    """Return a function that makes an empty object of the same class, its arguments, and the object's state."""
+    slots = {}
+    slot_names: Any = copyreg._slotnames  # type: ignore[attr-defined]
+    for name in slot_names(type(obj)):
+        try:
+            slots[name] = object.__getattribute__(obj, name)
+        except AttributeError:  # the slot is empty
+            continue
+    attributes = dict(getattr(obj, "__dict__", {}))
+    return bare, (type(obj),), (attributes, slots) if slots else attributes
+
+
+def bare(kind: Any) -> Any:
+    """Make an object without the class's own ``__new__``, which may need what the class does not hold yet."""
+    makers = (each for each in kind.__mro__ if "__new__" in vars(each) and not isinstance(each.__new__, Function))
+    native: Any = next(makers)
+    return native.__new__(kind)
+
+
+# ---- objects of which each process has one copy ----------------------------------------------------------
+
+
+def reduce_named(obj: Any) -> Any:
+    """Reduce an object that pickle would write as a name, because of which each process has one copy of it."""
+    take_apart: Reducer = _NAMED.get(type(obj), plain)
+    make, args, state = take_apart(obj)
+    return _named, (tokens.token_of(obj), make, args), state, None, None, _fill_named
+
+
+def _named(token: tokens.Token, make: Any, args: Any) -> Any:
+    with tokens.lock:
+        found = tokens.known(token)
+        return tokens.track(make(*args), token, -1) if found is None else found
+
+
+def _fill_named(obj: Any, state: Any) -> None:
+    token = tokens.token_of(obj)
+    if not tokens.is_current(token, 0):
+        tokens.set_version(token, 0)
+        set_state(obj, state)
+
+
+def _cache_parts(cached: Any) -> Any:
+    limits = cached.cache_parameters()
+    state = {name: value for name, value in vars(cached).items() if name != "cache_parameters"}
+    return _make_cache, (limits["maxsize"], limits["typed"]), state
+
+
+def _make_cache(maxsize: int | None, typed: bool) -> Any:
+    """Return a cache around a function that arrives later, because the function may name the cache."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return cached.__wrapped__(*args, **kwargs)
+
+    cached = functools.lru_cache(maxsize, typed)(call)
+    return cached
+
+
+def _variable_parts(var: Any) -> Any:
+    options: dict[str, Any] = {}
+    if isinstance(var, typing.TypeVar):
+        options = {"bound": var.__bound__, "covariant": var.__covariant__, "contravariant": var.__contravariant__}
+        if getattr(var, "__infer_variance__", False):
+            options["infer_variance"] = True
+    if getattr(var, "has_default", bool)():  # since Python 3.13
+        options["default"] = getattr(var, "__default__")  # noqa: B009, because checkers know no such attribute
+    return _make_variable, (type(var), var.__name__, getattr(var, "__constraints__", ()), options), None
+
+
+def _make_variable(kind: Any, name: str, constraints: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return kind(name, *constraints, **options)
+
+
+def _alias_parts(alias: Any) -> Any:
+    return _make_alias, (type(alias), alias.__name__, alias.__value__, alias.__type_params__), None
+
+
+def _make_alias(kind: Any, name: str, value: Any, type_params: tuple[Any, ...]) -> Any:
+    return kind(name, value, type_params=type_params)
+
+
+#: How to take objects apart that are written as names. For other types, see `plain`.
+_NAMED: dict[Any, Reducer] = {
+    type(functools.lru_cache(maxsize=None)(len)): _cache_parts,
+    **{getattr(typing, name, None): _variable_parts for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
+    getattr(typing, "TypeAliasType", None): _alias_parts,
+}
+
+
+def _reduce_context_variable(var: contextvars.ContextVar[Any]) -> Any:
+    try:
+        default: tuple[Any, ...] = (contextvars.Context().run(var.get),)
+    except LookupError:  # it has none
+        default = ()
+    return _named, (tokens.token_of(var), _make_context_variable, (var.name, *default))
+
+
+def _make_context_variable(name: str, *default: Any) -> Any:
+    return contextvars.ContextVar(name, **({"default": default[0]} if default else {}))
+
+
+# ---- streams and handlers --------------------------------------------------------------------------------
+
+
+def _reduce_stream(stream: Any) -> Any:
+    """Reduce a standard stream to its name: the receiver uses its own one. Refuse other files."""
+    for name in _STREAMS:
+        for path in (name, f"{name}.buffer", f"{name}.buffer.raw"):
+            try:
+                if operator.attrgetter(path)(sys) is stream:
+                    return _stream, (path,)
+            except AttributeError:  # a program may have put another object in place of the stream
+                continue
+    return NotImplemented if isinstance(stream, (io.StringIO, io.BytesIO)) else refuse(stream)
+
+
+def _stream(path: str) -> Any:
+    return operator.attrgetter(path)(sys)
+
+
+def _reduce_handler(handler: Any) -> Any:
+    state = {name: value for name, value in vars(handler).items() if name != "lock"}
+    return _make_handler, (type(handler),), state, None, None, set_state
+
+
+def _make_handler(kind: Any) -> Any:
+    handler = kind.__new__(kind)
+    handler.createLock()
+    return handler
+
+
+# ---- attributes of classes -------------------------------------------------------------------------------
+
+
+def _descriptor(base: Any, args_of: Callable[[Any], tuple[Any, ...]]) -> Reducer:
+    def reduce(obj: Any) -> Any:
+        own = dict(getattr(obj, "__dict__", {}))
+        return _make_descriptor, (base, type(obj), args_of(obj)), own or None, None, None, set_state
+
+    return reduce
+
+
+def _make_descriptor(base: Any, kind: Any, args: Any) -> Any:
+    obj = kind.__new__(kind)
+    base.__init__(obj, *args)
+    return obj
+
+
+def _reduce_cached_property(obj: Any) -> Any:
+    state = {name: value for name, value in vars(obj).items() if name != "lock"}  # it has a lock before Python 3.12
+    return _make_cached_property, (type(obj), "lock" in vars(obj)), state, None, None, set_state
+
+
+def _make_cached_property(kind: Any, has_lock: bool) -> Any:
+    obj = kind.__new__(kind)
+    if has_lock:
+        obj.lock = threading.RLock()
+    return obj
+
+
+def _reduce_key(key: Any) -> Any:
+    """Reduce an object of `functools.cmp_to_key`. Only the garbage collector shows what it holds."""
+    return _make_key, tuple(each for each in gc.get_referents(key) if each is not type(key))
+
+
+def _make_key(compare: Any, *wrapped: Any) -> Any:
+    key: Any = functools.cmp_to_key(compare)
+    return key(*wrapped) if wrapped else key
+
+
+_MARKERS = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR")
+
+
+def _reduce_marker(obj: Any) -> Any:
+    """Reduce a marker of `dataclasses` to its name, because it is compared with ``is``."""
+    name = next((name for name in _MARKERS if getattr(dataclasses, name, None) is obj), None)
+    return NotImplemented if name is None else (getattr, (dataclasses, name))
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+
+
+def _reduce_view(view: memoryview) -> Any:
+    data = view.tobytes()
+    return _make_view, (data if view.readonly else bytearray(data), view.format, view.shape)
+
+
+def _make_view(data: Any, format: str, shape: tuple[int, ...]) -> Any:
+    view: Any = memoryview(data)
+    return view if format == "B" and len(shape) == 1 else view.cast(format, shape)
+
+
+#: Reducers by type.
+REDUCERS: dict[type, Reducer] = {
+    types.CodeType: lambda code: (functions_by_value.make_code, functions_by_value.marshalled(code)),
+    types.CellType: lambda _cell: (types.CellType, ()),  # what holds the cell brings the contents
+    types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
+    types.MemberDescriptorType: lambda slot: (getattr, (slot.__objclass__, slot.__name__)),
+    contextvars.ContextVar: _reduce_context_variable,
+    type(functools.cmp_to_key(lambda _one, _other: 0)): _reduce_key,
+    memoryview: _reduce_view,
+    struct.Struct: lambda packer: (struct.Struct, (packer.format,)),
+    weakref.WeakSet: lambda known: (weakref.WeakSet, (list(known),)),
+    weakref.WeakKeyDictionary: lambda known: (weakref.WeakKeyDictionary, (dict(known.items()),)),
+    weakref.WeakValueDictionary: lambda known: (weakref.WeakValueDictionary, (dict(known.items()),)),
+    weakref.WeakMethod: lambda method: (weakref.WeakMethod, (method(),)),
+    **{type(getattr(dataclasses, name)): _reduce_marker for name in _MARKERS if hasattr(dataclasses, name)},
+}
+#: Reducers for a type and its subclasses.
+DERIVED: dict[type, Reducer] = {
+    property: _descriptor(property, lambda obj: (obj.fget, obj.fset, obj.fdel, obj.__doc__)),
+    classmethod: _descriptor(classmethod, lambda obj: (obj.__func__,)),
+    staticmethod: _descriptor(staticmethod, lambda obj: (obj.__func__,)),
+    functools.cached_property: _reduce_cached_property,
+    BaseException: exception_parts.reduce_exception,
+    io.IOBase: _reduce_stream,
+    logging.Handler: _reduce_handler,
+}
