@@ -1,10 +1,10 @@
 """Writes and loads definitions: functions, classes and run-time modules that are sent by value.
 
-The bytes of a definition are a row of pickles with one memo. The first pickles are shells: bare classes, functions with
-empty cells, and empty modules. The others fill the shells. So definitions may name each other. An object of a class can
-need the whole class as soon as it is loaded, for example because it is put into a set. Therefore what can hold no such
-objects comes first, then the other attributes of classes, and then all the rest. Before a value is written, the classes
-in it are completed.
+The bytes of a definition are a row of pickles with one memo. The first pickles hold bare objects: classes without
+attributes, functions with empty cells, and empty modules. The others fill them. So definitions may name each other. An
+object of a class can need the whole class as soon as it is loaded, for example because it is put into a set. Therefore
+what can hold no such objects comes first, then the other attributes of classes, and then all the rest. Before a value
+is written, the classes in it are completed.
 
 The bytes name namespaces and classes by numbers, so that they do not depend on the run, and equal definitions have
 equal digests. The keys of the namespaces and the versions of the classes go beside them.
@@ -56,7 +56,7 @@ class Blob(NamedTuple):
 
 
 class _Fill:
-    """Values that fill a shell. In the stream, it is the call that does so."""
+    """Values that fill a bare object. In the stream, it is the call that does so."""
 
     def __init__(self, fill: Callable[[Any, Any], None], target: Any, values: Any) -> None:
         self.fill, self.target, self.values = fill, target, values
@@ -118,7 +118,7 @@ class Definitions:
         return Blob(digest, MAGIC, PYTHON, name, tuple(self.keys), tuple(self.versions), data)
 
     def _write_next(self, queue: collections.deque[_Fill]) -> None:
-        """Write the next value. If definitions in it are missing, write their shells, and what fills these first."""
+        """Write the next value. If definitions in it are missing, write them bare, and what fills them, first."""
         fill = queue.popleft()
         missing = _Scout(self).missing_in(fill.values)
         if not missing:
@@ -132,7 +132,7 @@ class Definitions:
         queue.extendleft(added)
 
     def define(self, obj: Any) -> Any:
-        """Return the tuple from which pickle writes a shell, and put what fills it into the queues."""
+        """Return the tuple from which pickle writes a bare object, and put what fills it into the queues."""
         self.defined.add(id(obj))
         self.snapshot.kept_alive.append(obj)
         if isinstance(obj, types.ModuleType):
@@ -199,7 +199,7 @@ class Definitions:
         main = self.main or getattr(sys.modules.get("__main__"), "__dict__", {})
         if cls.__module__ in ("__main__", "__mp_main__"):
             texts = vars(cls).get("__annotations__", {}).values()
-            names = {name: main[name] for name in functions_by_value.words(texts) if name in main}
+            names = {name: main[name] for name in functions_by_value.annotated(texts) if name in main}
             if names:
                 self._fill_names(main, "__main__", names)
 

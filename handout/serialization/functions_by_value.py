@@ -7,6 +7,7 @@ objects travel as marshal bytes, so both ends must run the same minor version of
 
 from __future__ import annotations
 
+import ast
 import builtins
 import collections
 import dis
@@ -14,7 +15,6 @@ import functools
 import importlib
 import importlib.util
 import marshal
-import re
 import sys
 import types
 import weakref
@@ -42,7 +42,6 @@ _homes: weakref.WeakValueDictionary[int, types.ModuleType] = weakref.WeakValueDi
 #: In a worker: the namespace of each snapshot's ``__main__``, by origin and serial.
 _mains: collections.OrderedDict[tuple[str, int], types.ModuleType] = collections.OrderedDict()
 _names: weakref.WeakKeyDictionary[types.CodeType, Names] = weakref.WeakKeyDictionary()
-_WORD = re.compile(r"[^\W\d]\w*")
 _is_worker = False
 
 
@@ -199,16 +198,36 @@ def parts(fn: Function) -> FunctionParts:
     return FunctionParts(kept, _globals(fn), cells, _modules(fn, [value for _, value in cells]))
 
 
-def words(texts: Iterable[Any]) -> Iterator[str]:
-    """Yield the names in those annotations that are texts."""
-    for text in texts:
+def annotated(annotations: Iterable[Any]) -> Iterator[str]:
+    """Yield the names in those annotations that are texts, because ``typing.get_type_hints`` looks them up."""
+    for text in annotations:
         if isinstance(text, str):
-            yield from _WORD.findall(text)
+            yield from _names_in_text(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in_text(text: str) -> tuple[str, ...]:
+    try:
+        inside: list[Any] = [ast.parse(text.strip(), mode="eval")]
+    except (SyntaxError, ValueError, RecursionError):  # not an annotation in Python's syntax
+        return ()
+    found: list[str] = []
+    while inside:
+        node = inside.pop()
+        if isinstance(node, ast.Name):
+            found.append(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # a text inside a text
+            found.extend(_names_in_text(node.value))
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal"):
+            inside.append(node.value)  # what follows are values, and not names
+        else:
+            inside.extend(ast.iter_child_nodes(node))
+    return tuple(found)
 
 
 def _globals(fn: Function) -> dict[str, Any]:
     space = fn.__globals__
-    used = {name for name in (*names_in(fn.__code__).used, *words(fn.__annotations__.values())) if name in space}
+    used = {name for name in (*names_in(fn.__code__).used, *annotated(fn.__annotations__.values())) if name in space}
     ordered = [name for name in space if name in used] if len(used) > 1 else used
     return {name: space[name] for name in ordered}
 

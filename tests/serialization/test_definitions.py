@@ -1,0 +1,262 @@
+"""Definitions: what travels by value, what a process keeps of it, and what happens if loading it fails."""
+
+from __future__ import annotations
+
+import contextvars
+import copyreg
+import functools
+import gc
+import io
+import pickle
+import re
+import sys
+import threading
+import types
+import weakref
+from array import array
+from pathlib import Path
+from typing import Any, NewType
+
+import pytest
+
+from handout.serialization import diagnosis, pickling, tokens
+from tests.pythons import bundle, run_on_host
+
+__all__ = ["bundle"]
+
+
+def dumps(value: Any, snapshot: pickling.Snapshot | None = None) -> bytes:
+    return b"".join(pickling.dumps(value, snapshot))
+
+
+def there_and_back(value: Any) -> Any:
+    return pickling.loads(dumps(value))
+
+
+def in_another_process(bundle: Path, value: bytes, source: str) -> str:
+    head = "from handout.serialization import pickling\ndata = sys.stdin.buffer.read()\n"
+    return run_on_host(sys.executable, head + source, stdin=value, bundle=bundle).decode().strip()
+
+
+def script(source: str) -> dict[str, Any]:
+    """Run `source` as the text of a program, and return the program's globals."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, space)
+    return space
+
+
+# ---- what a process keeps ----------------------------------------------------------------------------------
+
+
+def test_tokens_do_not_keep_the_objects_that_they_name() -> None:
+    cls = type("Short", (), {})
+    token = tokens.token_of(cls)
+    assert tokens.known(token) is cls
+    dumps(cls())
+    del cls
+    gc.collect()
+    assert tokens.known(token) is None
+    assert token not in {each for each, _, _ in tokens.own_classes()}
+
+
+def test_received_functions_and_namespaces_are_bounded(bundle: Path) -> None:
+    source = (
+        "from handout.serialization import definitions, functions_by_value as by_value\n"
+        "import gc, pickle, weakref\n"
+        "definitions._MAX_FUNCTIONS = by_value._MAX_NAMESPACES = 3\n"
+        "functions = [pickling.loads(each) for each in pickle.loads(data)]\n"
+        "print([fn() for fn in functions], len(definitions._received), len(by_value._namespaces))\n"
+        "refs = [weakref.ref(fn) for fn in functions]\n"
+        "del functions\ngc.collect()\n"
+        "print(sum(ref() is not None for ref in refs))"
+    )
+    spaces = [script(f"LIMIT = {number}\ndef fn(): return LIMIT") for number in range(6)]
+    blobs = pickle.dumps([dumps(space["fn"]) for space in spaces])
+    assert in_another_process(bundle, blobs, source).splitlines() == ["[0, 1, 2, 3, 4, 5] 3 3", "3"]
+
+
+def test_a_class_that_arrived_is_sent_on_as_it_arrived(bundle: Path) -> None:
+    space = script("class Model:\n    size = 1\n    def double(self): return self.size * 2")
+    source = (
+        "from handout.serialization import definitions\n"
+        "model = pickling.loads(data)\n"
+        "blob = definitions.arrived_as(type(model))\n"
+        "print(blob is not None and pickling.Snapshot().blob(type(model)) is blob, model.double())"
+    )
+    assert in_another_process(bundle, dumps(space["Model"]()), source) == "True 2"
+
+
+def test_equal_definitions_have_equal_digests_in_two_runs() -> None:
+    space = script("LIMIT = 1\nclass C:\n    a = 1\ndef fn(): return LIMIT, C")
+    first, second = (pickling.Snapshot().blob(space["fn"]) for _ in range(2))
+    assert first.digest == second.digest
+    assert first.keys != second.keys
+
+
+# ---- loading that fails --------------------------------------------------------------------------------------
+
+
+def test_a_class_whose_definition_could_not_be_loaded_is_loaded_anew(bundle: Path) -> None:
+    """The first attempt fails because a module is missing. It must not leave an incomplete class behind."""
+    sys.modules["handout_test_absent"] = module = types.ModuleType("handout_test_absent")
+    module.__file__ = "elsewhere.py"
+    exec("class Value:\n    pass\nVALUE = Value()", module.__dict__)
+    try:
+        data = dumps(type("Holder", (), {"__module__": "__main__", "value": module.VALUE, "later": [1, object]})())
+    finally:
+        del sys.modules["handout_test_absent"]
+    source = (
+        "import types\n"
+        "for _ in range(2):\n"
+        "    try:\n        pickling.loads(data)\n"
+        "    except ModuleNotFoundError as error:\n        print(error.name)\n"
+        "sys.modules['handout_test_absent'] = module = types.ModuleType('handout_test_absent')\n"
+        "module.Value = type('Value', (), {'__module__': 'handout_test_absent'})\n"
+        "holder = pickling.loads(data)\n"
+        "print(type(holder.value) is module.Value, holder.later)"
+    )
+    found = in_another_process(bundle, data, source).splitlines()
+    assert found == ["handout_test_absent", "handout_test_absent", "True [1, <class 'object'>]"]
+
+
+def test_threads_that_load_one_class_never_see_half_of_it(bundle: Path) -> None:
+    attributes = "\n".join(f"    a{number} = [{number}]" for number in range(200))
+    space = script(f"class Wide:\n{attributes}\n    def last(self): return self.a199")
+    source = (
+        "import threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "start, found = threading.Barrier(8), []\n"
+        "def work():\n"
+        "    start.wait()\n"
+        "    found.append(pickling.loads(data).last())\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "[each.start() for each in threads]\n[each.join() for each in threads]\n"
+        "print(found == [[199]] * 8)"
+    )
+    assert in_another_process(bundle, dumps(space["Wide"]()), source) == "True"
+
+
+def test_threads_may_pickle_one_class_at_the_same_time() -> None:
+    cls = type("Shared", (), {"__module__": "__main__"})
+    start, found = threading.Barrier(8), []
+
+    def work() -> None:
+        start.wait()
+        dumps(cls())
+        found.append(tokens.token_of(cls))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(set(found)) == 1
+
+
+# ---- the receiver --------------------------------------------------------------------------------------------
+
+
+def test_a_worker_sees_the_namespace_of_the_run_as_its_main_module(bundle: Path) -> None:
+    one, two = (
+        script(f"NUMBER = {n}\ndef fn():\n    import __main__\n    return NUMBER, __main__.NUMBER") for n in (1, 2)
+    )
+    source = (
+        "import pickle\n"
+        "before = sys.modules['__main__']\n"
+        "one, two = pickle.loads(data)\n"
+        "pickling.loads(one)\nprint(sys.modules['__main__'] is before)\n"
+        "pickling.become_worker()\n"
+        "print([pickling.loads(each)() for each in (two, two)])"
+    )
+    blobs = pickle.dumps([dumps(one["fn"]), dumps(two["fn"])])
+    assert in_another_process(bundle, blobs, source).splitlines() == ["True", "[(2, 2), (2, 2)]"]
+
+
+def test_the_main_module_of_a_program_stays_what_it_is() -> None:
+    before = sys.modules["__main__"]
+    assert there_and_back(script("def fn(): return 1")["fn"])() == 1
+    assert sys.modules["__main__"] is before
+
+
+# ---- types that code often holds -----------------------------------------------------------------------------
+
+
+def test_a_view_of_memory_keeps_its_format_its_shape_and_whether_it_can_be_written() -> None:
+    for view in (memoryview(array("d", [1.5, 2.0])), memoryview(b"abcdef").cast("B", (2, 3))):
+        back = there_and_back(view)
+        assert (back.format, back.shape, back.readonly, back.tolist()) == (
+            view.format, view.shape, view.readonly, view.tolist()
+        )  # fmt: skip
+
+
+class Resumable(threading.Thread):
+    def __reduce__(self) -> Any:
+        return Resumable, ()
+
+
+class Reopened(io.RawIOBase):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Reopened, (self.path,)
+
+
+def test_a_class_that_says_how_its_objects_are_pickled_is_obeyed() -> None:
+    assert isinstance(there_and_back(Resumable()), Resumable)
+    assert there_and_back(Reopened("a")).path == "a"
+    meta = type("Meta", (type,), {})
+    copyreg.pickle(meta, lambda cls: (re.compile, (cls.__name__,)))
+    try:
+        assert there_and_back(meta("text", (), {})).pattern == "text"
+    finally:
+        del copyreg.dispatch_table[meta]
+
+
+def test_a_key_function_of_cmp_to_key_keeps_its_comparison() -> None:
+    key = functools.cmp_to_key(lambda one, other: other - one)
+    assert sorted([1, 3, 2], key=there_and_back(key)) == [3, 2, 1]
+    assert there_and_back([key(4)])[0].obj == 4
+
+
+def test_a_class_of_a_text_without_a_module_goes_by_value(bundle: Path) -> None:
+    space: dict[str, Any] = {}
+    exec("class Bare:\n    def one(self): return 1", space)
+    assert in_another_process(bundle, dumps(space["Bare"]()), "print(pickling.loads(data).one())") == "1"
+
+
+def test_objects_that_only_this_process_can_name_map_back() -> None:
+    kind = NewType("kind", int)
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=3)
+    assert there_and_back([kind, variable]) == [kind, variable]
+
+
+def test_a_weak_reference_refers_to_the_object_beside_it() -> None:
+    class Node:
+        pass
+
+    node = Node()
+    loaded, reference, known = there_and_back([node, weakref.ref(node), weakref.WeakSet([node])])
+    assert reference() is loaded
+    assert list(known) == [loaded]
+
+
+def test_names_in_annotations_travel_but_not_those_that_only_look_like_names(bundle: Path) -> None:
+    space = script(
+        "from __future__ import annotations\nimport threading, typing\n"
+        "class Node: pass\n"
+        "train = threading.Lock()\n"
+        "def fn(a: typing.Literal['train'], b: typing.Optional['Node']): return 1"
+    )
+    source = (
+        "import typing\nfn = pickling.loads(data)\n"
+        "print(typing.get_type_hints(fn)['b'] == typing.Optional[fn.__globals__['Node']], 'train' in fn.__globals__)"
+    )
+    assert in_another_process(bundle, dumps(space["fn"]), source) == "True False"
+
+
+def test_a_lock_inside_a_definition_is_refused_with_its_path() -> None:
+    space = script("import threading\nclass C:\n    lock = threading.Lock()\ndef fn(): return C")
+    with pytest.raises(diagnosis.CannotPickleError) as caught:
+        diagnosis.dumps_or_diagnose(space["fn"], "fn")
+    assert caught.value.path == "fn.<global C>.lock"
