@@ -248,7 +248,7 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
     if exact is not None or reducers.has_own_pickling(kind):
         return exact
     found = (reducer for base, reducer in reducers.DERIVED.items() if issubclass(kind, base))
-    return next(found, reducers.refuse if issubclass(kind, UNPICKLABLE_TYPES) else None)
+    return next(found, reducers.refuse if reducers.is_unpicklable(kind) else None)
 
 
 def _reduce_safely(_pickler: Pickler, obj: Any) -> Any:
@@ -423,6 +423,25 @@ def _dill_if_needed(kind: type[Pickler], attempt: Callable[[Callable[..., Any]],
             raise refusal from None
 
 
+#: Types that Python's pure pickler, from which dill's is derived, writes as the C pickler does.
+_NATIVE = frozenset({
+    type(None), bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, Function,
+    pickle.PickleBuffer,
+})  # fmt: skip
+
+
+def _reduce(obj: Any) -> Any:
+    """Reduce an object as the C pickler does, or return NotImplemented if the C pickler refuses its type.
+
+    dill would take some other objects apart in its own way, such as arrays, whose buffers it writes inside the pickle.
+    """
+    reduce = copyreg.dispatch_table.get(type(obj))
+    try:
+        return obj.__reduce_ex__(5) if reduce is None else reduce(obj)
+    except TypeError:
+        return NotImplemented
+
+
 @functools.lru_cache(maxsize=1)
 def _dill_pickler() -> Any:
     """Return a subclass of dill's pickler that asks one of `Pickler` how to reduce objects.
@@ -439,7 +458,12 @@ def _dill_pickler() -> Any:
             self, kind: type[Pickler], file: Any, snapshot: Snapshot, buffer_callback: Any = None, **options: Any
         ) -> None:
             super().__init__(file, protocol=5, byref=False, recurse=True, buffer_callback=buffer_callback)
-            self.reducer_override = kind(io.BytesIO(), snapshot, for_dill=True, **options).reducer_override
+            self.reducer = kind(io.BytesIO(), snapshot, for_dill=True, **options)
+
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = self.reducer.reducer_override(obj)
+            is_native = type(obj) in _NATIVE or isinstance(obj, type)
+            return _reduce(obj) if reduced is NotImplemented and not is_native else reduced
 
     return DillPickler
 

@@ -32,6 +32,8 @@ UNPICKLABLE_TYPES: tuple[type, ...] = (
     threading.Condition, threading.Semaphore, io.IOBase, types.GeneratorType, types.CoroutineType,
     types.AsyncGeneratorType, types.FrameType, types.TracebackType,
 )  # fmt: skip
+#: The modules of those types. The subclasses that programs define are pickled like other objects.
+_HOMES = frozenset({"builtins", "io", "_io", "_thread", "threading"})
 _STREAMS = ("__stdin__", "__stdout__", "__stderr__", "stdin", "stdout", "stderr")
 _METHODS = ("__reduce__", "__reduce_ex__", "__getstate__")
 
@@ -39,6 +41,11 @@ _METHODS = ("__reduce__", "__reduce_ex__", "__getstate__")
 def has_own_pickling(kind: type) -> bool:
     """Return True if a class says in Python how its objects are pickled."""
     return any(isinstance(getattr(kind, name, None), Function) for name in _METHODS)
+
+
+def is_unpicklable(kind: type) -> bool:
+    """Return True for the types that must be refused before dill sees their objects."""
+    return issubclass(kind, UNPICKLABLE_TYPES) and kind.__module__ in _HOMES and kind not in (io.StringIO, io.BytesIO)
 
 
 def refuse(obj: Any) -> Any:
@@ -179,7 +186,7 @@ def _reduce_stream(stream: Any) -> Any:
                     return _stream, (path,)
             except AttributeError:  # a program may have put another object in place of the stream
                 continue
-    return NotImplemented if isinstance(stream, (io.StringIO, io.BytesIO)) else refuse(stream)
+    return refuse(stream) if is_unpicklable(type(stream)) else NotImplemented
 
 
 def _stream(path: str) -> Any:

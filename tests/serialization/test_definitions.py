@@ -17,6 +17,7 @@ from array import array
 from pathlib import Path
 from typing import Any, NewType
 
+import numpy
 import pytest
 
 from handout.serialization import diagnosis, pickling, tokens
@@ -253,6 +254,26 @@ def test_names_in_annotations_travel_but_not_those_that_only_look_like_names(bun
         "print(typing.get_type_hints(fn)['b'] == typing.Optional[fn.__globals__['Node']], 'train' in fn.__globals__)"
     )
     assert in_another_process(bundle, dumps(space["fn"]), source) == "True False"
+
+
+def test_buffers_stay_out_of_the_pickle_if_dill_writes_another_part_of_the_value() -> None:
+    class Node:
+        pass
+
+    node, data = Node(), numpy.arange(100_000)
+    segments = pickling.dumps([data, node, weakref.ref(node)])
+    assert data.nbytes in [each.nbytes for each in segments if isinstance(each, memoryview)]
+    assert numpy.array_equal(pickling.loads(b"".join(segments))[0], data)
+
+
+class Tee(io.TextIOBase):
+    """A stream of a program, which holds no file."""
+
+
+def test_a_stream_that_a_program_defines_is_pickled_and_a_file_is_not(tmp_path: Path) -> None:
+    assert isinstance(there_and_back(Tee()), Tee)
+    with (tmp_path / "file").open("w") as file, pytest.raises(diagnosis.CannotPickleError):
+        diagnosis.dumps_or_diagnose([Tee(), file], "x")
 
 
 def test_a_lock_inside_a_definition_is_refused_with_its_path() -> None:
