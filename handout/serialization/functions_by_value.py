@@ -161,6 +161,12 @@ def enter(keys: Iterable[Key]) -> None:
             sys.modules["__main__"] = _mains[key[:2]]
 
 
+def main_of(fn: Function) -> types.ModuleType | None:
+    """In a worker, return the namespace of ``__main__`` that has the globals of `fn`; None if there is none."""
+    with tokens.lock:
+        return next((main for main in _mains.values() if vars(main) is fn.__globals__), None)
+
+
 def name_of(fn: Function) -> str:
     """Return the name of the module whose globals `fn` uses."""
     return str(fn.__globals__.get("__name__", "__main__"))

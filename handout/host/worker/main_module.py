@@ -1,9 +1,9 @@
-"""The module ``__main__`` of a worker: it has what the running function's ``__main__`` has.
+"""The file of a worker's module ``__main__``, for the processes that a task starts.
 
-A function of ``__main__`` is sent by value, so the worker's own ``__main__`` does not have it. But a process that a
-task starts gets functions by name: ``multiprocessing.Pool.map(f, ...)`` pickles ``f`` as ``__main__.f``. A process that
-the task forks has the worker's ``__main__``. Any other process of `multiprocessing` or joblib runs the file of the
-task's ``__main__`` first. For them, the worker writes a file that loads the same functions and classes.
+A function of ``__main__`` is sent by value, and the worker uses its namespace as the module ``__main__``. But a process
+that a task starts gets functions by name: ``multiprocessing.Pool.map(f, ...)`` pickles ``f`` as ``__main__.f``. A
+process that the task forks has the worker's ``__main__``. Any other process of `multiprocessing` or joblib runs the
+file of the task's ``__main__`` first. For them, the worker writes a file that loads the same functions and classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import types
 from typing import Any
 
-from handout.serialization import pickling
+from handout.serialization import functions_by_value, pickling
 
 __all__ = ["lend"]
 
@@ -23,40 +23,30 @@ from handout.serialization import pickling
 for name, data in {values!r}.items():
     globals()[name] = pickling.loads(data)
 """
+#: For each namespace, by the ``id`` of its globals: the globals, and the file that was written for them.
+_files: dict[int, tuple[dict[str, Any], str]] = {}
+#: The folder for these files.
+_folder = ""
 
 
 class _Main(types.ModuleType):
-    """Looks up names in the globals of the last function of ``__main__`` that the worker has begun to run.
-
-    Args:
-        folder: The folder for the files that the worker writes for other processes.
-    """
-
-    def __init__(self, folder: str) -> None:
-        super().__init__("__main__")
-        self._folder = folder
-        self._globals: dict[str, Any] = {}
-        #: The file for each globals, by their ``id``.
-        self._files: dict[int, tuple[dict[str, Any], str]] = {}
+    """A namespace of ``__main__`` whose file is written when something asks for it."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__file__" and self._globals:
-            return self._file()
-        try:
-            return self._globals[name]
-        except KeyError:
-            raise AttributeError(f"module '__main__' has no attribute {name!r}") from None
+        if name == "__file__":
+            return _file(vars(self))
+        raise AttributeError(f"module '__main__' has no attribute {name!r}")
 
-    def _file(self) -> str:
-        space = self._globals
-        known = self._files.get(id(space))
-        if known is None:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            handle, path = tempfile.mkstemp(prefix="main-", suffix=".py", dir=self._folder)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(_SOURCE.format(values=_pickled(space)))
-            known = self._files[id(space)] = space, path
-        return known[1]
+
+def _file(space: dict[str, Any]) -> str:
+    known = _files.get(id(space))
+    if known is None:
+        os.makedirs(_folder, mode=0o700, exist_ok=True)
+        handle, path = tempfile.mkstemp(prefix="main-", suffix=".py", dir=_folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_SOURCE.format(values=_pickled(space)))
+        known = _files[id(space)] = space, path
+    return known[1]
 
 
 def _pickled(space: dict[str, Any]) -> dict[str, bytes]:
@@ -72,9 +62,19 @@ def _pickled(space: dict[str, Any]) -> dict[str, bytes]:
 
 
 def lend(fn: Any, folder: str) -> None:
-    """If a function is from ``__main__``, make the globals that it uses the attributes of the worker's ``__main__``."""
-    if type(fn) is types.FunctionType and fn.__globals__.get("__name__") == "__main__":
-        main = sys.modules["__main__"]
-        if type(main) is not _Main:
-            main = sys.modules["__main__"] = _Main(folder)
-        main._globals = fn.__globals__
+    """If a function is from ``__main__``, use its namespace as the module ``__main__``.
+
+    Args:
+        fn: The function that the worker runs next.
+        folder: The folder for the files that the worker writes for other processes.
+    """
+    global _folder
+    if type(fn) is not types.FunctionType or fn.__globals__.get("__name__") != "__main__":
+        return
+    main = functions_by_value.main_of(fn)
+    if main is None:
+        return
+    _folder = folder
+    if type(main) is types.ModuleType:
+        main.__class__ = _Main
+    sys.modules["__main__"] = main
