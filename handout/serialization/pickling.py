@@ -31,7 +31,15 @@ import time
 import types
 from typing import Any, Callable, Union
 
-from handout.serialization import classes_by_value, definitions, functions_by_value, importable, reducers, tokens
+from handout.serialization import (
+    classes_by_value,
+    definitions,
+    exception_parts,
+    functions_by_value,
+    importable,
+    reducers,
+    tokens,
+)
 from handout.serialization.definitions import Blob, Definitions
 from handout.serialization.reducers import UNPICKLABLE_TYPES
 
@@ -230,6 +238,8 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
         return Pickler.code
     if issubclass(kind, types.ModuleType):
         return Pickler.module
+    if issubclass(kind, BaseException):
+        return lambda _pickler, error: exception_parts.reduce_exception(error)
     reducer = _reducer(kind)
     if reducer is not None:
         return lambda _pickler, obj: reducer(obj)

@@ -21,7 +21,7 @@ import typing
 import weakref
 from typing import Any, Callable
 
-from handout.serialization import exception_parts, functions_by_value, tokens
+from handout.serialization import functions_by_value, tokens
 
 Reducer = Callable[[Any], Any]
 Function = types.FunctionType
@@ -287,7 +287,6 @@ DERIVED: dict[type, Reducer] = {
     classmethod: _descriptor(classmethod, lambda obj: (obj.__func__,)),
     staticmethod: _descriptor(staticmethod, lambda obj: (obj.__func__,)),
     functools.cached_property: _reduce_cached_property,
-    BaseException: exception_parts.reduce_exception,
     io.IOBase: _reduce_stream,
     logging.Handler: _reduce_handler,
 }

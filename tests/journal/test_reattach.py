@@ -131,7 +131,7 @@ def supervisor_of(folder: Path) -> int:
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
-@pytest.mark.parametrize("where", ["SshLauncher._connected", "shake_hands"])
+@pytest.mark.parametrize("where", ["SshLogin._connect", "shake_hands"])
 async def test_a_call_that_is_cancelled_while_it_takes_over_an_agent_ends_it(
     tmp_path: Path, inventory: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
