@@ -71,7 +71,7 @@ class ClassParts(NamedTuple):
     Attributes:
         recipe: How to make the bare class.
         state: The attributes that fill it.
-        members: For each member of an enum, its value and its attributes.
+        members: The value and the attributes of each member of an enum that is not whole when it is made.
     """
 
     recipe: Recipe
@@ -113,9 +113,10 @@ def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple
         state.pop(name, None)
     made, members = {}, {}
     for name, member in cls.__members__.items():
-        made[name] = member._name_, _new_args(cls, member), member._value_ if is_simple(member._value_) else name
-        if member._name_ == name:
-            attributes = {key: value for key, value in vars(member).items() if key not in _MEMBER_MADE}
+        is_whole = is_simple(member._value_)
+        made[name] = member._name_, _new_args(cls, member), member._value_ if is_whole else name
+        attributes = {key: value for key, value in vars(member).items() if key not in _MEMBER_MADE}
+        if member._name_ == name and (attributes or not is_whole):
             members[name] = member._value_, attributes
     recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, getattr(cls, "_boundary_", None)))
     return ClassParts(recipe, state, members)

@@ -188,8 +188,7 @@ class Definitions:
         self._fill_annotated(cls)
         self.snapshot.note_parts(cls, state)
         self._fill(self.attributes, classes_by_value.fill_attributes, cls, state)
-        for name, member in members.items():
-            self.attributes.append(_Fill(classes_by_value.fill_members, cls, {name: member}))
+        self._fill(self.attributes, classes_by_value.fill_members, cls, members)
         abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}
         self.simple.append(_Fill(classes_by_value.fill_abstract, cls, abstract))
         return classes_by_value.make_class, (token, number, *recipe)
