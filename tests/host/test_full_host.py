@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from handout.serialization import pickling
+from tests.host.disks import mounted
 from tests.host.rig import Rig
 
 
 @pytest.fixture
 def small_disk() -> Iterator[str]:
     """Mount a file system of 8 MiB, and yield its folder."""
-    folder = tempfile.mkdtemp(prefix="handout-disk-")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        os.rmdir(folder)
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with mounted("size=8m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=False)
-        os.rmdir(folder)
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from handout.serialization import pickling
+from tests.host.disks import mounted
 from tests.host.rig import Rig
 
 BIG = 3 << 20
@@ -34,18 +32,8 @@ def start(**settings: object) -> Rig:
 @pytest.fixture
 def few_inodes() -> Iterator[str]:
     """Mount a file system that can hold a few files only, and yield its folder."""
-    folder = tempfile.mkdtemp(prefix="handout-disk-")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=60", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        os.rmdir(folder)
-        pytest.skip("mounting a file system needs root")
-    try:
+    with mounted("size=64m,nr_inodes=60") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=False)
-        os.rmdir(folder)
 
 
 def test_twenty_descriptors_are_enough(tmp_path: Path) -> None:

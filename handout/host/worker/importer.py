@@ -27,6 +27,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -95,13 +96,8 @@ class Project(importlib.abc.MetaPathFinder):
         """Return a finder for a folder of the project; see ``sys.path_hooks``."""
         if not path.startswith(self.folder + os.sep):
             raise ImportError("the folder does not belong to the project", path=path)
-        project = self
-
-        class Loader(ProjectLoader):
-            def explain(self, error: ModuleNotFoundError) -> None:
-                project.explain(error, self.path)
-
-        return importlib.machinery.FileFinder(path, (Loader, importlib.machinery.SOURCE_SUFFIXES))
+        make_loader: Any = partial(ProjectLoader, self)
+        return importlib.machinery.FileFinder(path, (make_loader, importlib.machinery.SOURCE_SUFFIXES))
 
     def explain(self, error: ModuleNotFoundError, path: str) -> None:
         """Add to the error the file and line that imported the missing module, and why the module is missing."""
@@ -122,19 +118,25 @@ class Project(importlib.abc.MetaPathFinder):
 
 
 class ProjectLoader(importlib.machinery.SourceFileLoader):
-    """Loads a module of the project. Explains the error if a module that it imports is missing."""
+    """Loads a module of the project. Explains the error if a module that it imports is missing.
+
+    Args:
+        project: The project.
+        fullname: Name of the module.
+        path: File of the module on this host.
+    """
+
+    def __init__(self, project: Project, fullname: str, path: str) -> None:
+        super().__init__(fullname, path)
+        self._project = project
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the code of a module."""
         try:
             super().exec_module(module)
         except ModuleNotFoundError as error:
-            self.explain(error)
+            self._project.explain(error, self.path)
             raise
-
-    def explain(self, error: ModuleNotFoundError) -> None:
-        """Explain the error; see `Project.explain`."""
-        raise NotImplementedError
 
 
 def _is_safe_folder(folder: str) -> bool:
