@@ -197,3 +197,21 @@ def _copy_log(process: subprocess.Popen[str], path: Path, listening: threading.E
             log.flush()
             if line.startswith("Server listening"):
                 listening.set()
+
+
+@contextmanager
+def start_login(folder: Path, lines: Iterable[str], settings: Iterable[str] = ()) -> Iterator[OpenSsh]:
+    """Run a server whose login runs a script. Without an sshd on this machine, skip the test.
+
+    Args:
+        folder: The folder for the script, and for the folder of the server.
+        lines: The lines of the script, in ``sh``. The script must run the command ``$SSH_ORIGINAL_COMMAND``.
+        settings: See `start_sshd`.
+    """
+    need_sshd()
+    script = folder / "login"
+    script.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    script.chmod(0o755)
+    (folder / "sshd").mkdir()
+    with start_sshd(folder / "sshd", [f"ForceCommand {script}", *settings]) as server:
+        yield server

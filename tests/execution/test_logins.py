@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import handout
 from handout import Graph, Host
 from handout.errors import BootstrapError
 from tests import work
-from tests.sshd import OpenSsh, need_sshd, start_sshd
+from tests.sshd import start_login
 
 ONE = {"cpu": 1}
 #: For each login shell: the beginning of its command line, and the file that it reads even for one command.
@@ -29,18 +28,6 @@ SHELLS = {
     "tcsh": (["tcsh", "-c"], ".tcshrc"),
     "zsh": (["zsh", "-c"], ".zshenv"),
 }
-
-
-@contextmanager
-def login(folder: Path, lines: Sequence[str], settings: Sequence[str] = ()) -> Iterator[OpenSsh]:
-    """Run a server that runs a script of ``sh`` for each command."""
-    need_sshd()
-    script = folder / "login"
-    script.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
-    script.chmod(0o755)
-    (folder / "sshd").mkdir()
-    with start_sshd(folder / "sshd", [f"ForceCommand {script}", *settings]) as server:
-        yield server
 
 
 async def name_of(host: Host) -> str:
@@ -67,7 +54,7 @@ async def test_any_login_shell_starts_an_agent_whatever_it_prints(
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     lines = [f"export HOME={tmp_path}", f'exec {" ".join(argv)} "$SSH_ORIGINAL_COMMAND"']
-    with login(tmp_path, lines, settings) as server:
+    with start_login(tmp_path, lines, settings) as server:
         assert await name_of(server.host(shell, ONE, python=str(python))) == shell
 
 
@@ -102,7 +89,7 @@ OWN = f"python3.{sys.version_info.minor}"
 )
 async def test_a_shim_that_refuses_is_skipped_for_a_python_that_works(tmp_path: Path, scripts: dict[str, str]) -> None:
     lines = [f"export PATH={shims(tmp_path / 'shims', scripts)}:/bin", 'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"']
-    with login(tmp_path, lines) as server:
+    with start_login(tmp_path, lines) as server:
         host = server.host("shimmed", ONE)
         host.python = None
         assert await name_of(host) == "shimmed"
@@ -112,7 +99,7 @@ async def test_shims_that_all_refuse_are_told_with_what_they_say(tmp_path: Path)
     names = [f"python3.{minor}" for minor in range(9, 16)] + ["python3"]
     folder = shims(tmp_path / "shims", dict.fromkeys(names, PYENV))
     lines = [f"export PATH={folder}:/nowhere", f'PATH={folder}:/bin exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"']
-    with login(tmp_path, lines) as server:
+    with start_login(tmp_path, lines) as server:
         host = server.host("shimmed", ONE)
         host.python = None
         with pytest.raises(BootstrapError, match=r"failed with exit status 127.*pyenv: python3\S*: command not found"):
@@ -129,7 +116,7 @@ async def test_pyenv_itself_with_another_version_selected(tmp_path: Path) -> Non
         f"export PYENV_ROOT={root} PYENV_VERSION={version} PATH={root}/shims:{root}/bin:/usr/bin:/bin",
         'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"',
     ]
-    with login(tmp_path, lines) as server:
+    with start_login(tmp_path, lines) as server:
         host = server.host("pyenv", ONE)
         host.python = None
         assert await name_of(host) == "pyenv"
@@ -144,7 +131,7 @@ async def test_the_base_environment_of_conda_is_a_python_like_any_other(tmp_path
         "printf '(base) '",
         'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"',
     ]
-    with login(tmp_path, lines) as server:
+    with start_login(tmp_path, lines) as server:
         host = server.host("conda", ONE)
         host.python = None
         assert await name_of(host) == "conda"

@@ -14,7 +14,7 @@ import pytest
 import handout
 from handout import Graph, Host
 from handout.errors import BootstrapError
-from tests.sshd import OpenSsh, need_sshd, start_sshd
+from tests.sshd import OpenSsh, start_login
 
 ONE = {"cpu": 1}
 #: Modules that the start, the agent, a worker, or Python itself imports.
@@ -45,12 +45,7 @@ def shadow(folder: Path) -> Path:
 @contextmanager
 def login(folder: Path, *lines: str, settings: Sequence[str] = ()) -> Iterator[OpenSsh]:
     """Run a server whose login runs these lines of ``sh`` before each command, and in their last line the command."""
-    need_sshd()
-    script = folder / "login"
-    script.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
-    script.chmod(0o755)
-    (folder / "sshd").mkdir()
-    with start_sshd(folder / "sshd", [f"ForceCommand {script}", *settings]) as server:
+    with start_login(folder, lines, settings) as server:
         yield server
 
 
