@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -18,6 +19,19 @@ def place() -> Iterator[Place]:
     """Yield the folder in which all hosts of the test session keep their folders; see `tests.ledger`."""
     with open_place() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules that the tests of one module have imported from their temporary folders.
+
+    Handout sends the modules that this process has imported, so one that stays would be part of later tests.
+    """
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
