@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "protocol": set(),
     "serialization": set(),
     "host": {"protocol", "serialization"},
+    "slices": set(),
     "errors": {"serialization"},  # `printable`, because a message may quote a host
     # The failures of tasks, and the events that a run sends to its watchers.
     "failures": {"errors", "serialization"},
@@ -32,12 +33,13 @@ ARROWS: dict[str, set[str]] = {
     # Hosts, modules and graphs, which the user describes, and the decisions about their tasks.
     "resources": {"errors", "serialization"},
     "project": {"serialization"},
-    "graph": {"errors", "project", "resources", "serialization"},
+    "graph": {"errors", "slices", "project", "resources", "serialization"},
     "allocators": {"errors", "resources", "protocol"},
-    "scheduler": {"errors", "resources", "allocators", "protocol"},
+    "scheduler": {"errors", "slices", "resources", "allocators", "protocol"},
     # The other parts of the controller, and the simulator.
     "submission": {
         "errors",
+        "slices",
         "resources",
         "project",
         "graph",
@@ -47,9 +49,10 @@ ARROWS: dict[str, set[str]] = {
         "serialization",
     },
     "transport": {"errors", "resources", "protocol", "serialization"},
-    "journal": {"errors", "project", "graph", "serialization"},
+    "journal": {"errors", "slices", "project", "graph", "serialization"},
     "execution": {
         "errors",
+        "slices",
         "failures",
         "events",
         "protocol",
@@ -66,6 +69,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "sim": {
         "errors",
+        "slices",
         "protocol",
         "resources",
         "graph",

@@ -23,6 +23,7 @@ from handout.execution.run_options import RunOptions, check_run_options
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import RunState
 from handout.execution.shell.run_submission import make_run
+from handout.execution.sliced import sliced
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
@@ -105,13 +106,13 @@ class Execution:
         options = self._options
         if not self._owns_cluster:
             _ = self._cluster.driver  # raises if the cluster is not open, whatever is wrong with the graph
-        plan = self._graph.compile(outputs=options.get("outputs"), given=options.get("given"))
-        check_placement(plan, self._cluster.inventory)
+        plan = await sliced(self._graph._compile(options.get("outputs"), options.get("given")))
+        await sliced(check_placement(plan, self._cluster.inventory))
         journal = options.get("journal")
         try:
             if journal is not None:
                 self._recorder = await Recorder.open(journal, plan)
-            run = self._prepare(plan)
+            run = await self._prepare(plan)
             if self._owns_cluster:
                 self._cluster.begin({} if self._recorder is None else self._recorder.prior.known_agents())
                 if self._cluster.required > 1:
@@ -135,11 +136,11 @@ class Execution:
         if recorder is None:
             self._submit(run, [])
             return
-        await recorder.prior.read(run)
+        hosts = self._cluster.inventory.values()
+        await recorder.prior.read(run, {host.name for host in hosts if host.trust != "full"})
         await self._cluster.wait_until_adopted()
         # `adopted` is called only after both waits above, because it leaves out agents that were lost during them.
-        hosts = self._cluster.inventory.values()
-        facts = recorder.begin(run, self._cluster.adopted(), {host.name for host in hosts if host.trust != "full"})
+        facts = recorder.begin(run, self._cluster.adopted())
         if self._owns_cluster:
             # Agents of a shared cluster are not recorded, because they serve other runs too and outlive this run.
             self._cluster.driver.recorder = recorder
@@ -147,11 +148,12 @@ class Execution:
         # `release` is called in the next turn of the event loop, after the core has handled the submission.
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
-    def _prepare(self, plan: Plan) -> RunState:
+    async def _prepare(self, plan: Plan) -> RunState:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = self._recorder.prior.number_after(number)
-        return make_run(plan, encode_plan(plan), self._options, number, self._cluster.allocator)
+        encoded = await sliced(encode_plan(plan))
+        return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
 
     async def _until_enough(self, run: RunState) -> None:
         """Wait until the required hosts have joined.

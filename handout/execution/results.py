@@ -110,9 +110,8 @@ class Results(Mapping[str, Any]):
         """
         run = self._run
         if not run.failed_order:
-            cancelled = [t for t, o in enumerate(run.outcomes) if o is Outcome.CANCELLED]
-            if cancelled:
-                raise run.failures[cancelled[0]].exception
+            if Outcome.CANCELLED in run.outcomes:
+                raise run.failures[run.outcomes.index(Outcome.CANCELLED)].exception
             return
         first = run.failures[run.failed_order[0]]
         error = first.exception

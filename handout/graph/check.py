@@ -15,11 +15,12 @@ from handout.resources.inventory import InventoryLike, as_inventory
 from handout.resources.offer import Offer
 from handout.resources.placement_errors import placement_error
 from handout.resources.requirement import Requirement
+from handout.slices import Slices, is_slice_end
 
 __all__ = ["check_placement"]
 
 
-def check_placement(plan: Plan, inventory: InventoryLike) -> None:
+def check_placement(plan: Plan, inventory: InventoryLike) -> Slices[None]:
     """Check that each task of a plan can run on a host of the inventory. No host is contacted.
 
     A capability that the inventory does not declare, but that an agent or a tracker may report, does not count as
@@ -35,6 +36,8 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
     tracked = hosts.tracker is not None
     fitting: dict[int, frozenset[str]] = {}
     for task, options in enumerate(plan.options):
+        if is_slice_end(task):
+            yield
         if id(options) in fitting:  # another task with the same options was checked
             continue
         variants = options.requirements
@@ -46,16 +49,18 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> None:
         )
         if not fitting[id(options)]:
             raise placement_error(plan.ids[task], variants, open_to, shared, options.host)
-    _check_groups(plan, fitting)
+    yield from _check_groups(plan, fitting)
 
 
-def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> None:
+def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> Slices[None]:
     """Raise `PlacementError` if no host can run every task of a group.
 
     A group is a set of tasks that must share one host. The host need not have room for all of them at the same time.
     """
     common: dict[int, frozenset[str]] = {}
     for task, group in enumerate(plan.groups):
+        if is_slice_end(task):
+            yield
         if group < 0:
             continue
         mine = fitting[id(plan.options[task])]

@@ -13,6 +13,7 @@ from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions
 from handout.graph.output import Input
 from handout.graph.wiring import Wiring
+from handout.slices import Slices, is_slice_end
 
 __all__ = ["collocate"]
 
@@ -43,7 +44,7 @@ class _Groups:
         return {root: tasks for root, tasks in groups.items() if len(tasks) > 1}
 
 
-def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], ids: list[str]) -> list[int]:
+def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], ids: list[str]) -> Slices[list[int]]:
     """Return the group of each task, or -1 for a task that is in no group.
 
     If one task of a group is pinned to a host, this function pins the other tasks of the group to the same host.
@@ -63,12 +64,17 @@ def collocate(wiring: Wiring, task_of: list[int], options: list[TaskOptions], id
     if not wiring.nodes.collocated and not wiring.dumped:
         return groups
     sets = _Groups()
-    for node, target in wiring.nodes.collocated.items():
+    for place, (node, target) in enumerate(list(wiring.nodes.collocated.items())):
+        if is_slice_end(place):
+            yield
         if node < wiring.count:
             _join(sets, task_of, node, _node_named(wiring, node, target))
-    for node, output in wiring.dumped.items():
+    for place, (node, output) in enumerate(wiring.dumped.items()):
+        if is_slice_end(place):
+            yield
         _join(sets, task_of, node, wiring.node_of(output))
     for number, members in enumerate(sets.members().values()):
+        yield
         _pin(members, options, ids)
         for task in members:
             groups[task] = number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from handout.errors import GraphError
@@ -17,6 +17,7 @@ from handout.graph.plan import Plan
 from handout.graph.signature import Signatures, is_coroutine_function
 from handout.graph.wiring import Wiring
 from handout.serialization.user_objects import brief
+from handout.slices import Slices, column, empty, is_slice_end
 
 __all__ = ["Given", "Outs", "compile_nodes"]
 
@@ -26,42 +27,39 @@ Outs = Iterable[Output[Any]] | None
 _NO_KWARGS: dict[str, Any] = {}
 
 
-def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: Given | None) -> Plan:
+def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: Given | None) -> Slices[Plan]:
     """Return the plan of one run; see `Graph.compile`."""
     wiring = Wiring(nodes)
-    _check_calls(wiring, signatures)
-    order = wiring.order()
-    consumed = _consumed(wiring)
+    yield from wiring.scan()
+    yield from _check_calls(wiring, signatures)
+    order = yield from wiring.order()
+    consumed = yield from _consumed(wiring)
     _check_inline(wiring, consumed)
-    replaced = Replacements(wiring, given)
-    wanted = _sinks(wiring, consumed) if outputs is None else _listed(wiring, outputs)
+    replaced = yield from Replacements.of(wiring, given)
+    wanted = yield from (_sinks(wiring, consumed) if outputs is None else _listed(wiring, outputs))
     everything = outputs is None and not replaced
-    needed = None if everything else _needed(wiring, order, replaced, wanted)
-
-    task_nodes = [
-        node
-        for node in order
-        if wiring.fns[node] is not None
-        and (needed is None or needed[node])
-        and node not in nodes.inline
-        and not (replaced and replaced.find(node, ()) is not None)
-    ]
-    task_of = [-1] * len(wiring.fns)
-    for task, node in enumerate(task_nodes):
-        task_of[node] = task
+    needed = None if everything else (yield from _needed(wiring, order, replaced, wanted))
+    task_nodes, task_of = yield from _tasks(wiring, order, needed, replaced)
     objects = ObjectNumbers(wiring, replaced, task_of, len(task_nodes))
-    inputs = _inputs(wiring, order, needed, task_of, objects, replaced)
-    wanted_numbers = _numbers(objects, wanted)
-    ids = _ids(wiring, task_nodes)
-    options = [nodes.options.get(node, PLAIN) if node < wiring.count else PLAIN for node in task_nodes]
-    groups = collocate(wiring, task_of, options, ids)
-    kwargs = nodes.kwargs
-    wiring.refs.clear()  # `refs` takes much memory in a large graph, and no later code reads it
+    inputs = yield from _inputs(wiring, order, needed, task_of, objects)
+    wanted_numbers = yield from _numbers(objects, wanted)
+    ids = yield from _ids(wiring, task_nodes)
+    # A dump node has no entry in ``nodes.options`` and ``nodes.kwargs``, unless the graph has got a node with the same
+    # number since the wiring was made.
+    count, options_of, kwargs_of = wiring.count, nodes.options, nodes.kwargs
+    options = yield from column(lambda node: options_of.get(node, PLAIN) if node < count else PLAIN, task_nodes)
+    kwargs = yield from column(lambda node: kwargs_of.get(node, _NO_KWARGS) if node < count else _NO_KWARGS, task_nodes)
+    groups = yield from collocate(wiring, task_of, options, ids)
+    fns = yield from column(wiring.function, task_nodes)
+    args = yield from column(wiring.args.__getitem__, task_nodes)
+    # These lists take much memory in a large graph, and no later code reads them.
+    yield from empty(wiring.refs)
+    yield from empty(wanted)
     return Plan(
         ids=ids,
-        fns=[wiring.function(node) for node in task_nodes],
-        args=[wiring.args[node] for node in task_nodes],
-        kwargs=[kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS for node in task_nodes],
+        fns=fns,
+        args=args,
+        kwargs=kwargs,
         options=options,
         inputs=inputs,
         groups=groups,
@@ -72,19 +70,42 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given:
     )
 
 
-def _ids(wiring: Wiring, task_nodes: list[int]) -> list[str]:
-    known = wiring.nodes.ids()
-    if not wiring.dumped:
-        return [known[node] for node in task_nodes]
-    return [known[node] if node < wiring.count else wiring.id_of(node) for node in task_nodes]
+def _tasks(
+    wiring: Wiring, order: Sequence[int], needed: bytearray | None, replaced: Replacements
+) -> Slices[tuple[list[int], list[int]]]:
+    """Return the node of each task, and the task of each node. A node without a task has -1."""
+    fns, inline = wiring.fns, wiring.nodes.inline
+    task_nodes: list[int] = []
+    task_of = [-1] * len(fns)
+    for place, node in enumerate(order):
+        if is_slice_end(place):
+            yield
+        if (
+            fns[node] is not None
+            and (needed is None or needed[node])
+            and node not in inline
+            and not (replaced and replaced.find(node, ()) is not None)
+        ):
+            task_of[node] = len(task_nodes)
+            task_nodes.append(node)
+    return task_nodes, task_of
 
 
-def _check_calls(wiring: Wiring, signatures: Signatures) -> None:
+def _ids(wiring: Wiring, task_nodes: list[int]) -> Slices[list[str]]:
+    nodes, count = wiring.nodes, wiring.count
+    yield from nodes.names.extend_in_slices(nodes.fns, count)
+    known = nodes.names.ids
+    return (yield from column(lambda node: known[node] if node < count else wiring.id_of(node), task_nodes))
+
+
+def _check_calls(wiring: Wiring, signatures: Signatures) -> Slices[None]:
     """Raise `GraphError` if a function, or the conversion of an `Arg`, cannot be called with the arguments it gets."""
     nodes, check = wiring.nodes, signatures.check
     kwargs = nodes.kwargs
     last: tuple[object, int] = (None, -1)
     for node, fn in enumerate(wiring.fns):
+        if is_slice_end(node):
+            yield
         if fn is None:
             continue
         count = len(wiring.args[node])
@@ -110,11 +131,13 @@ def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures
             )
 
 
-def _consumed(wiring: Wiring) -> bytearray:
+def _consumed(wiring: Wiring) -> Slices[bytearray]:
     """Return an array with one entry for each node: 1 if a function takes the node's result, 0 if none does."""
     consumed = bytearray(len(wiring.fns))
     producers = wiring.producers
     for node, refs in enumerate(wiring.refs):
+        if is_slice_end(node):
+            yield
         if refs:
             for producer in producers(node):
                 consumed[producer] = 1
@@ -138,20 +161,24 @@ def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
             )
 
 
-def _sinks(wiring: Wiring, consumed: bytearray) -> list[Output[Any]]:
+def _sinks(wiring: Wiring, consumed: bytearray) -> Slices[list[Output[Any]]]:
     """Return the default of ``outputs``: the results that no function of the graph takes."""
-    return [
-        Output(wiring.nodes, node)
-        for node in range(wiring.count)
-        if not consumed[node] and wiring.fns[node] is not None
-    ]
+    found: list[Output[Any]] = []
+    for node in range(wiring.count):
+        if is_slice_end(node):
+            yield
+        if not consumed[node] and wiring.fns[node] is not None:
+            found.append(Output(wiring.nodes, node))
+    return found
 
 
-def _listed(wiring: Wiring, outputs: Any) -> list[Output[Any]]:
+def _listed(wiring: Wiring, outputs: Any) -> Slices[list[Output[Any]]]:
     if isinstance(outputs, Input | str):
         raise GraphError(f"outputs={brief(outputs)} is not a list.", remedy="Write outputs=[...].")
-    found = []
+    found: list[Output[Any]] = []
     for each in outputs:
+        if is_slice_end(len(found)):
+            yield
         output = each
         if isinstance(each, str):
             node = wiring.nodes.find(each)
@@ -168,9 +195,11 @@ def _listed(wiring: Wiring, outputs: Any) -> list[Output[Any]]:
     return found
 
 
-def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
+def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> Slices[list[int]]:
     numbers: dict[int, None] = {}
-    for output in outputs:
+    for place, output in enumerate(outputs):
+        if is_slice_end(place):
+            yield
         number = objects.number(output)
         if number is None:
             raise GraphError(
@@ -181,19 +210,27 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> list[int]:
     return list(numbers)
 
 
-def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: list[Output[Any]]) -> bytearray:
+def _needed(
+    wiring: Wiring, order: Sequence[int], replaced: Replacements, roots: list[Output[Any]]
+) -> Slices[bytearray]:
     """Return an array with one entry for each node: 1 if this run needs the node's result, 0 if not.
 
     The run needs a result if a wanted output names the result or an element of it, or if a node whose own result is
     needed takes one of these. An output for which the caller gave a value makes no result needed.
     """
     needed = bytearray(len(wiring.fns))
-    for output in roots:
+    for place, output in enumerate(roots):
+        if is_slice_end(place):
+            yield
         node = wiring.node_of(output)
         needed[node] = replaced.find(node, output._path) is None
-    for node in reversed(order):
+    for place, node in enumerate(reversed(order)):
+        if is_slice_end(place):
+            yield
         if needed[node]:
-            for ref in wiring.refs[node]:
+            for seen, ref in enumerate(wiring.refs[node]):
+                if is_slice_end(seen):
+                    yield
                 output = wiring.base(ref)
                 producer = wiring.node_of(output)
                 if replaced.find(producer, output._path) is None:
@@ -203,12 +240,11 @@ def _needed(wiring: Wiring, order: list[int], replaced: Replacements, roots: lis
 
 def _inputs(
     wiring: Wiring,
-    order: list[int],
+    order: Sequence[int],
     needed: bytearray | None,
     task_of: list[int],
     objects: ObjectNumbers,
-    replaced: Replacements,
-) -> list[tuple[int, ...]]:
+) -> Slices[list[tuple[int, ...]]]:
     """Return one tuple for each task, with the numbers of the objects that the task takes.
 
     These include the objects that the task takes through the inline functions that it calls.
@@ -216,11 +252,15 @@ def _inputs(
     columns: list[tuple[int, ...]] = []
     inlined: dict[int, tuple[int, ...]] = {}
     number, inline, base = objects.number, wiring.nodes.inline, wiring.base
-    for node in order:
+    for place, node in enumerate(order):
+        if is_slice_end(place):
+            yield
         if (needed is not None and not needed[node]) or (task_of[node] < 0 and node not in inline):
             continue
         mine: dict[int, None] = {}
-        for ref in wiring.refs[node]:
+        for seen, ref in enumerate(wiring.refs[node]):
+            if is_slice_end(seen):
+                yield
             output = ref if isinstance(ref, Output) else base(ref)
             found = number(output)
             if found is None:

@@ -11,6 +11,7 @@ from handout.graph.path import path_key
 from handout.graph.wiring import Wiring
 from handout.serialization.calls import Path, apply_path
 from handout.serialization.user_objects import brief
+from handout.slices import Slices, is_slice_end
 
 __all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
 
@@ -69,12 +70,25 @@ class Replacements:
 
     __slots__ = ("_by_node", "_source")
 
-    def __init__(self, wiring: Wiring, given: Given | None) -> None:
+    def __init__(self, given: Given | None) -> None:
+        """Start without replacements. `of` adds those in ``given``."""
         self._by_node: dict[int, dict[Any, Any]] = {}
         self._source: Any = given
-        for key in _usable(wiring, given):
-            output = self._output(wiring, key)
-            self._by_node.setdefault(wiring.node_of(output), {})[path_key(output._path)] = key
+
+    @classmethod
+    def of(cls, wiring: Wiring, given: Given | None) -> Slices[Replacements]:
+        """Return the replacements that the caller gave.
+
+        Raises:
+            GraphError: A key is not an output of the graph.
+        """
+        replaced = cls(given)
+        for place, key in enumerate(_usable(wiring, given)):
+            if is_slice_end(place):
+                yield
+            output = cls._output(wiring, key)
+            replaced._by_node.setdefault(wiring.node_of(output), {})[path_key(output._path)] = key
+        return replaced
 
     @staticmethod
     def _output(wiring: Wiring, key: object) -> Output[Any]:

@@ -24,6 +24,7 @@ from handout.project.loaded import REMEMBERED, remember_loaded
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
 from handout.serialization.user_objects import brief
+from handout.slices import Slices, at_once
 
 __all__ = ["Graph", "Runnable", "as_graph"]
 
@@ -165,7 +166,7 @@ class Graph(TypedCalls):
             graph.check("hosts.toml")
             ```
         """
-        check_placement(self.compile(), inventory)
+        at_once(check_placement(self.compile(), inventory))
 
     def compile(self, *, outputs: Outs = None, given: Given | None = None) -> Plan:
         """Check the graph and number the tasks and objects of one run.
@@ -180,6 +181,10 @@ class Graph(TypedCalls):
         Raises:
             GraphError: The graph, or one of the arguments, is wrong.
         """
+        return at_once(self._compile(outputs, given))
+
+    def _compile(self, outputs: Outs, given: Given | None) -> Slices[Plan]:
+        """Do the work of `compile` in slices."""
         return compile_nodes(self._nodes, self._signatures, outputs=outputs, given=given)
 
     def to_mermaid(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handout.errors import GraphError
+from handout.slices import SLICE, Slices
 
 __all__ = ["FunctionIds", "name_of"]
 
@@ -67,6 +68,12 @@ class FunctionIds:
                 base = bases[id(fn)] = "value" if fn is None else name_of(fn)
             ids.append(self._generate(base))
         return ids
+
+    def extend_in_slices(self, fns: list[Callable[..., Any] | None], until: int) -> Slices[None]:
+        """Generate the ids of the nodes before ``until``; see `extend`."""
+        while len(self.ids) < until:
+            self.extend(fns, min(until, len(self.ids) + SLICE))
+            yield
 
     def _generate(self, base: str) -> str:
         count = self._counts.get(base, 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
+from handout.slices import Slices, column, is_slice_end
+
 __all__ = ["find_cycle", "topological"]
 
 
-def topological(producers: Sequence[Sequence[int]]) -> list[int]:
+def topological(producers: Sequence[Sequence[int]]) -> Slices[list[int]]:
     """Return the nodes in an order in which each node comes after the nodes whose results it takes.
 
     If several nodes could come next, the smallest number comes first.
@@ -20,15 +22,23 @@ def topological(producers: Sequence[Sequence[int]]) -> list[int]:
         All nodes except the nodes on a cycle and the nodes that depend on a cycle.
     """
     count = len(producers)
-    missing = [len(set(each)) for each in producers]
-    consumers: list[list[int]] = [[] for _ in range(count)]
+    missing = yield from column(lambda each: len(set(each)), producers)
+    consumers: list[list[int]] = []
+    for node in range(count):
+        if is_slice_end(node):
+            yield
+        consumers.append([])
     for node, needed in enumerate(producers):
+        if is_slice_end(node):
+            yield
         for producer in set(needed):
             consumers[producer].append(node)
-    ready = [node for node in range(count) if not missing[node]]
+    ready = [node for node, lacks in enumerate(missing) if not lacks]
     heapify(ready)
-    order = []
+    order: list[int] = []
     while ready:
+        if is_slice_end(len(order)):
+            yield
         node = heappop(ready)
         order.append(node)
         for consumer in consumers[node]:

@@ -8,6 +8,7 @@ from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes
 from handout.graph.path import path_text
 from handout.graph.wiring import Wiring
+from handout.slices import at_once
 
 __all__ = ["to_dot", "to_mermaid"]
 
@@ -37,6 +38,7 @@ def to_mermaid(nodes: Nodes) -> str:
     A dump is the function that an `Arg` names as its ``dump``.
     """
     wiring = Wiring(nodes)
+    at_once(wiring.scan())
     lines = ["flowchart TD"]
     for node, fn in enumerate(wiring.fns):
         label = _mermaid(_label(wiring, node))
@@ -61,6 +63,7 @@ def _mermaid(text: str) -> str:
 def to_dot(nodes: Nodes) -> str:
     """Return a Graphviz digraph. Round and dashed boxes mean the same as in `to_mermaid`."""
     wiring = Wiring(nodes)
+    at_once(wiring.scan())
     dashed = set(_dashed(wiring))
     lines = ["digraph {", "    node [shape=box]"]
     for node, fn in enumerate(wiring.fns):

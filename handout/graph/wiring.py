@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handout.errors import GraphError
@@ -12,12 +12,15 @@ from handout.graph.nodes import Nodes
 from handout.graph.order import find_cycle, topological
 from handout.graph.output import Input, Output
 from handout.graph.scan import Scanner
+from handout.slices import Slices, column, is_slice_end
 
 __all__ = ["Wiring"]
 
 
 class Wiring:
     """The nodes that a graph had when this object was made, with the references in their arguments.
+
+    Before it is used, `scan` must find the references.
 
     References are outputs and `Arg` objects. The ``dump`` of an `Arg` becomes a node of its own, a dump node, unless
     the producer of the `Arg` is inline. The numbers of dump nodes follow the numbers of the graph's nodes. All
@@ -39,13 +42,19 @@ class Wiring:
         #: The number of each dump node, by the producer and the identity of the ``dump`` of its `Arg`.
         self._dumps: dict[tuple[Input[Any], int], int] = {}
         self._dump_ids: dict[int, str] = {}
-        self._scan()
 
-    def _scan(self) -> None:
+    def scan(self) -> Slices[None]:
+        """Find the references in the arguments of all nodes.
+
+        Raises:
+            GraphError: An output is inside a set, an `Arg` has no producer, or arguments are nested too deeply.
+        """
         references, kwargs = Scanner().references, self.nodes.kwargs
         fns, args, refs = self.fns, self.args, self.refs
         node = 0
         while node < len(fns):  # `_enter` appends dump nodes, which this loop scans as well
+            if is_slice_end(node):
+                yield
             found = () if fns[node] is None else references(args[node], kwargs.get(node) if node < self.count else None)
             refs.append(found)
             for ref in found:
@@ -128,7 +137,7 @@ class Wiring:
             found.append(output._node if output._origin is nodes else self.node_of(output))
         return found
 
-    def order(self) -> list[int]:
+    def order(self) -> Slices[Sequence[int]]:
         """Return all nodes in an order in which each node comes after the nodes whose results it takes.
 
         Raises:
@@ -136,9 +145,9 @@ class Wiring:
         """
         everything = range(len(self.fns))
         if not self.nodes.forward and len(self.fns) == self.count:
-            return list(everything)
-        producers = [self.producers(node) for node in everything]
-        order = topological(producers)
+            return everything
+        producers = yield from column(self.producers, everything)
+        order = yield from topological(producers)
         if len(order) < len(everything):
             path = " -> ".join(self.id_of(node) for node in find_cycle(producers, order))
             raise GraphError(

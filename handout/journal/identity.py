@@ -28,18 +28,16 @@ from handout.graph.plan import Plan
 from handout.journal.value_digest import new_walk
 from handout.journal.value_walk import ValueWalk, digest, plain_text
 from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken
+from handout.slices import Slices
 
 __all__ = ["TaskIdentities"]
 
 
 class TaskIdentities:
-    """The identities of a plan's tasks and of the objects that the tasks make or take.
-
-    Args:
-        plan: The graph, checked and numbered. The arguments in the plan must not change while identities are computed.
-    """
+    """The identities of a plan's tasks and of the objects that the tasks make or take."""
 
     def __init__(self, plan: Plan) -> None:
+        """Start without identities. `of` computes them."""
         self._plan = plan
         self._functions: dict[int, tuple[bytes, bool]] = {}
         self._values: dict[int, bytes] = {}
@@ -51,14 +49,25 @@ class TaskIdentities:
         self._unknown_values: set[int] = set()
         #: The identity of each task, in the order of the tasks' numbers.
         self.tasks: list[bytes] = []
+
+    @classmethod
+    def of(cls, plan: Plan) -> Slices[TaskIdentities]:
+        """Compute the identities of a plan's tasks.
+
+        Args:
+            plan: The graph, checked and numbered. The arguments in the plan must not change meanwhile.
+        """
+        identities = cls(plan)
         seen: dict[bytes, int] = {}
         for task in range(len(plan)):
-            made = self._task(task)
-            if self.unrecognizable or self._unknown_values:
-                self._inherit_unrecognizable(task)
+            yield
+            made = identities._task(task)
+            if identities.unrecognizable or identities._unknown_values:
+                identities._inherit_unrecognizable(task)
             earlier = seen.get(made, 0)
             seen[made] = earlier + 1
-            self.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
+            identities.tasks.append(digest(made, b"again %d" % earlier) if earlier else made)
+        return identities
 
     def _inherit_unrecognizable(self, task: int) -> None:
         """Mark a task as unrecognizable if an input is an unknown value or comes from an unrecognizable task."""

@@ -24,10 +24,13 @@ from handout.scheduler.placing.placement import place
 from handout.scheduler.placing.reservations import expire
 from handout.scheduler.placing.run_ahead import hand_over_followers, recall_for_idle
 from handout.scheduler.placing.speculation import speculate
+from handout.scheduler.state.jobs import STEPS
+from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
 from handout.scheduler.views import cluster_view
+from handout.slices import Slices
 
 __all__ = ["Core"]
 
@@ -47,8 +50,13 @@ def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
     if run is None or run.over:
         world.stale += 1
         return
-    for o in event.objects:
+    world.work_on(run, _want_outputs(world, run, event.objects))
+
+
+def _want_outputs(world: World, run: Run, objects: Sequence[int]) -> Slices[None]:
+    for o in objects:
         want_output(world, run, o)
+        yield
 
 
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
@@ -106,8 +114,13 @@ class Core:
 
     __slots__ = ("_world",)
 
-    def __init__(self) -> None:
-        self._world = World()
+    def __init__(self, steps: int = STEPS) -> None:
+        """Start without hosts and runs.
+
+        Args:
+            steps: The number of steps of `Jobs` that one call of `handle` takes at most.
+        """
+        self._world = World(steps)
 
     def handle(self, events: Sequence[ev.Event], now: float) -> list[Command]:
         """Handle events, and return the commands that the shell must perform.
@@ -125,6 +138,7 @@ class Core:
         """
         world = self._world
         world.now = max(world.now, now)
+        world.jobs.go_on()
         for timer in world.timers.due(world.now):
             _WAKES[timer.wake](world, timer)
         for event in events:
@@ -150,8 +164,8 @@ class Core:
 
     @property
     def next_deadline(self) -> float | None:
-        """The time at which the shell must call `handle` if no event comes before; None if no timer is set."""
-        return self._world.timers.next_s
+        """The time at which the shell must call `handle` if no event comes before; None if no time is set."""
+        return self._world.now if self._world.jobs else self._world.timers.next_s
 
     @property
     def stale(self) -> int:

@@ -18,6 +18,7 @@ from typing import Literal
 from handout.errors import AllocatorError
 from handout.resources import Offer
 from handout.scheduler.run_spec import RunSpec
+from handout.scheduler.state.runs import Run
 
 __all__ = [
     "AllocatorFailed",
@@ -60,6 +61,9 @@ class RunSubmitted:
 
     run: int
     spec: RunSpec
+    #: The state of the run, which `Run.of` has made, in slices, before the run was submitted. It belongs to the core
+    #: from now on. None: the core makes the state.
+    state: Run | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

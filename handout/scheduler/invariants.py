@@ -38,7 +38,9 @@ def broken(world: World) -> Iterator[str]:
     If a clause has two numbers, the first was counted anew, and the second is what the core's state says.
     """
     for run in world.runs.values():
-        for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(run)):
+        if run.held:
+            continue  # the core has noted only a part of what earlier runs have left
+        for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(world, run)):
             yield f"run {run.number}: {problem}"
     for host, problem in _hosts(world):
         yield f"host {host.name!r}: {problem}"
@@ -52,6 +54,7 @@ def stuck(world: World) -> list[int]:
     fleet = world.fleet
     if (
         world.timers.next_s is not None
+        or world.jobs
         or fleet.expected
         or not all(h.open or h.released for h in fleet.by_name.values())
     ):
@@ -101,7 +104,7 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
         elif state == _WAITING:
             if not run.missing[t]:
                 yield f"task {t} is WAITING, but lacks no input"
-            for o in run.spec.inputs[t]:
+            for o in () if run.number in world.jobs else run.spec.inputs[t]:
                 if not run.objects.replicas[o] and ((producer := run.spec.producer[o]) < 0 or run.ended(producer)):
                     yield f"task {t} waits for object {o}, which no task makes"
     for t in (*run.shared, *run.recalled, *run.second_attempts):
@@ -127,7 +130,12 @@ def _handed(world: World, run: Run, t: int) -> Iterator[str]:
             continue
         if run.objects.replicas[o]:
             yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which is not being copied"
-        elif run.ended(run.spec.producer[o]) and t not in run.cancelling and not run.aborting:
+        elif (
+            run.ended(run.spec.producer[o])
+            and t not in run.cancelling
+            and not run.aborting
+            and run.number not in world.jobs
+        ):
             yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which no task makes"
 
 
@@ -152,7 +160,7 @@ def _objects(world: World, run: Run) -> Iterator[str]:
             yield f"object {o} is being copied to a host that has a replica of it"
 
 
-def _whole(run: Run) -> Iterator[str]:
+def _whole(world: World, run: Run) -> Iterator[str]:
     state, handed = run.state, run.state.count(_HANDED)
     unended = handed + state.count(_WAITING) + state.count(_READY) + state.count(State.BACKOFF)
     if unended != run.unended:
@@ -167,7 +175,7 @@ def _whole(run: Run) -> Iterator[str]:
         yield f"{awaited} outputs are awaited, but the state says {run.objects.awaited}"
     if run.over and unended:
         yield "the run is over, but some of its tasks have not ended"
-    if not run.over and not unended and (not awaited or run.aborting):
+    if run.number not in world.jobs and not run.over and not unended and (not awaited or run.aborting):
         yield "the run is not over, but waits for no task and no output"
     limit = run.spec.max_concurrency
     if limit is not None and run.active > limit:

@@ -4,11 +4,12 @@ A call consists of the arguments of one task. The bytes do not contain the task'
 tasks. Placeholders stand for the values that come from inputs or from inline functions.
 
 The bytes are a pickled tuple ``(args, kwargs, paths, fills)``. ``paths`` says which elements of the task's result
-become separate objects. In most calls, there are no keyword arguments, and each argument is a plain value or one whole
-input. In the pickle of such a call, None takes the place of each input, and ``fills`` holds a pair
-``(position, index)`` for each input: its position among the arguments, and its index among the task's inputs. No Python
-code runs while such a call is pickled or unpickled. In any other call, ``fills`` is None. The pickle then contains the
-placeholders, and the unpickler replaces them by their values.
+become separate objects. In most calls, there are no keyword arguments, and each argument is a plain value, one whole
+input, or a list or tuple of whole inputs. In the pickle of such a call, None takes the place of each argument that is
+made of inputs, and ``fills`` holds a pair ``(position, fill)`` for each of them: its position among the arguments, and
+the index of the input, or a list or tuple of such indices. No Python code runs while such a call is pickled or
+unpickled. In any other call, ``fills`` is None. The pickle then contains the placeholders, and the unpickler replaces
+them by their values.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ Path = tuple[tuple[str, Any], ...]
 #: A function that returns the placeholder for an object that stands for a result, such as an output. For any other
 #: object, it returns None.
 Resolve = Callable[[Any], Any]
+
+#: Indices among a task's inputs: of one input, or of each input in a list or tuple.
+Fill = Union[int, Sequence[int]]
 
 #: Types whose values cannot contain a placeholder.
 PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, complex})
@@ -254,8 +258,8 @@ def load_call(
         args, kwargs, paths, fills = loads(data)
         if fills:
             holes = list(args)
-            for position, index in fills:
-                holes[position] = once(index)
+            for position, fill in fills:
+                holes[position] = once(fill) if type(fill) is int else type(fill)(map(once, fill))
             args = tuple(holes)
         return args, kwargs or {}, paths or ()
     except _UserCodeError as raised:

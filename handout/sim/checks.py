@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from handout.errors import InternalError
 from handout.protocol import numbering
 from handout.protocol.resource_ledger import Ledger
-from handout.scheduler import Core, Outcome, State, invariants
+from handout.scheduler import Outcome, State, invariants
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.scheduler.state.hosts import HostRecord
@@ -54,13 +54,14 @@ class _Before:
     used: Sequence[tuple[Ledger, Mapping[str, int]]]
 
     @classmethod
-    def of(cls, core: Core, events: Sequence[ev.Event]) -> _Before:
+    def of(cls, controller: Controller, events: Sequence[ev.Event]) -> _Before:
         """Note the facts before the core handles the events."""
+        core = controller.core
         late = 0
         finished: set[tuple[int, int]] = set()
         for event in events:
             if isinstance(event, ev.ResultsCommitted):
-                finished.update((event.run, t) for t in event.tasks)
+                controller.committed.update((event.run, t) for t in event.tasks)
             elif isinstance(event, ev.TasksFinished | ev.TasksStarted | ev.TasksRecalled | ev.TaskFailed):
                 host = core.world.fleet.by_name.get(event.host)
                 for token in _tokens(event):
@@ -83,7 +84,7 @@ def _tokens(event: ev.TasksFinished | ev.TasksStarted | ev.TasksRecalled | ev.Ta
 
 def watch_turn(controller: Controller, events: Sequence[ev.Event]) -> Callable[[Sequence[cmd.Command]], None]:
     """Note the facts before a turn of the driver, and return a function that checks the rules after the turn."""
-    before = _Before.of(controller.core, events)
+    before = _Before.of(controller, events)
     return lambda commands: _after_turn(controller, before, commands)
 
 
@@ -104,7 +105,7 @@ def _after_turn(controller: Controller, before: _Before, commands: Sequence[cmd.
         if isinstance(command, cmd.AnnounceTasksEnded):
             for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                 if outcome is Outcome.DONE:
-                    told = (command.run, t) in before.finished
+                    told = (command.run, t) in before.finished or (command.run, t) in controller.committed
                     _require(told, "R1", f"task {t} of run {command.run} is done, but no agent reported that")
     stuck = invariants.stuck(core.world)
     _require(not stuck, "R2", f"nothing can bring runs {stuck} to an end")
@@ -210,7 +211,7 @@ def _idle(world: World, run: Run, t: int) -> str:
     """Return a text that names a host on which a ready task could start at once, or ``""`` if there is no such host."""
     spec = run.spec
     if (
-        run.aborting
+        not world.may_place(run)
         or spec.allocator is None
         or (spec.max_concurrency is not None and run.active >= spec.max_concurrency)
     ):

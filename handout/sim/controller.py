@@ -25,15 +25,17 @@ from handout.protocol import codec, numbering
 from handout.protocol.frames import Buffer, Message, Piece
 from handout.protocol.messages import AnyMessage
 from handout.protocol.session import Source
-from handout.scheduler import Outcome
+from handout.scheduler import Core, Outcome
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
+from handout.scheduler.state.jobs import STEPS
 from handout.sim.clock import Clock
 from handout.sim.host import Frame, SimulatedHost
 from handout.sim.journal import SimulatedIdentities, SimulatedJournal
 from handout.sim.line import Way
 from handout.sim.scenario import RunPlan
 from handout.sim.story import SimulationStory
+from handout.slices import at_once
 from handout.transport.agent_link import AgentLink
 from handout.transport.conversation import GrowingSource
 
@@ -103,7 +105,7 @@ class _WatchedDriver(Driver):
     """The real driver. The simulation checks each turn, and may kill the controller at each command."""
 
     def __init__(self, controller: Controller, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
-        super().__init__(spawn)
+        super().__init__(spawn, Core(controller.steps))
         self._controller = controller
         self.performers = {kind: self._watched(perform) for kind, perform in self.performers.items()}
 
@@ -117,8 +119,8 @@ class _WatchedDriver(Driver):
 
     @property
     def settled(self) -> bool:
-        """True if no event waits for the next turn."""
-        return not self._inbox
+        """True if no event and no work waits for the next turn."""
+        return not (self._inbox or self.core.world.jobs)
 
     def _watched(self, perform: Callable[[Any], None]) -> Callable[[Any], None]:
         def watched(command: do.Command) -> None:
@@ -173,6 +175,8 @@ class Controller:
         self.hosts: dict[str, SimulatedHost] = {}
         #: Tasks, as (run, task), that must not run again: an earlier life committed all of their needed results.
         self.spared: set[tuple[int, int]] = set()
+        #: Tasks, as (run, task), that an earlier life had finished, as this life's core was told.
+        self.committed: set[tuple[int, int]] = set()
         #: The asyncio tasks of the controller's coroutines.
         self.tasks: set[asyncio.Task[None]] = set()
         #: The outcomes of the runs that have ended, by the run's number.
@@ -183,6 +187,8 @@ class Controller:
         self._callbacks = callbacks
         self._draining: set[str] = set()
         self._performed: list[do.Command] = []
+        #: The number of steps of `Jobs` that the core takes in one call. Small numbers spread work over many calls.
+        self.steps = rng.choice((1, 3, STEPS))
         self.driver = _WatchedDriver(self, self.spawn)
         self.driver.classes.share(frozenset({"seat"}))
         self.core = self.driver.core
@@ -281,7 +287,8 @@ class Controller:
         )
         recorder.prior.take_in(run, journal.committed(), journal.open_starts())
         try:
-            self.driver.submit(run, recorder.begin(run, found, ()))
+            at_once(recorder.prior.use_committed(run, ()))
+            self.driver.submit(run, recorder.begin(run, found))
         except _DeathError:
             self._die()
         else:

@@ -20,6 +20,7 @@ from handout.resources import PARTS, Offer, compile_capabilities
 from handout.scheduler.run_spec import Speculation
 from handout.sim.allocators import Manner
 from handout.sim.faults import Script, Weather
+from handout.slices import at_once
 from handout.submission.arguments import EncodedRun, encode_plan
 
 __all__ = ["Fate", "HostPlan", "RunPlan", "Scenario", "Whim"]
@@ -140,12 +141,15 @@ class RunPlan:
     @cached_property
     def encoded(self) -> EncodedRun:
         """The run in serialized form."""
-        return encode_plan(self.plan)
+        return at_once(encode_plan(self.plan))
 
     def make_run(self, allocator: Allocator | None) -> RunState:
         """Return a new state of the run, for one life of the controller."""
-        run = make_run(self.plan, self.encoded, self.options, self.number, allocator)
+        run = at_once(make_run(self.plan, self.encoded, self.options, self.number, allocator))
         run.spec = replace(run.spec, fn=self.functions, keep=self.keep, speculation=self.speculation)
+        run.prepared = None  # the core makes its state from the replaced spec
+        for number in self.keep:
+            run.wanted[number] = 1
         return run
 
     def needed_of(self, t: int) -> set[str]:

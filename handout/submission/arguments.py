@@ -19,14 +19,18 @@ from handout.graph.plan import Plan
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
-from handout.serialization.calls import PLAIN_TYPES, Path, Placeholder, Slot
+from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot
 from handout.serialization.pickling import Segment, Snapshot
+from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
+
+#: The encoder yields after this many calls, because the pickling of one call with large arguments may take 1 ms.
+_CALLS = 8
 
 _REMEDY = (
     "Create this object inside the function, pass the values from which it is created, "
@@ -57,14 +61,14 @@ class EncodedRun:
     bundle: CodeBundle | None
 
 
-def encode_plan(plan: Plan) -> EncodedRun:
+def encode_plan(plan: Plan) -> Slices[EncodedRun]:
     """Pickle the functions, arguments and values of a plan.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
             that failed.
     """
-    return _Encoder(plan).run()
+    return (yield from _Encoder(plan).run())
 
 
 class _Encoder:
@@ -87,10 +91,11 @@ class _Encoder:
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
 
-    def run(self) -> EncodedRun:
+    def run(self) -> Slices[EncodedRun]:
         plan = self.plan
         count = len(plan)
         for number, extra in enumerate(plan.extras, count):
+            yield
             if isinstance(extra, Pick):
                 self.paths.setdefault(extra.task, []).append(extra.path)
             else:
@@ -99,7 +104,9 @@ class _Encoder:
         fn: list[int] = []
         inputs: list[tuple[int, ...]] = []
         for task in range(count):
-            blob, needs, by_value = self._call(task)
+            if not task % _CALLS:
+                yield
+            blob, needs, by_value = yield from self._call(task)
             calls.append(blob)
             inputs.append(needs)
             fn.append(self._function(task, by_value))
@@ -148,13 +155,13 @@ class _Encoder:
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
-    def _call(self, task: int) -> tuple[bytes, tuple[int, ...], bool]:
+    def _call(self, task: int) -> Slices[tuple[bytes, tuple[int, ...], bool]]:
         """Return the blob of a task's call, the task's inputs, and whether the call or an input holds code by value."""
         plan = self.plan
         args, kwargs, inputs = plan.args[task], plan.kwargs[task], plan.inputs[task]
         paths = self.paths.get(task)
         if not kwargs:
-            blob = self._plain(args, inputs, paths)
+            blob = yield from self._plain(args, inputs, paths)
             if blob is not None:
                 return blob, inputs, bool(self.code_objects) and not self.code_objects.isdisjoint(inputs)
         call = _CallEncoder(self, task, paths or ())
@@ -162,12 +169,12 @@ class _Encoder:
             blob = call.encode(args, kwargs)
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
-    def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> bytes | None:
+    def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> Slices[bytes | None]:
         """Return the blob of a simple call, and None for any other call.
 
-        A simple call has no keyword arguments, and each argument is a small plain value, or an output that names a
-        whole object. The C pickler makes the blob of such a call without help. The blobs of other calls need a pickler
-        with hooks in Python, which is far slower.
+        A simple call has no keyword arguments, and each argument is a small plain value, an output that names a whole
+        object, or a list or tuple of such outputs. The C pickler makes the blob of such a call without help. The blobs
+        of other calls need a pickler with hooks in Python, which is far slower.
         """
         if not inputs:
             for arg in args:
@@ -176,7 +183,7 @@ class _Encoder:
             if not args and not paths:
                 return self._share((), ((), None, None, None))
             return pickle.dumps((args, None, tuple(paths) if paths else None, None), 5)
-        fills: list[tuple[int, int]] = []
+        fills: list[tuple[int, Fill]] = []
         rest = False
         for position, arg in enumerate(args):
             kind = type(arg)
@@ -185,6 +192,12 @@ class _Encoder:
                 if number < 0:
                     return None
                 fills.append((position, inputs.index(number)))
+            elif (kind is list or kind is tuple) and sum(arg is other for other in args) == 1:
+                indices = yield from self._indices(arg, inputs)
+                if not indices:
+                    return None
+                fills.append((position, kind(indices)))
+                rest = True
             elif kind not in PLAIN_TYPES or (kind in _SIZED and len(arg) > LARGE):
                 return None
             else:
@@ -195,6 +208,19 @@ class _Encoder:
                 holes[position] = None
             return pickle.dumps((tuple(holes), None, tuple(paths) if paths else None, fills), 5)
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
+
+    def _indices(self, outputs: Sequence[Any], inputs: tuple[int, ...]) -> Slices[list[int]]:
+        """Return the index of each output among the inputs. Empty: an entry is not an output of a whole object."""
+        index = {number: i for i, number in enumerate(inputs)}
+        indices = []
+        for seen, output in enumerate(outputs):
+            if is_slice_end(seen):
+                yield
+            number = self._whole(output) if type(output) is Output else -1
+            if number < 0:
+                return []
+            indices.append(index[number])
+        return indices
 
     def _whole(self, output: Output[Any]) -> int:
         """Return the number of the object that an output names as a whole, or -1 if there is no such object."""

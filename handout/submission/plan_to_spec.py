@@ -18,6 +18,7 @@ from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources import Requirement
 from handout.scheduler.run_spec import Profile, RunSpec, Speculation
+from handout.slices import Slices, column, is_slice_end
 from handout.submission.arguments import EncodedRun
 
 __all__ = ["JournalResults", "RunPolicy", "Traits", "make_spec"]
@@ -69,7 +70,7 @@ class Traits:
     needs_bundle: bool
 
 
-def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSpec, list[Traits]]:
+def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> Slices[tuple[RunSpec, list[Traits]]]:
     """Return the description of a run for the core, and the traits of each profile for agents.
 
     Args:
@@ -81,27 +82,33 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> tuple[RunSp
         GraphError: A function has ``enforce_memory=True``, and a variant of its cost has no memory.
     """
     journaled = policy.journal is not None
-    outputs = _journaled_objects(plan, encoded, policy.journal_results) if journaled else plan.outputs
+    outputs = plan.outputs
+    if journaled:
+        outputs = yield from _journaled_objects(plan, encoded, policy.journal_results)
     profiles = _Profiles(plan, encoded, policy)
-    column = [profiles.number(task) for task in range(len(plan))]
-    options_column = plan.options
-    has_labels = any(o.labels for o in {id(o): o for o in options_column}.values())
-    has_priority = any(o.priority for o in {id(o): o for o in options_column}.values())
+    profile_column = yield from column(profiles.number, range(len(plan)))
+    has_labels = any(traits.options.labels for traits in profiles.traits)
+    has_priority = any(traits.options.priority for traits in profiles.traits)
+    priorities = labels = None
+    if has_priority:
+        priorities = yield from column(lambda options: options.priority, plan.options)
+    if has_labels:
+        labels = yield from column(lambda options: options.labels, plan.options)
     spec = RunSpec(
         count=len(plan),
         profiles=profiles.known,
-        profile=column,
-        fn=_duration_keys(encoded),
+        profile=profile_column,
+        fn=(yield from _duration_keys(encoded)),
         inputs=encoded.inputs,
         producer=encoded.producers,
         nbytes=encoded.nbytes,
         outputs=outputs,
-        priority=[o.priority for o in options_column] if has_priority else None,
-        group=plan.groups if any(g >= 0 for g in plan.groups) else None,
+        priority=priorities,
+        group=plan.groups if max(plan.groups, default=-1) >= 0 else None,
         on_failure=policy.on_failure,
         max_concurrency=policy.max_concurrency,
         allocator=builtin_name(policy.allocator),
-        labels=[o.labels for o in options_column] if has_labels else None,
+        labels=labels,
         ids=plan.ids,
         run_priority=policy.priority,
         speculation=Speculation() if policy.speculate else None,
@@ -170,7 +177,7 @@ def _is_coroutine(fn: Any) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
-def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
+def _duration_keys(encoded: EncodedRun) -> Slices[Sequence[int]]:
     """Return for each task the key under which the core keeps the expected duration of the task's function.
 
     Equal functions share a key, even if they are distinct objects. A function's ``number`` cannot be the key, because
@@ -178,17 +185,21 @@ def _duration_keys(encoded: EncodedRun) -> Sequence[int]:
     """
     keys: dict[int, int] = {}
     of_function = [keys.setdefault(function.number, len(keys)) for function in encoded.functions]
-    return encoded.fn if len(keys) == len(of_function) else [of_function[fn] for fn in encoded.fn]
+    if len(keys) == len(of_function):
+        return encoded.fn
+    return (yield from column(of_function.__getitem__, encoded.fn))
 
 
-def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> list[int]:
+def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> Slices[list[int]]:
     """Return the objects that a run with a journal brings to the controller. The run's outputs come first.
 
     If a function must not run twice and another function takes its result, this result is always among the objects,
     because it cannot be made again.
     """
     wanted = dict.fromkeys(plan.outputs)
-    for inputs in encoded.inputs:
+    for task, inputs in enumerate(encoded.inputs):
+        if is_slice_end(task):
+            yield
         for number in inputs:
             producer = encoded.producers[number]
             if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):

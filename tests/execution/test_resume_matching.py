@@ -44,12 +44,13 @@ def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
     identities: Any = SimpleNamespace(tasks=[b"t"])
     earlier = PriorRuns(journal, identities, {0} if once else ())
     earlier._lost = {b"t": ("b", 2)}
-    run: Any = SimpleNamespace(number=1, task_objects=[(0,)], wanted=[True], hosts=[""])
+    spec = SimpleNamespace(producer=[0])
+    run: Any = SimpleNamespace(number=1, spec=spec, task_objects=[(0,)], wanted=[True], hosts=[""])
     found: Any = {
         host: SimpleNamespace(attempt_ids=[numbering.attempt_id(1, 0, attempt)], objects=())
         for host, attempt in held.items()
     }
-    return earlier.facts(run, found, ())
+    return earlier.facts(run, found)
 
 
 @pytest.mark.parametrize("held", [{"a": 1}, {"b": 2}, {"a": 1, "b": 2}, {"b": 2, "a": 1}])

@@ -22,6 +22,7 @@ from handout.journal.identity import TaskIdentities
 from handout.journal.installed import version_of
 from handout.journal.value_digest import new_walk
 from handout.project import loaded, sources
+from handout.slices import at_once
 from tests import work
 
 
@@ -303,7 +304,7 @@ def test_values_count_by_what_they_hold() -> None:
 def tasks_of(build: Callable[[Graph], object]) -> list[bytes]:
     graph = Graph()
     build(graph)
-    return TaskIdentities(graph.compile()).tasks
+    return at_once(TaskIdentities.of(graph.compile())).tasks
 
 
 def chain(graph: Graph, first: int = 0, extra: bool = False) -> None:
@@ -318,7 +319,7 @@ def by_id(build: Callable[[Graph], object]) -> dict[str, bytes]:
     graph = Graph()
     build(graph)
     plan = graph.compile()
-    return dict(zip(plan.ids, TaskIdentities(plan).tasks, strict=True))
+    return dict(zip(plan.ids, at_once(TaskIdentities.of(plan)).tasks, strict=True))
 
 
 def test_a_changed_argument_changes_all_that_depends_on_it_and_nothing_else() -> None:

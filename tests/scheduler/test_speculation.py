@@ -9,6 +9,7 @@ from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import Speculation
 from handout.scheduler.state.durations import Durations
+from handout.slices import at_once
 from tests.scheduler.rig import Said, Scene, graph, profile
 
 RULE = Speculation(peers=2, factor=3.0, least_s=0.25)
@@ -211,7 +212,7 @@ def test_a_copy_of_the_winners_result_is_not_hit_by_the_end_of_the_loser() -> No
 
 
 def test_a_limit_follows_the_latest_durations() -> None:
-    durations = Durations(graph("a", speculation=Speculation()), {})
+    durations = at_once(Durations.of(graph("a", speculation=Speculation())))
     for _ in range(9):
         durations.learn(0, 2.0)
     assert durations.limit_s(0) == float("inf")

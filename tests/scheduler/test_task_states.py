@@ -9,6 +9,7 @@ from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports
 from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import ENDED, TRANSITIONS, State
+from handout.slices import at_once
 from tests.scheduler.rig import Scene, graph
 
 
@@ -29,14 +30,14 @@ def test_every_move_says_what_brings_it_about() -> None:
 
 def moved(*states: State) -> Run:
     """Return a run of one task, ``a``, that was moved through these states."""
-    run = Run(1, graph("a"), {})
+    run = at_once(Run.of(1, graph("a")))
     for state in states:
         run.move(0, state)
     return run
 
 
 def test_a_legal_move_keeps_the_counts() -> None:
-    run = moved(State.READY, State.HANDED)
+    run = moved(State.HANDED)
     assert (run.active, run.unended) == (1, 1)
     run.move(0, State.DONE)
     assert (run.active, run.unended) == (0, 0)
@@ -47,7 +48,7 @@ def test_a_legal_move_keeps_the_counts() -> None:
 @pytest.mark.parametrize("old", State)
 @pytest.mark.parametrize("new", State)
 def test_a_move_that_the_table_does_not_have_raises_with_the_story(old: State, new: State) -> None:
-    run = Run(7, graph("a"), {})
+    run = at_once(Run.of(7, graph("a")))
     run.state[0] = old
     if new in TRANSITIONS[old]:
         run.move(0, new)

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from os import PathLike
 from typing import Any
@@ -25,6 +25,7 @@ from handout.errors import DamagedFileError, JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume_matching import PriorRuns
 from handout.execution.shell.run_state import HeldAttempt, RunState
+from handout.execution.sliced import sliced
 from handout.failures import Failure, may_have_run
 from handout.graph.plan import Plan
 from handout.journal import INLINE, AttemptStart, ClassName, Journal, ResultBatch
@@ -161,7 +162,7 @@ class Recorder:
         opened = _Opened(os.fspath(path))
         try:
             await asyncio.wrap_future(opened.journal)
-            return cls(opened.journal.result(), plan, TaskIdentities(plan), opened.close)
+            return cls(opened.journal.result(), plan, await sliced(TaskIdentities.of(plan)), opened.close)
         except BaseException:
             # The thread opens the journal even if this call was cancelled, so the journal must be closed again.
             await uninterrupted(opened.close(_CALL_OFF_S))
@@ -180,17 +181,15 @@ class Recorder:
         # The old callback refers to the run. Without the callback, the run and its files can be freed at once.
         self._journal.on_error = _ignore
 
-    def begin(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
+    def begin(self, run: RunState, found: Mapping[str, FoundAgent]) -> list[ev.Event]:
         """Record that the run begins. Return the facts that are known of earlier runs, as events for the core.
 
         Args:
-            run: The run. The committed results are put into ``run``. The caller must submit ``run`` in the same turn of
-                the event loop.
+            run: The run. The caller must submit it in the same turn of the event loop.
             found: Maps each host whose agent was taken over to the attempts and objects of that agent.
-            data_only: The names of the hosts with ``trust="data"``.
         """
         self._objects = frozenset(run.spec.outputs)
-        facts = self.prior.facts(run, found, data_only)
+        facts = self.prior.facts(run, found)
         classes = [ClassName(*token, module, name) for token, module, name in tokens.own_classes()]
         self._journal.begin_run(self._ids, self._tasks, len(self.prior.done), run.number, classes)
         return facts

@@ -19,12 +19,14 @@ from typing import Any
 from handout.errors import JournalError
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.run_state import RunState
+from handout.execution.sliced import sliced
 from handout.journal import CommittedTask, Journal, StoredPart
 from handout.journal.identity import TaskIdentities
 from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import CONTROLLER
 from handout.serialization import tokens
+from handout.slices import Slices, is_slice_end
 from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle
 
@@ -54,6 +56,8 @@ class PriorRuns:
         self.reused: set[int] = set()
         #: The tasks in ``reused``, and the tasks whose results exist only on agents.
         self.done: list[int] = []
+        #: The number, the size and the holder of each object in ``known`` and ``left``, which `facts` reports.
+        self._replicas: list[tuple[int, int, str]] = []
 
     def number_after(self, number: int) -> int:
         """Return the number that the new run gets.
@@ -84,8 +88,14 @@ class PriorRuns:
                 known[host] = KnownAgent(host, StartedAgent(**said), token)
         return known
 
-    async def read(self, run: RunState) -> None:
-        """Read from the journal which of the run's tasks are committed. Load only the results that the caller gets.
+    async def read(self, run: RunState, data_only: Collection[str]) -> None:
+        """Read from the journal which of the run's tasks are committed, and put their results into ``run``.
+
+        Only the results that the caller gets are loaded.
+
+        Args:
+            run: The run that is to be resumed.
+            data_only: The names of the hosts with ``trust="data"``.
 
         Raises:
             JournalError: The journal is damaged. If no task of the run has ``idempotent=False``, damaged records of
@@ -99,11 +109,12 @@ class PriorRuns:
             self._tell_damage(self._journal.damaged_rows)
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
         self.take_in(run, known, lost)
-        parts = {number: part for number in sorted(self._outputs) if (part := self._part(run, number)) is not None}
+        parts = await sliced(self._output_parts(run))
         refused = await asyncio.to_thread(self._journal.load_parts, parts.values(), run.objects.memory_left)
         damaged = set(map(id, refused))
         self._leave_out(run, [number for number, part in parts.items() if id(part) in damaged])
         self._adopt_classes()
+        await sliced(self.use_committed(run, data_only))
 
     def _tell_damage(self, rows: int) -> None:
         path = str(self._journal.path)
@@ -150,13 +161,38 @@ class PriorRuns:
         # the journal or from their files when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
+    def use_committed(self, run: RunState, data_only: Collection[str]) -> Slices[None]:
+        """Put the committed results into the run; see `read`."""
+        known = self._known
+        for task, identity in enumerate(self._tasks if known else ()):
+            if is_slice_end(task):
+                yield
+            committed = known.get(identity)
+            if committed is not None:
+                self.reused.add(task)
+                self.done.append(task)
+                run.hosts[task] = committed.host
+                self._replicas += self._take(run, task, committed, data_only)
+
+    def _output_parts(self, run: RunState) -> Slices[dict[int, StoredPart]]:
+        """Return the committed objects that the caller gets."""
+        parts = {}
+        for seen, number in enumerate(sorted(self._outputs)):
+            if is_slice_end(seen):
+                yield
+            part = self._part(run, number)
+            if part is not None:
+                parts[number] = part
+        return parts
+
     def _part(self, run: RunState, number: int) -> StoredPart | None:
         """Return an object as the journal holds it, or None if the object is not committed."""
         committed = self._known.get(self._tasks[run.spec.producer[number]])
         return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
-    def facts(self, run: RunState, found: Mapping[str, FoundAgent], data_only: Collection[str]) -> list[ev.Event]:
+    def facts(self, run: RunState, found: Mapping[str, FoundAgent]) -> list[ev.Event]:
         """Return the facts that are known of earlier runs, as events for the core; see `Recorder.begin`."""
+        lost = [(t, i) for t, i in enumerate(self._tasks) if i in self._lost] if self._lost else []
         # Leave out attempts of tasks that the run does not have, because a faulty agent may report such attempts.
         ids = {
             host: [i for i in each.attempt_ids if numbering.parts(i)[1] < len(self._tasks)]
@@ -164,37 +200,19 @@ class PriorRuns:
         }
         held = {host: numbering.of_run(each, run.number) for host, each in ids.items()}
         # A task that is no longer marked idempotent=False runs again like any other task.
-        unseen = {t: self._lost[i] for t, i in enumerate(self._tasks) if i in self._lost and t in self._once}
+        unseen = {t: self._lost[i] for t, i in lost if t in self._once}
         going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})
         began = {task for own, _ in going_on.values() for task in own}
-        left = _objects_of(run.number, found)
-        known = self._known
-        replicas: list[tuple[int, int, str]] = []
-        for task, identity in enumerate(self._tasks if known or left else ()):
-            committed = known.get(identity)
-            made = [number for number in run.task_objects[task] if run.wanted[number]]
-            if committed is not None:
-                self.reused.add(task)
-                run.hosts[task] = committed.host
-                replicas += self._take(run, task, committed, data_only)
-            elif task in began or not made or not all(number in left for number in made):
-                continue
-            else:  # the task ended just before the controller died, and agents have all its objects
-                run.hosts[task] = left[made[0]][0][0]
-            self.done.append(task)
-            for number in made:
-                replicas += [(number, nbytes, host) for host, nbytes in left.get(number, ())]
+        self._use_left(run, _objects_of(run.number, found), began)
         events: list[ev.Event] = []
         if self.done:
-            numbers, sizes, hosts = [r[0] for r in replicas], [r[1] for r in replicas], [r[2] for r in replicas]
+            numbers, sizes, hosts = map(list, zip(*self._replicas, strict=True)) if self._replicas else ([], [], [])
             events.append(ev.ResultsCommitted(run.number, self.done, numbers, sizes, hosts))
         for host, (own, attempts) in going_on.items():
             for task in own:
                 run.hosts[task] = host
             events.append(ev.AttemptsFound(host, run.number, own, attempts))
-        self._journal.clear_starts(
-            [i for t, i in enumerate(self._tasks) if i in self._lost and not (t in unseen or t in began)]
-        )
+        self._journal.clear_starts([i for t, i in lost if not (t in unseen or t in began)])
         unknown = [task for task in unseen if task not in began]
         if unknown:
             where = [unseen[task] for task in unknown]
@@ -203,6 +221,28 @@ class PriorRuns:
         # ends the attempts in these events, and never uses their numbers again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
+
+    def _use_left(self, run: RunState, left: Mapping[int, Sequence[tuple[str, int]]], began: Collection[int]) -> None:
+        """Note the replicas that agents have, and the tasks that ended just before the earlier controller died.
+
+        Such a task is not committed, but agents have all its objects.
+
+        Args:
+            run: The run.
+            left: Maps each object to the hosts that have it, each with the size in bytes there.
+            began: Tasks that go on, so that they have not ended.
+        """
+        producer = run.spec.producer
+        tasks = {producer[number] for number in left if number < len(producer)}
+        for task in sorted(tasks - {-1}):
+            made = [number for number in run.task_objects[task] if run.wanted[number]]
+            if task not in self.reused:
+                if task in began or not made or not all(number in left for number in made):
+                    continue
+                run.hosts[task] = left[made[0]][0][0]
+                self.done.append(task)
+            for number in made:
+                self._replicas += [(number, nbytes, host) for host, nbytes in left.get(number, ())]
 
     def _take(
         self, run: RunState, task: int, found: CommittedTask, data_only: Collection[str]

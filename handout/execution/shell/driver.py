@@ -68,10 +68,11 @@ class Driver:
 
     Args:
         spawn: Starts a coroutine in the cluster's task group.
+        core: A core without hosts and runs. Default: a new one.
     """
 
-    def __init__(self, spawn: Spawn) -> None:
-        self.core = Core()
+    def __init__(self, spawn: Spawn, core: Core | None = None) -> None:
+        self.core = core or Core()
         self.agents: dict[str, AgentProxy] = {}
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
@@ -215,7 +216,8 @@ class Driver:
             return
         if run.recorder is not None:
             run.recorder.watch(lambda error: self._on_journal_lost(run, error))
-        self.post(ev.RunSubmitted(run.number, run.spec), *facts)
+        prepared, run.prepared = run.prepared, None
+        self.post(ev.RunSubmitted(run.number, run.spec, prepared), *facts)
 
     def forget(self, run: RunState) -> None:
         """Drop a run that its caller has left. Tell agents to drop the code that no other run uses."""

@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from handout.events import RunEvent
@@ -22,6 +21,7 @@ from handout.graph.plan import Plan
 from handout.protocol import numbering
 from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
 from handout.scheduler.run_spec import RunSpec
+from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import Outcome
 from handout.submission.arguments import EncodedRun
 from handout.submission.plan_to_spec import RunPolicy, Traits
@@ -96,6 +96,10 @@ class RunState:
     objects: RunObjects
     #: For each profile, the facts that agents must know. Tasks of one function with the same options share a profile.
     traits: Sequence[Traits]
+    #: For each task, the object number of its whole result, then the object numbers of its elements.
+    task_objects: Sequence[tuple[int, ...]]
+    #: For each object, 1 if a task, the caller or the cluster needs it, otherwise 0.
+    wanted: bytearray
     started_at: float
     #: For each task, how it ended, or None if it has not ended.
     outcomes: list[Outcome | None] = field(default_factory=list)
@@ -121,6 +125,8 @@ class RunState:
     logs: RunLogs = field(default_factory=RunLogs)
     #: For each task that has failed attempts, these attempts.
     histories: dict[int, AttemptHistory] = field(default_factory=dict)
+    #: The core's state of the run, until the run is submitted. The state then belongs to the core.
+    prepared: Run | None = None
     #: Records the run, if it has a journal.
     recorder: RunRecorder | None = None
 
@@ -132,28 +138,6 @@ class RunState:
     def base(self) -> int:
         """The upper bits of the keys of this run's objects."""
         return numbering.base(self.number)
-
-    @cached_property
-    def task_objects(self) -> list[tuple[int, ...]]:
-        """For each task, the object number of its whole result, then the object numbers of its elements."""
-        count = len(self.plan)
-        made: list[tuple[int, ...]] = [(t,) for t in range(count)]
-        producer = self.spec.producer
-        for number in range(count, len(producer)):
-            if producer[number] >= 0:
-                made[producer[number]] += (number,)
-        return made
-
-    @cached_property
-    def wanted(self) -> bytearray:
-        """For each object, 1 if a task, the caller or the cluster needs it, otherwise 0."""
-        wanted = bytearray(len(self.spec.producer))
-        for inputs in self.encoded.inputs:
-            for number in inputs:
-                wanted[number] = 1
-        for number in (*self.spec.outputs, *self.spec.keep):
-            wanted[number] = 1
-        return wanted
 
     def suspect(self, task: int, host: str) -> None:
         """Note that all results of a task come from a host with ``trust="data"``."""

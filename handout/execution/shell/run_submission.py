@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import chain
 
 from handout.allocators import Allocator
 from handout.execution.run_options import RunOptions
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
+from handout.scheduler.run_spec import RunSpec
+from handout.scheduler.state.runs import Run
+from handout.slices import Slices, is_slice_end
 from handout.submission.arguments import EncodedRun
 from handout.submission.plan_to_spec import RunPolicy, make_spec
 
@@ -18,7 +22,7 @@ __all__ = ["make_run"]
 
 def make_run(
     plan: Plan, encoded: EncodedRun, options: RunOptions, number: int, allocator: Allocator | None
-) -> RunState:
+) -> Slices[RunState]:
     """Return a run that is ready to be submitted.
 
     Args:
@@ -34,7 +38,7 @@ def make_run(
     policy = RunPolicy.of(options)
     if policy.allocator is None:
         policy = replace(policy, allocator=allocator)
-    spec, traits = make_spec(plan, encoded, policy)
+    spec, traits = yield from make_spec(plan, encoded, policy)
     return RunState(
         number=number,
         plan=plan,
@@ -43,5 +47,38 @@ def make_run(
         policy=policy,
         objects=RunObjects(encoded.values, policy.max_memory),
         traits=traits,
+        task_objects=(yield from _task_objects(spec)),
+        wanted=(yield from _wanted(spec)),
+        prepared=(yield from Run.of(number, spec)),
         started_at=asyncio.get_running_loop().time(),
     )
+
+
+def _task_objects(spec: RunSpec) -> Slices[list[tuple[int, ...]]]:
+    """Return for each task the object number of its whole result, then the object numbers of its elements."""
+    made: list[tuple[int, ...]] = []
+    for task in range(spec.count):
+        if is_slice_end(task):
+            yield
+        made.append((task,))
+    for number in range(spec.count, len(spec.producer)):
+        if is_slice_end(number):
+            yield
+        if spec.producer[number] >= 0:
+            made[spec.producer[number]] += (number,)
+    return made
+
+
+def _wanted(spec: RunSpec) -> Slices[bytearray]:
+    """Return for each object 1 if a task, the caller or the cluster needs it, otherwise 0."""
+    wanted = bytearray(len(spec.producer))
+    for task, inputs in enumerate(spec.inputs):
+        if is_slice_end(task):
+            yield
+        for number in inputs:
+            wanted[number] = 1
+    for seen, number in enumerate(chain(spec.outputs, spec.keep)):
+        if is_slice_end(seen):
+            yield
+        wanted[number] = 1
+    return wanted

@@ -10,6 +10,7 @@ from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
+from handout.slices import Slices, is_slice_end
 
 __all__ = [
     "ABORT_S",
@@ -82,7 +83,15 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
 
 
 def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
-    """End all tasks that cannot run any more because ``root`` ended. Tasks whose inputs from ``root`` exist go on."""
+    """End all tasks that cannot run any more because ``root`` ended. Tasks whose inputs from ``root`` exist go on.
+
+    Tasks that do not end in the present call of the core are WAITING until they end, because ``root`` will not make
+    their inputs.
+    """
+    world.work_on(run, _end_dependents(world, run, root, outcome))
+
+
+def _end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> Slices[None]:
     stack = [root]
     while stack:
         for o in run.objects_of(stack.pop()):
@@ -95,6 +104,7 @@ def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
                     give_up_attempts(world, run, c)
                 end(world, run, c, outcome, cause=root)
                 stack.append(c)
+                yield
 
 
 def cancel(world: World, run: Run, tasks: list[int]) -> None:
@@ -102,14 +112,19 @@ def cancel(world: World, run: Run, tasks: list[int]) -> None:
 
     If an agent has one of ``tasks``, this task ends when the agent has reported the end of its attempt.
     """
+    world.work_on(run, _cancel(world, run, tasks))
+
+
+def _cancel(world: World, run: Run, tasks: list[int]) -> Slices[None]:
     for t in tasks:
+        yield
         if run.ended(t):
             continue
         if run.state[t] == State.HANDED:
             _cancel_handed(world, run, t)
         else:
             end(world, run, t, Outcome.CANCELLED)
-        end_dependents(world, run, t, Outcome.CANCELLED)
+        yield from _end_dependents(world, run, t, Outcome.CANCELLED)
 
 
 def _cancel_handed(world: World, run: Run, t: int) -> None:
@@ -126,20 +141,29 @@ def _cancel_handed(world: World, run: Run, t: int) -> None:
 def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = None) -> None:
     """End a run early: cancel all of its tasks that have not ended.
 
-    The run is over once the agents have confirmed that its tasks have ended, or after `ABORT_S` seconds.
+    The tasks that agents have are cancelled at once. The others end in the present and the next calls of the core. The
+    run is over once the agents have confirmed that its tasks have ended, or after `ABORT_S` seconds.
     """
     if run.over or run.aborting:
         return
     run.begin_abort(outcome, error)
+    for t in run.handed_tasks():
+        _cancel_handed(world, run, t)
+    world.work_on(run, _cancel_all(world, run))
+    world.timers.set(world.now + ABORT_S, Timer(Wake.ABORT, run.number))
+
+
+def _cancel_all(world: World, run: Run) -> Slices[None]:
     for t in range(run.spec.count):
+        if is_slice_end(t):
+            yield
         if run.ended(t):
             continue
         if run.state[t] == State.HANDED:
             _cancel_handed(world, run, t)
         else:
             end(world, run, t, Outcome.CANCELLED)
-    world.ending.add(run)
-    world.timers.set(world.now + ABORT_S, Timer(Wake.ABORT, run.number))
+            yield
 
 
 def abort_due(world: World, timer: Timer) -> None:
@@ -150,15 +174,16 @@ def abort_due(world: World, timer: Timer) -> None:
     run = world.runs.get(timer.run)
     if run is None or run.over or not run.aborting:
         return
-    for t in range(run.spec.count):
-        if run.state[t] == State.HANDED:
-            give_up_attempts(world, run, t)
-            end(world, run, t, Outcome.CANCELLED)
+    for t in run.handed_tasks():
+        give_up_attempts(world, run, t)
+        end(world, run, t, Outcome.CANCELLED)
 
 
 def end_runs(world: World) -> None:
-    """End the runs that have no task or output to wait for any more, and announce the end of each."""
+    """End the runs that have no task, output or work to wait for any more, and announce the end of each."""
     for run in sorted(world.ending, key=lambda run: run.number):
+        if run.number in world.jobs:
+            continue  # this work adds the run to ``ending`` when it is done
         if run.over or run.unended or (run.objects.awaited and not run.aborting):
             continue
         outcome = run.end()
@@ -169,11 +194,10 @@ def end_runs(world: World) -> None:
 
 def close(world: World, run: Run) -> None:
     """Forget a run: give up its attempts, and drop its objects on the controller and on all hosts."""
-    for t in range(run.spec.count if run.unended else 0):
-        if run.state[t] == State.HANDED:
-            give_up_attempts(world, run, t)
-            run.move(t, State.CANCELLED)
-    _drop_all(world, run)
+    world.jobs.forget(run.number)
+    for t in run.handed_tasks():
+        give_up_attempts(world, run, t)
+        run.move(t, State.CANCELLED)
     run.end()
     run.durations.remember(world.remembered)
     for queue in [queue for queue in world.reservations if queue.run is run]:
@@ -185,14 +209,20 @@ def close(world: World, run: Run) -> None:
     world.timers.forget(run.number)
     world.fleet.forget(run.spec.profiles)
     del world.runs[run.number]
+    world.jobs.begin(run.number, _drop_all(world, run))
 
 
-def _drop_all(world: World, run: Run) -> None:
+def _drop_all(world: World, run: Run) -> Slices[None]:
+    """Drop the objects of a closed run, and free the memory of its columns."""
     objects = run.objects
     for o, replicas in enumerate(objects.replicas):
+        if is_slice_end(o):
+            yield
         for index in replicas:
             if index == 0 or world.fleet.at(index) is not None:
                 world.out.drop(index, run.number, o)
+                yield
     for o, index in sorted({*objects.copying, *objects.stale_replicas}):
         if index and index not in objects.replicas[o] and world.fleet.at(index) is not None:
             world.out.drop(index, run.number, o)
+    yield from run.empty()

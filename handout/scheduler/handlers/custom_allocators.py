@@ -50,7 +50,7 @@ def ask_allocators(world: World) -> None:
     for run in world.runs.values():
         if run.spec.allocator is not None or run.requests.number >= 0 or not run.requests.changed:
             continue
-        if run.over or run.aborting or not any(host.open for host in world.fleet.by_name.values()):
+        if not world.may_place(run) or not any(host.open for host in world.fleet.by_name.values()):
             continue
         if run.spec.max_concurrency is not None and run.active >= run.spec.max_concurrency:
             continue

@@ -19,6 +19,7 @@ from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
+from handout.slices import at_once
 
 __all__ = [
     "SHORTAGE_S",
@@ -44,17 +45,17 @@ SHORTAGE_S = 60.0
 
 
 def run_submitted(world: World, event: ev.RunSubmitted) -> None:
-    """Create the state of the run. The tasks without missing inputs become READY."""
+    """Begin the run. The tasks without missing inputs are READY."""
     if event.run in world.runs:
         world.stale += 1
         return
     try:
-        run = Run(event.run, event.spec, world.remembered)
+        run = event.state or at_once(Run.of(event.run, event.spec))
     except InternalError as error:
         world.out.add(AnnounceRunEnded(event.run, Outcome.FAILED, error))
         return
     world.runs[event.run] = run
-    run.begin(world.now)
+    run.begin(world.now, world.remembered)
     world.recheck = True
     world.ending.add(run)
 

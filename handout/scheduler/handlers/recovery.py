@@ -36,6 +36,9 @@ MAX_LOSSES = 5
 
 def lose_host(world: World, host: HostRecord, reason: str) -> None:
     """Forget a lost host, and recover the tasks and objects that were on it."""
+    for run in world.runs.values():
+        if run.held:
+            world.jobs.finish(run.number)
     release_lingering(world, host)
     world.fleet.remove(host)
     world.out.forget(host.index)
@@ -64,7 +67,7 @@ def unpin_groups(world: World, run: Run, index: int) -> None:
 
 
 def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> None:
-    for t in range(run.spec.count):
+    for t in run.handed_tasks():
         if t in run.second_attempts and run.second_attempts[t].host == host.index:
             run.swap_attempts(t)
         if run.state[t] != State.HANDED or run.host[t] != host.index:

@@ -16,6 +16,7 @@ from handout.scheduler.state.hosts import Demand, HostRecord, Lingering
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import State
+from handout.slices import Slices
 
 __all__ = ["attempts_found", "attempts_unknown", "results_committed"]
 
@@ -28,29 +29,51 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)
-        return
-    tasks = [t for t in event.tasks if run.state[t] in (State.WAITING, State.READY)]
-    for t in tasks:
-        run.move(t, State.DONE)
-    run.mark_reported(tasks)
+    else:
+        run.hold()
+        world.work_on(run, _take_over(world, run, event))
+
+
+def _take_over(world: World, run: Run, event: ResultsCommitted) -> Slices[None]:
+    """Do the work of `results_committed`.
+
+    The core places no task of the run meanwhile. If a host is lost, the core first finishes this work, so that all
+    replicas are still where the event says.
+    """
+    tasks = []
+    for t in event.tasks:
+        if run.state[t] in (State.WAITING, State.READY):
+            run.move(t, State.DONE)
+            tasks.append(t)
+            run.mark_reported((t,))
+        yield
     for o, size, name in zip(event.objects, event.nbytes, event.hosts, strict=True):
+        yield
         host = world.fleet.by_name.get(name)
         if name and host is None:
             continue
         add_replica(world, run, o, 0 if host is None else host.index, size)
-    used = [o for t in tasks for o in run.spec.inputs[t]]
-    run.objects.release(used)
+    touched = dict.fromkeys(event.objects)
     for t in tasks:
+        yield
+        run.objects.release(run.spec.inputs[t])
+        touched.update(dict.fromkeys(run.spec.inputs[t]))
+    for t in tasks:
+        yield
         for o in run.objects_of(t):
             if not run.objects.replicas[o]:
                 lose_object(world, run, o)
     # Objects are dropped only now, because `lose_object` may have tasks repeated that need some of these objects.
-    for o in dict.fromkeys((*used, *event.objects)):
+    for o in touched:
+        yield
         if not run.objects.uses[o]:
             drop_unused(world, run, o)
-    if tasks:
-        world.out.done(run.number, "", tasks)
-    world.ending.add(run)
+    for t in tasks:
+        yield
+        world.out.done(run.number, "", (t,))
+    for queue in list(run.queues.values()):
+        yield from queue.remove_stale()
+    run.let_go()
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
@@ -59,6 +82,7 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
     if run is None or host is None:
         world.stale += len(event.tasks)
         return
+    world.jobs.finish(run.number)
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if run.state[t] == State.HANDED and attempt > run.attempt[t]:
             # Two hosts have an attempt of this task, and only the attempt with the higher number counts. The earlier
@@ -127,8 +151,15 @@ def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
     run = world.runs.get(event.run)
     if run is None:
         world.stale += len(event.tasks)
-        return
+    else:
+        run.hold()
+        world.work_on(run, _fail_unknown(world, run, event))
+
+
+def _fail_unknown(world: World, run: Run, event: AttemptsUnknown) -> Slices[None]:
     for t, host, attempt in zip(event.tasks, event.hosts, event.attempts, strict=True):
+        yield
         if not run.ended(t):
             run.skip_attempts(t, attempt)
             fail(world, run, t, outcome_unknown(run, t, host, "an earlier run did not see it end"))
+    run.let_go()

@@ -95,7 +95,7 @@ def _queues_to_serve(world: World, settled: set[ReadyQueue]) -> list[ReadyQueue]
     """
     found = []
     for run in world.runs.values():
-        if run.over or run.aborting:
+        if not world.may_place(run):
             continue
         custom = run.spec.allocator is None
         for key, queue in list(run.queues.items()):
@@ -448,5 +448,8 @@ def transfer_s(run: Run, t: int, host: HostRecord) -> float:
 def any_ready(world: World) -> bool:
     """Return True if some task of any run is in the frontier."""
     return any(
-        queue.heap and queue.head() >= 0 for run in world.runs.values() if not run.over for queue in run.queues.values()
+        queue.heap and queue.head() >= 0
+        for run in world.runs.values()
+        if world.may_place(run)
+        for queue in run.queues.values()
     )

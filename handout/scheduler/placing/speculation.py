@@ -31,7 +31,7 @@ def speculate(world: World) -> None:
     """Begin second attempts of slow tasks, if some host has room and no ready task waits for a host."""
     for run in world.runs.values():
         stragglers = run.stragglers
-        if stragglers is None or run.over or run.aborting:
+        if stragglers is None or not world.may_place(run):
             continue
         if stragglers.look_at <= world.now and _is_room(world):
             slow = stragglers.slow(world.now)

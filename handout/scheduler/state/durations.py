@@ -9,6 +9,7 @@ from collections import deque
 from math import ceil, inf
 
 from handout.scheduler.run_spec import RunSpec
+from handout.slices import Slices, is_slice_end
 
 __all__ = ["UNKNOWN_S", "Durations"]
 
@@ -33,27 +34,38 @@ class Durations:
 
     Args:
         spec: The specification of the run.
-        remembered: Expected seconds by function name, from earlier runs.
+        names: The name of each function, by function number.
     """
 
     __slots__ = ("_fn", "_latest", "_limits", "_names", "_profile", "_speculation", "expected_s")
 
-    def __init__(self, spec: RunSpec, remembered: dict[str, float]) -> None:
+    def __init__(self, spec: RunSpec, names: dict[int, str]) -> None:
         self._fn, self._profile, self._speculation = spec.fn, spec.profile, spec.speculation
-        self._names: dict[int, str] = {}
-        if spec.count:
-            for fn, profile in set(zip(spec.fn, spec.profile, strict=True)):
-                self._names[fn] = spec.profiles[profile].fn_name
+        self._names = names
         #: The expected duration of each function in seconds, by function number. It is `UNKNOWN_S` as long as neither
         #: this run nor an earlier one is known to have finished a call of the function.
         self.expected_s = [UNKNOWN_S] * (max(self._names, default=-1) + 1)
-        for fn, name in self._names.items():
-            if name:
-                self.expected_s[fn] = remembered.get(name, UNKNOWN_S)
         #: The latest durations of each profile in seconds, by profile number.
         self._latest: dict[int, deque[float]] = {}
         #: The results of `limit_s` for the present durations, by profile number.
         self._limits: dict[int, float] = {}
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Slices[Durations]:
+        """Make the durations of a run that has not begun."""
+        names: dict[int, str] = {}
+        for t, fn in enumerate(spec.fn if spec.count else ()):
+            if is_slice_end(t):
+                yield
+            if fn not in names:
+                names[fn] = spec.profiles[spec.profile[t]].fn_name
+        return cls(spec, names)
+
+    def recall(self, remembered: dict[str, float]) -> None:
+        """Take over the expected durations from earlier runs: seconds by function name."""
+        for fn, name in self._names.items():
+            if name:
+                self.expected_s[fn] = remembered.get(name, UNKNOWN_S)
 
     def learn(self, t: int, took_s: float) -> None:
         """Take the duration of a finished task into account."""

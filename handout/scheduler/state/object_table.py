@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from handout.scheduler.run_spec import RunSpec
+from handout.slices import Slices, column, is_slice_end
 
 __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 
@@ -17,6 +18,7 @@ __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 OUTPUT, KEEP = 1, 2
 
 _NONE: tuple[int, ...] = ()
+_CONTROLLER = (0,)
 
 
 class ObjectTable:
@@ -39,17 +41,17 @@ class ObjectTable:
     )
 
     def __init__(self, spec: RunSpec) -> None:
-        objects = len(spec.producer)
+        # `of` fills the columns.
         #: Bytes of the object; -1 if not known.
         self.nbytes = list(spec.nbytes)
         #: Indices of the hosts that have the object, in ascending order. At first, the controller has the objects that
         #: no task makes, and no host has any object.
-        self.replicas: list[tuple[int, ...]] = [_NONE if producer >= 0 else (0,) for producer in spec.producer]
+        self.replicas: list[tuple[int, ...]] = []
         #: Tasks that take the object as an input.
-        self.consumers: list[Sequence[int]] = [_NONE] * objects
+        self.consumers: list[Sequence[int]] = []
         #: How many of the object's consumers have not ended.
-        self.uses = [0] * objects
-        self.flags = bytearray(objects)
+        self.uses: list[int] = []
+        self.flags = bytearray(len(spec.producer))
         #: Number of objects with the flag OUTPUT that the controller does not have yet and may still get.
         self.awaited = 0
         #: The objects that are elements of a task's result, by task number. An element is an object only if another
@@ -62,14 +64,28 @@ class ObjectTable:
         #: Copies that do not count as replicas, as (object, host). The core drops them only when the run is closed,
         #: because the host may also have or get a valid replica, and an earlier drop could delete that replica.
         self.stale_replicas: set[tuple[int, int]] = set()
-        self._link(spec)
 
-    def _link(self, spec: RunSpec) -> None:
+    @classmethod
+    def of(cls, spec: RunSpec) -> Slices[ObjectTable]:
+        """Make the columns of a run that has not begun."""
+        objects = cls(spec)
+        objects.replicas = yield from column(lambda producer: _NONE if producer >= 0 else _CONTROLLER, spec.producer)
+        objects.consumers = [_NONE] * len(spec.producer)
+        yield
+        objects.uses = [0] * len(spec.producer)
+        yield from objects._link(spec)
+        return objects
+
+    def _link(self, spec: RunSpec) -> Slices[None]:
         consumers, uses, flags = self.consumers, self.uses, self.flags
         for o in range(spec.count, len(spec.producer)):
+            if is_slice_end(o):
+                yield
             if spec.producer[o] >= 0:
                 self.elements.setdefault(spec.producer[o], []).append(o)
         for t, inputs in enumerate(spec.inputs):
+            if is_slice_end(t):
+                yield
             for o in inputs:
                 users = consumers[o]
                 if users:
@@ -77,17 +93,21 @@ class ObjectTable:
                 else:
                     consumers[o] = [t]
                 uses[o] += 1
-        for o in spec.outputs:
+        for seen, o in enumerate(spec.outputs):
+            if is_slice_end(seen):
+                yield
             if not flags[o] & OUTPUT:
                 flags[o] |= OUTPUT
                 self.awaited += spec.producer[o] >= 0
         for o in spec.keep:
             flags[o] |= KEEP
 
-    def missing_inputs(self, count: int) -> list[int]:
+    def missing_inputs(self, count: int) -> Slices[list[int]]:
         """Return for each of ``count`` tasks how many of its inputs have no replica."""
         missing = [0] * count
-        for replicas, consumers in zip(self.replicas, self.consumers, strict=True):
+        for o, (replicas, consumers) in enumerate(zip(self.replicas, self.consumers, strict=True)):
+            if is_slice_end(o):
+                yield
             if not replicas:
                 for t in consumers:
                     missing[t] += 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from handout.errors import InternalError
 from handout.scheduler.run_spec import RunSpec
+from handout.slices import Slices, is_slice_end
 
 __all__ = ["ranks_of"]
 
@@ -18,7 +19,7 @@ def ranks_of(
     missing: Sequence[int],
     consumers: Sequence[Sequence[int]],
     objects_of: Callable[[int], Sequence[int]],
-) -> tuple[list[int], list[int] | None, list[int] | None]:
+) -> Slices[tuple[list[int], list[int] | None, list[int] | None]]:
     """Return the ranks and the order of the tasks of a run that has not begun.
 
     Args:
@@ -36,14 +37,26 @@ def ranks_of(
         InternalError: The graph has a cycle. A graph with a cycle should never become a run.
     """
     count = spec.count
-    rank = _critical_path(spec, missing, consumers, objects_of) if any(missing) else []
+    rank: list[int] = []
+    if any(missing):
+        rank = yield from _critical_path(spec, missing, consumers, objects_of)
     if not rank and spec.priority is None:
         return rank, None, None
     priority = spec.priority or [0.0] * count
     ranks = rank or [0] * count
-    at = sorted(range(count), key=lambda t: (-priority[t], -ranks[t], t))
+    # Sorting all tasks would be one long slice. There are far fewer pairs of priority and rank.
+    alike: dict[tuple[float, int], list[int]] = {}
+    for t in range(count):
+        if is_slice_end(t):
+            yield
+        alike.setdefault((-priority[t], -ranks[t]), []).append(t)
+    at: list[int] = []
+    for key in sorted(alike):
+        at += alike[key]
     order = [0] * count
     for place, t in enumerate(at):
+        if is_slice_end(place):
+            yield
         order[t] = place
     return rank, order, at
 
@@ -53,12 +66,14 @@ def _critical_path(
     missing: Sequence[int],
     consumers: Sequence[Sequence[int]],
     objects_of: Callable[[int], Sequence[int]],
-) -> list[int]:
+) -> Slices[list[int]]:
     """Return the rank of each task."""
     producer, inputs = spec.producer, spec.inputs
     missing = list(missing)
     topological = [t for t, n in enumerate(missing) if not n]
-    for t in topological:
+    for place, t in enumerate(topological):  # the loop appends to the list
+        if is_slice_end(place):
+            yield
         for o in objects_of(t):
             for c in consumers[o]:
                 missing[c] -= 1
@@ -67,7 +82,9 @@ def _critical_path(
     if len(topological) < spec.count:
         raise InternalError("the graph of a run has a cycle among its tasks", remedy="Please report this error.")
     rank = [0] * spec.count
-    for t in reversed(topological):
+    for place, t in enumerate(reversed(topological)):
+        if is_slice_end(place):
+            yield
         above = rank[t] + 1
         for o in inputs[t]:
             p = producer[o]

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
-from heapq import heapify, heappop, heappush
-from typing import NamedTuple
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
 
 from handout.errors import InternalError
 from handout.protocol.resource_ledger import Claim
@@ -26,6 +26,7 @@ from handout.scheduler.state.ranks import ranks_of
 from handout.scheduler.state.second_attempts import SecondAttempt
 from handout.scheduler.state.stragglers import Stragglers
 from handout.scheduler.task_states import EFFECTS, TRANSITIONS, Outcome, State
+from handout.slices import Slices, empty, is_slice_end
 
 __all__ = ["FailureCount", "ReadyQueue", "ReadyQueueKey", "Run"]
 
@@ -88,11 +89,24 @@ class ReadyQueue:
             t = heap[0] if run.task_at is None else run.task_at[heap[0]]
             if run.queue[t] is self and run.state[t] == _READY:
                 return t
-            heappop(heap)
-            if run.queue[t] is self:
-                run.queue[t] = None
+            self._remove_stale(t)
         self.blocked = False
         return -1
+
+    def remove_stale(self) -> Slices[None]:
+        """Remove the stale entries before the first ready task in slices. `head` then returns at once."""
+        run = self.run
+        while self.heap:
+            t = self.heap[0] if run.task_at is None else run.task_at[self.heap[0]]
+            if run.queue[t] is self and run.state[t] == _READY:
+                return
+            self._remove_stale(t)
+            yield
+
+    def _remove_stale(self, head: int) -> None:
+        heappop(self.heap)
+        if self.run.queue[head] is self:
+            self.run.queue[head] = None
 
     def push(self, t: int, now: float) -> None:
         """Add a ready task."""
@@ -151,6 +165,7 @@ class Run:
         "group_host",
         "group_profiles",
         "groups",
+        "held",
         "host",
         "inputs_checked",
         "latest",
@@ -177,11 +192,11 @@ class Run:
         "variant",
     )
 
-    def __init__(self, number: int, spec: RunSpec, remembered: dict[str, float]) -> None:
+    def __init__(self, number: int, spec: RunSpec, objects: ObjectTable, durations: Durations) -> None:
         self.number = number
         self.spec = spec
-        self.objects = ObjectTable(spec)
-        self.durations = Durations(spec, remembered)
+        self.objects = objects
+        self.durations = durations
         self.stragglers = None if spec.speculation is None else Stragglers(spec, spec.speculation, self.durations)
         #: The requests to the custom allocator. There are none if the run has a built-in allocator.
         self.requests = AllocatorRequests()
@@ -189,28 +204,52 @@ class Run:
         self._sparse_columns()
         self._whole(spec)
         self._groups(spec)
-        #: Three columns: the rank of each task, the position of each task in the run's order, and the task at each
-        #: position; see `ranks_of`.
-        self.rank, self.order, self.task_at = ranks_of(spec, self.missing, self.objects.consumers, self.objects_of)
+        # Three columns; see `ranks_of`.
+        #: The rank of each task.
+        self.rank: list[int] = []
+        #: The position of each task in the run's order.
+        self.order: list[int] | None = None
+        #: The task at each position.
+        self.task_at: list[int] | None = None
+
+    @classmethod
+    def of(cls, number: int, spec: RunSpec) -> Slices[Run]:
+        """Make the state of a run that has not begun. The tasks without missing inputs are READY.
+
+        Raises:
+            InternalError: The graph has a cycle. A graph with a cycle should never become a run.
+        """
+        objects = yield from ObjectTable.of(spec)
+        run = cls(number, spec, objects, (yield from Durations.of(spec)))
+        run.attempt, run.host = [0] * spec.count, [0] * spec.count
+        yield
+        run.claims, run.backlog_s, run.queue = [None] * spec.count, [0.0] * spec.count, [None] * spec.count
+        yield
+        run.missing = yield from objects.missing_inputs(spec.count)
+        yield from run._fill_groups()
+        run.rank, run.order, run.task_at = yield from ranks_of(spec, run.missing, objects.consumers, run.objects_of)
+        yield from run._fill_frontier()
+        return run
 
     def _task_columns(self, spec: RunSpec) -> None:
+        """Create the columns with an entry for each task. `of` fills the lists."""
         count = spec.count
         self.state = bytearray(count)
         #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
         #: there was no attempt.
-        self.attempt = [0] * count
+        self.attempt: list[int] = []
         #: Index of the host that has the task, or had it last.
-        self.host = [0] * count
+        self.host: list[int] = []
         #: How many of the task's inputs have no replica anywhere.
-        self.missing = self.objects.missing_inputs(count)
+        self.missing: list[int] = []
         #: The task's claim on its host. None: the task is not handed, or was handed ahead and has no claim yet.
-        self.claims: list[Claim | None] = [None] * count
+        self.claims: list[Claim | None] = []
         #: Seconds that the task added to its host's backlog when it was handed ahead.
-        self.backlog_s = [0.0] * count
+        self.backlog_s: list[float] = []
         #: 1 if the core has told the shell how the task ended. The core tells it only once for each task.
         self.reported = bytearray(count)
         #: The ready queue that has an entry for the task. The entry may be stale.
-        self.queue: list[ReadyQueue | None] = [None] * count
+        self.queue: list[ReadyQueue | None] = []
 
     def _sparse_columns(self) -> None:
         """Create the columns with entries for few tasks only. Their keys are task numbers, unless noted otherwise."""
@@ -250,6 +289,8 @@ class Run:
         self.unended = spec.count
         self.failed = 0
         self.cancelled = 0
+        #: How many events about what earlier runs have left the core is still working on. No task is placed meanwhile.
+        self.held = 0
         self.aborting = False
         self.abort_outcome = Outcome.DONE
         self.error: Exception | None = None
@@ -265,16 +306,52 @@ class Run:
         self.group_host: dict[int, int] = {}
         #: The profiles of each group's tasks.
         self.group_profiles: dict[int, frozenset[int]] = {}
-        if spec.group is not None:
-            for t, group in enumerate(spec.group):
-                if group >= 0:
-                    self.groups.setdefault(group, []).append(t)
-            self.group_profiles = {g: frozenset(spec.profile[t] for t in ts) for g, ts in self.groups.items()}
         self.queues: dict[ReadyQueueKey, ReadyQueue] = {}
         #: For each profile: the queue of the tasks that have no group and no hosts to avoid.
         self.default_queues = [self._queue(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
 
+    def _fill_groups(self) -> Slices[None]:
+        profile = self.spec.profile
+        for t, group in enumerate(self.spec.group or ()):
+            if is_slice_end(t):
+                yield
+            if group >= 0:
+                self.groups.setdefault(group, []).append(t)
+        for seen, (group, members) in enumerate(self.groups.items()):
+            if is_slice_end(seen):
+                yield
+            self.group_profiles[group] = frozenset(profile[t] for t in members)
+
+    def _fill_frontier(self) -> Slices[None]:
+        """Put the tasks without missing inputs into the frontier, in the run's order, so that each heap is sorted."""
+        missing = self.missing
+        for place, t in enumerate(range(len(missing)) if self.task_at is None else self.task_at):
+            if is_slice_end(place):
+                yield
+            if not missing[t]:
+                self.move(t, _READY)
+                queue = self.queue[t] = self.queue_of(t)
+                queue.heap.append(place)
+
+    def empty(self) -> Slices[None]:
+        """Free the memory of the columns of a closed run."""
+        objects = self.objects
+        columns: Sequence[list[Any]] = (
+            *(self.attempt, self.host, self.missing, self.claims, self.backlog_s, self.queue, self.rank),
+            *(objects.nbytes, objects.replicas, objects.consumers, objects.uses),
+        )
+        for each in columns:
+            yield from empty(each)
+
     # -- reading
+
+    def handed_tasks(self) -> list[int]:
+        """Return the tasks that are handed. The time of the search hardly depends on the size of the run."""
+        found, at = [], self.state.find(_HANDED)
+        while at >= 0:
+            found.append(at)
+            at = self.state.find(_HANDED, at + 1)
+        return found
 
     def queue_of(self, t: int) -> ReadyQueue:
         """Return the queue that a ready task belongs to now."""
@@ -341,16 +418,15 @@ class Run:
             remedy="Please report this error.",
         )
 
-    def begin(self, now: float) -> None:
-        """Put the tasks without missing inputs into the frontier."""
-        order = self.order
-        for t, missing in enumerate(self.missing):
-            if not missing:
-                self.move(t, _READY)
-                queue = self.queue[t] = self.queue_of(t)
-                queue.heap.append(t if order is None else order[t])
+    def begin(self, now: float, remembered: dict[str, float]) -> None:
+        """Begin the run.
+
+        Args:
+            now: The present time in seconds.
+            remembered: Expected seconds by function name, from earlier runs.
+        """
+        self.durations.recall(remembered)
         for queue in self.queues.values():
-            heapify(queue.heap)
             queue.since = now
 
     def make_ready(self, t: int, now: float) -> None:
@@ -568,6 +644,14 @@ class Run:
             del self.queues[key]
 
     # -- the run as a whole
+
+    def hold(self) -> None:
+        """Place no task of the run until `let_go` has been called as often as this method."""
+        self.held += 1
+
+    def let_go(self) -> None:
+        """Undo one call of `hold`."""
+        self.held -= 1
 
     def mark_checked(self) -> None:
         """Note that the core has checked whether the hosts can run the run's tasks."""

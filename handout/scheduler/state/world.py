@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.jobs import STEPS, Jobs
 from handout.scheduler.state.outbox import Outbox
 from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timers
 from handout.scheduler.state.waiters import Waiters
+from handout.slices import Slices
 
 __all__ = ["World"]
 
 
 class World:
-    """The hosts, the runs, and the commands of the present call of the core. A world decides nothing itself."""
+    """The hosts, the runs, and the commands of the present call of the core. A world decides nothing itself.
+
+    Args:
+        steps: The number of steps of `Jobs` that a call of the core takes at most.
+    """
 
     __slots__ = (
         "denied",
@@ -21,6 +27,7 @@ class World:
         "ending",
         "fleet",
         "freed",
+        "jobs",
         "leading",
         "now",
         "out",
@@ -38,11 +45,12 @@ class World:
         "waiting",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = STEPS) -> None:
         self.fleet = Fleet()
         self.runs: dict[int, Run] = {}
         self.out = Outbox(self.fleet.names)
         self.timers = Timers()
+        self.jobs = Jobs(steps)
         self.now = 0.0
         #: Number of events that the core ignored because they came too late. A report about several tasks or objects
         #: counts once for each of them.
@@ -81,6 +89,23 @@ class World:
         self.shared_reservation: ReadyQueue | None = None
         #: Expected durations by function name, from runs that are over.
         self.remembered: dict[str, float] = {}
+
+    def work_on(self, run: Run, work: Slices[None]) -> None:
+        """Do work of a run in this call of the core and the next ones. Then the run may be over.
+
+        Args:
+            run: The run.
+            work: Yields after each step of `Jobs`.
+        """
+        self.jobs.begin(run.number, self._until_done(run, work))
+
+    def _until_done(self, run: Run, work: Slices[None]) -> Slices[None]:
+        yield from work
+        self.ending.add(run)
+
+    def may_place(self, run: Run) -> bool:
+        """Return True if the core may place tasks of a run."""
+        return not (run.over or run.aborting or run.held)
 
     def note_change(self) -> None:
         """Note that custom allocators may answer differently now."""

@@ -1,0 +1,36 @@
+"""Does the work of a generator in an event loop, in slices between which the loop does its other work."""
+
+from __future__ import annotations
+
+import asyncio
+from time import thread_time
+from typing import Final, TypeVar
+
+from handout.slices import Slices
+
+__all__ = ["sliced"]
+
+T = TypeVar("T")
+
+#: Seconds of CPU time after which the event loop gets its turn.
+_SLICE_S: Final = 0.01
+
+
+async def sliced(work: Slices[T]) -> T:
+    """Do the work, and return its result. After each 10 ms of CPU time, the event loop gets a turn.
+
+    Work that takes less than 10 ms is done in the present turn of the event loop.
+
+    Raises:
+        CancelledError: The caller was cancelled. The rest of the work is not done.
+        Exception: The work raised it.
+    """
+    while True:
+        until_s = thread_time() + _SLICE_S
+        while thread_time() < until_s:
+            try:
+                next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        await asyncio.sleep(0)

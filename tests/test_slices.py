@@ -1,0 +1,71 @@
+"""Work in slices gives the same results as work without a pause, and gives turns to an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import thread_time
+
+import pytest
+
+from handout.execution.sliced import sliced
+from handout.slices import SLICE, Slices, at_once, column, empty
+
+
+@pytest.mark.parametrize("count", [0, 1, 8 * SLICE - 1, 8 * SLICE, 8 * SLICE + 1, 20 * SLICE])
+def test_a_column_has_an_entry_for_each_item(count: int) -> None:
+    assert at_once(column(str, range(count))) == [str(item) for item in range(count)]
+
+
+def test_a_list_is_emptied() -> None:
+    entries = list(range(100_000))
+    at_once(empty(entries))
+    assert entries == []
+
+
+def busy(for_s: float) -> None:
+    until_s = thread_time() + for_s
+    while thread_time() < until_s:
+        pass
+
+
+def work(slices: int, each: Callable[[], None]) -> Slices[str]:
+    for _ in range(slices):
+        each()
+        yield
+    return "done"
+
+
+async def turns_of(slices: int, each: Callable[[], None]) -> int:
+    """Return how many turns the event loop gets while the work is done."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with asyncio.TaskGroup() as group:
+        counting = group.create_task(count())
+        await asyncio.sleep(0)
+        turns = 0
+        assert await sliced(work(slices, each)) == "done"
+        counting.cancel()
+    return turns
+
+
+async def test_short_work_is_done_in_one_turn() -> None:
+    assert await turns_of(10, lambda: None) == 0
+
+
+async def test_long_work_gives_the_loop_a_turn_after_each_10_ms_of_cpu_time() -> None:
+    assert 8 <= await turns_of(20, lambda: busy(0.006)) <= 11  # two slices of 6 ms are more than 10 ms
+
+
+async def test_an_error_of_the_work_reaches_the_caller() -> None:
+    def fail() -> None:
+        raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        await sliced(work(2, fail))
