@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from handout.host.system import shared_page
-from handout.host.worker.worker import Worker, WorkerTask
+from handout.host.worker.batch import WorkerTask
+from handout.host.worker.worker import Worker
 from handout.protocol.messages import SetUp
 from handout.serialization import calls, pickling
 
@@ -39,7 +40,7 @@ def _measure(link: socket.socket, folder: str, tasks: int, repeats: int) -> list
     page[shared_page.RECALLED_FROM] = shared_page.NEVER
     worker = Worker(link, page)
     worker._set_up(SetUp("h", [folder, folder], folder, {}, "00" * 16, ".w1"), memoryview(b""))
-    worker._blobs[1] = b"".join(map(bytes, pickling.dumps(_noop)))
+    worker.loader._blobs[1] = b"".join(map(bytes, pickling.dumps(_noop)))
     call = b"".join(map(bytes, calls.dumps_call((), {}, (), lambda _: None)))
     number = 0
     figures = []

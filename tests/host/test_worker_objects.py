@@ -11,12 +11,13 @@ from typing import cast
 import pytest
 
 from handout.host.task_context import Current
+from handout.host.worker.call_loader import CallLoader
 from handout.host.worker.lent_state import LentState
 from handout.host.worker.objects import StoreAccessError, WorkerObjects, file_name
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.worker import Worker
 from handout.protocol.frames import MAX_PAYLOAD
-from handout.protocol.messages import INLINE
+from handout.protocol.messages import INLINE, SetUp
 from handout.serialization import diagnosis
 from tests.host.doubles import Nothing, new_page
 
@@ -73,6 +74,7 @@ def test_a_worker_that_is_interrupted_while_it_cleans_up_begins_again_and_ends(
 def test_an_input_that_the_system_does_not_let_the_worker_read_is_no_error_of_the_function(
     worker: Worker, tmp_path: Path
 ) -> None:
+    loader = CallLoader(SetUp("h", [], "", {}, "", ""), worker.objects, cast(LentState, Nothing()), None)
     (tmp_path / file_name(7)).mkdir()  # a folder can be opened, but not mapped
     with pytest.raises(StoreAccessError, match=r"cannot read input 7 from the store: .*No such device"):
-        worker._load_input(7, {})
+        loader._load_input(7, {})

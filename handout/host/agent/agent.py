@@ -8,7 +8,9 @@ agent's parts:
 - `worker_pool` asks the supervisor to fork and kill workers, and exchanges messages with the workers.
 - `object_store` keeps objects. `transfers` streams objects from and to the controller.
 - `code_store` keeps the functions of tasks, and the settings that several tasks share.
-- `completion` decides how tasks end. `result_sender` reports to the controller how they ended.
+- `task_exits` is how a task leaves the host. `worker_reports` handles the results and failures that workers report,
+  `task_ender` cancels and recalls tasks, and `worker_ends` handles the end of workers. `result_sender` reports to the
+  controller how tasks ended.
 - `output_capture` handles what tasks print.
 - `limits_monitor` enforces the time and memory limits of tasks.
 - `programs` runs programs that the controller asks for and that belong to no task.
@@ -30,16 +32,19 @@ from typing import Any
 
 from handout.host.agent import programs
 from handout.host.agent.code_store import CodeStore
-from handout.host.agent.completion import Completion
 from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.limits_monitor import LimitsMonitor
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.output_capture import Logs
 from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_ender import TaskEnder
+from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import QueuedTask, TaskQueue
 from handout.host.agent.transfers import Transfers
+from handout.host.agent.worker_ends import WorkerEnds
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.agent.worker_reports import WorkerReports
 from handout.host.system import orphans, processes, shared_page
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now
@@ -120,12 +125,14 @@ class Agent:
         self.transfers.use(self.link)
         self.logs = Logs(self._send_log, lambda: self.link.session.bulk_bytes < _MAX_BULK_BYTES)
         self.sender = ResultSender(self.link, self.logs)
-        self.completion = Completion(
-            self.sender, self.queue, self.store, self.dispatcher, self.pool, OomKills(groups.common_group)
-        )
-        self.completion.on_vanished = self._on_vanished
-        self.completion.kill_after_s = settings.get("kill_after_s", 5.0)
-        self.limits_monitor = LimitsMonitor(self.pool, self.completion, self.sender)
+        self.exits = TaskExits(self.sender, self.queue, self.store, self.dispatcher)
+        self.reports = WorkerReports(self.exits, self.sender, self.queue, self.store, self.dispatcher)
+        self.reports.on_vanished = self._on_vanished
+        kill_after_s: float = settings.get("kill_after_s", 5.0)
+        self.ender = TaskEnder(self.exits, self.sender, self.queue, self.dispatcher, self.pool, kill_after_s)
+        self._oom_kills = OomKills(groups.common_group)
+        self.worker_ends = WorkerEnds(self.exits, self.store, self.dispatcher, self.pool, self._oom_kills)
+        self.limits_monitor = LimitsMonitor(self.pool, self.ender, self.sender)
         self.dispatcher.on_busy = self.limits_monitor.start
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
@@ -168,7 +175,7 @@ class Agent:
             self.stopped.set()
             return
         self._lease_ended()
-        self.completion.oom_kills.refresh(now())
+        self._oom_kills.refresh(now())
         self.link.flush()
         self._loop.call_later(min(self._heartbeat_s, self._timeout_s / 4) / 2, self._tick)
 
@@ -181,7 +188,7 @@ class Agent:
             return
         self._lapsed = self.dispatcher.paused = True
         self.link.disconnect()
-        self.completion.lapse()
+        self.ender.lapse()
 
     def _on_takeover(self, unconfirmed: list[tuple[dict[str, Any], Sequence[frames.Buffer]]]) -> None:
         """Begin to serve a controller that has taken over from an earlier one.
@@ -210,7 +217,7 @@ class Agent:
         self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number))
         for message, payload in again:
             self.link.send(message, payload)
-        self.completion.give_back_without_bundle()
+        self.exits.give_back_without_bundle()
         self.code.release_all()
 
     def _break_down(self) -> None:
@@ -286,9 +293,9 @@ class Agent:
                 )
             )
         for key in self._refused.keys() & self.queue.waiting.keys():
-            self.completion.fail_waiting(key, self._refused[key])
+            self.exits.fail_waiting(key, self._refused[key])
         if self._lapsed:
-            self.completion.lapse()
+            self.ender.lapse()
         self.dispatcher.schedule()
 
     def _stream_object(self, message: messages.StreamObject, payload: memoryview) -> None:
@@ -312,10 +319,10 @@ class Agent:
         self.dispatcher.distrust((key for key in message.keys if key not in self.store), message.types)
 
     def _cancel(self, message: messages.Cancel, payload: memoryview) -> None:
-        self.completion.cancel(message.attempt_ids, message.grace_s)
+        self.ender.cancel(message.attempt_ids, message.grace_s)
 
     def _recall(self, message: messages.Recall, payload: memoryview) -> None:
-        self.completion.recall(message.attempt_ids)
+        self.ender.recall(message.attempt_ids)
 
     def _release(self, message: messages.Release, payload: memoryview) -> None:
         self.code.release(message)
@@ -334,7 +341,7 @@ class Agent:
 
     def on_report(self, worker: WorkerHandle, frame: frames.Message) -> None:
         """See `PoolListener`."""
-        self.completion.on_message(worker, frame)
+        self.reports.on_message(worker, frame)
         self._update_spilling()
 
     def on_output(self, worker: WorkerHandle, fd: int, number: int, data: bytes) -> None:
@@ -351,7 +358,7 @@ class Agent:
     def on_gone(self, worker: WorkerHandle, report: messages.WorkerGone) -> None:
         """See `PoolListener`."""
         self.store.clean_up_after(worker.suffix)
-        self.completion.on_worker_gone(worker, report)
+        self.worker_ends.on_worker_gone(worker, report)
 
     def _flush_logs_soon(self) -> None:
         if not self._flushing_logs:
@@ -391,7 +398,7 @@ class Agent:
         `_tasks` does the same for tasks that arrive later.
         """
         self._refused[key] = error
-        self.completion.fail_waiting(key, error)
+        self.exits.fail_waiting(key, error)
 
     def _on_vanished(self, keys: Sequence[int]) -> None:
         """Forget objects whose files another program has removed or damaged. The controller has them made again.
@@ -401,7 +408,7 @@ class Agent:
         """
         self._drop_objects(keys)
         self.link.send(messages.Vanished(list(keys)))
-        self.completion.give_back_takers(keys)
+        self.exits.give_back_takers(keys)
 
     def _update_spilling(self) -> None:
         """Tell all workers whether they must write large results to disk, because the store's memory is full.

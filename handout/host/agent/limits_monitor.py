@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from handout.host.agent.completion import Completion
 from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_ender import TaskEnder
 from handout.host.agent.task_queue import QueuedTask
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import processes, shared_page
@@ -41,13 +41,13 @@ class LimitsMonitor:
 
     Args:
         pool: The workers.
-        completion: Ends tasks that exceed a limit.
+        ender: Ends tasks that exceed a limit.
         sender: Reports to the controller which tasks run.
     """
 
-    def __init__(self, pool: WorkerPool, completion: Completion, sender: ResultSender) -> None:
+    def __init__(self, pool: WorkerPool, ender: TaskEnder, sender: ResultSender) -> None:
         self._pool = pool
-        self._completion = completion
+        self._ender = ender
         self._sender = sender
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -107,7 +107,7 @@ class LimitsMonitor:
         the slow task has ended.
         """
         worker.slow_task = task.number_on_worker
-        self._completion.recall_from(worker, task.number_on_worker + 1)
+        self._ender.recall_from(worker, task.number_on_worker + 1)
         if next(iter(worker.queued)) < task.number_on_worker:
             self._pool.signal(worker, shared_page.FLUSH_SIGNAL)
 
@@ -120,7 +120,7 @@ class LimitsMonitor:
                 unreported.append(task)
             timeout_s = task.task_class.timeout_s
             if timeout_s is not None and elapsed > timeout_s * 1e9:
-                self._completion.end_running(worker, task, "timeout")
+                self._ender.end_running(worker, task, "timeout")
             again |= timeout_s is not None or not task.start_reported
         return again
 
@@ -128,7 +128,7 @@ class LimitsMonitor:
         """End a task if it exceeds its timeout or memory limit. Return True if the task has such a limit."""
         task_class = task.task_class
         if task_class.timeout_s is not None and elapsed > task_class.timeout_s * 1e9:
-            self._completion.end_running(worker, task, "timeout")
+            self._ender.end_running(worker, task, "timeout")
         elif task_class.options.memory_limit is not None:
             self._check_memory(worker, task, task_class.options.memory_limit)
         return task_class.timeout_s is not None or task_class.options.memory_limit is not None
@@ -146,7 +146,7 @@ class LimitsMonitor:
         # The task is also ended if the kernel has killed a process at the memory limit. The killed process may be one
         # that the task had started, and the task might otherwise wait for that process for ever.
         if used > limit or worker.killed_at_limit:
-            self._completion.end_running(worker, task, "memory")
+            self._ender.end_running(worker, task, "memory")
             return
         ended = self._loop.time()
         delay_s = max(min((limit - used) / _GROWTH, _SLOW_S), _LEAST_S, (ended - began) / _MEASURE_SHARE)

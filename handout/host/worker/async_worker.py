@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 from handout.host.system import shared_page
 from handout.host.system.clock import now_ns
 from handout.host.task_context import publish, remove_scratch
+from handout.host.worker.batch import WorkerTask
 from handout.host.worker.objects import MissingInputError
-from handout.host.worker.worker import Worker, WorkerTask, writing_task
+from handout.host.worker.worker import Worker, writing_task
 
 
 class SharedLoop:
@@ -77,8 +78,8 @@ class SharedLoop:
         publish(current, context_only=True)
         started = now_ns()
         try:
-            fn = worker.load_function(task.fn)
-            args, kwargs, paths = worker.load_arguments(task)
+            fn = worker.loader.function(task.fn)
+            args, kwargs, paths = worker.loader.arguments(task)
             value: Any = fn(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
@@ -87,7 +88,7 @@ class SharedLoop:
             self._restore_streams()
             worker.report.add_lacking(number)
         except BaseException as error:
-            failure, payload = worker.failure(number, error, number in worker.cancelled)
+            failure, payload, _ = worker.failure(number, error, number in worker.cancelled)
             self._restore_streams()
             worker.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
         else:
@@ -108,7 +109,7 @@ class SharedLoop:
         del self._coroutines[number]
         worker = self._worker
         if coroutine.cancelled():  # before its first step, so that `_run` could not report it
-            failure, payload = worker.failure(number, asyncio.CancelledError(), True)
+            failure, payload, _ = worker.failure(number, asyncio.CancelledError(), True)
             worker.report.send_failure(failure, payload)
             self._flush_soon()
         worker.cancelled.discard(number)

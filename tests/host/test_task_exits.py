@@ -15,11 +15,14 @@ from typing import cast
 
 import pytest
 
-from handout.host.agent import completion
+from handout.host.agent import worker_ends
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_ender import TaskEnder
+from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
+from handout.host.agent.worker_ends import WorkerEnds
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import shared_page
 from handout.host.system.oom_kills import OomKills
@@ -211,26 +214,33 @@ def handle() -> WorkerHandle:
     return WorkerHandle(1, cast(socket.socket, Nothing()), new_page(), b"")
 
 
-def make_completion(queue: TaskQueue) -> tuple[completion.Completion, Nothing]:
-    dispatcher = Nothing()
-    parts = cast(ResultSender, Nothing()), queue, cast(ObjectStore, Nothing()), cast(Dispatcher, dispatcher)
-    return completion.Completion(*parts, cast(WorkerPool, Nothing()), OomKills()), dispatcher
+class Parts:
+    """The parts of an agent that end the tasks of a queue, among parts that do nothing."""
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self.dispatcher = Nothing()
+        dispatcher = cast(Dispatcher, self.dispatcher)
+        sender, store = cast(ResultSender, Nothing()), cast(ObjectStore, Nothing())
+        self.pool = cast(WorkerPool, Nothing())
+        self.exits = TaskExits(sender, queue, store, dispatcher)
+        self.ender = TaskEnder(self.exits, sender, queue, dispatcher, self.pool, 5.0)
+        self.ends = WorkerEnds(self.exits, store, dispatcher, self.pool, OomKills())
 
 
 def test_what_was_recalled_stays_so_until_the_worker_has_passed_it(handle: WorkerHandle) -> None:
     """The worker runs task 4. The agent recalls tasks 8 to 10, and then task 12. Tasks 8 to 10 must stay recalled."""
 
     async def main() -> None:
-        completed = make_completion(TaskQueue(lambda key: False))[0]
+        ender = Parts(TaskQueue(lambda key: False)).ender
         handle.page[shared_page.ANNOUNCED], handle.next_number = 4, 11
-        completed.recall_from(handle, 8)
-        completed._finish_recall(handle)
+        ender.recall_from(handle, 8)
+        ender._finish_recall(handle)
         handle.next_number = 13
-        completed.recall_from(handle, 12)
+        ender.recall_from(handle, 12)
         assert (handle.page[shared_page.RECALLED_FROM], handle.page[shared_page.RECALLED_TO]) == (8, 12)
-        completed._finish_recall(handle)
+        ender._finish_recall(handle)
         handle.page[shared_page.ANNOUNCED], handle.next_number = 12, 20
-        completed.recall_from(handle, 15)
+        ender.recall_from(handle, 15)
         assert handle.page[shared_page.RECALLED_FROM] == 15
 
     asyncio.run(main())
@@ -242,10 +252,10 @@ def test_what_was_queued_on_a_worker_that_cannot_be_killed_starts_elsewhere(hand
         task_class = TaskClassQueue(messages.NewTaskClass(1, {}))
         task = QueuedTask(1, 1, task_class, b"", [], [1], 1, "t", 1, 0)
         task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
-        end, dispatcher = make_completion(queue)
-        end._give_up(handle)
+        parts = Parts(queue)
+        parts.ender._give_up(handle)
         assert task.state == READY
-        assert "schedule" in dispatcher.calls
+        assert "schedule" in parts.dispatcher.calls
 
     asyncio.run(main())
 
@@ -257,10 +267,10 @@ def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(han
         task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", [], [1], 1, "t", 1, 0)
         task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
         handle.page[shared_page.ANNOUNCED] = 1
-        end, _ = make_completion(TaskQueue(lambda key: False))
+        parts = Parts(TaskQueue(lambda key: False))
         failed: list[str] = []
-        end._fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
-        end.on_worker_gone(handle, messages.WorkerGone(1, 9, 0, True))
+        parts.exits.fail = lambda task, kind, payload=(), **fields: failed.append(kind)  # type: ignore[method-assign]
+        parts.ends.on_worker_gone(handle, messages.WorkerGone(1, 9, 0, True))
         assert failed == ["host"]
 
     asyncio.run(main())
@@ -269,19 +279,19 @@ def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(han
 def test_a_host_that_cannot_start_a_worker_says_why(handle: WorkerHandle) -> None:
     async def main() -> None:
         task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", [], [1], 1, "t", 1, 0)
-        end, _ = make_completion(TaskQueue(lambda key: False))
-        end._pool.workers = {}
+        parts = Parts(TaskQueue(lambda key: False))
+        parts.pool.workers = {}
         failed: list[tuple[str, str]] = []
-        end._fail = lambda task, kind, payload=(), **fields: failed.append((kind, fields["message"]))  # type: ignore[method-assign]
-        for _ in range(completion._MAX_SPAWN_FAILURES + 1):
+        parts.exits.fail = lambda task, kind, payload=(), **fields: failed.append((kind, fields["message"]))  # type: ignore[method-assign]
+        for _ in range(worker_ends.MAX_SPAWN_FAILURES + 1):
             assert failed == []
             task.state, task.worker, handle.queued = QUEUED, handle, {1: task}
-            end.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
+            parts.ends.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
         assert failed == [("host", "the host cannot start a worker: fork: no more processes")]
         given_back = QueuedTask(2, 1, task.task_class, b"", [], [2], 1, "t", 1, 0)
         given_back.state, given_back.worker, handle.queued = QUEUED, handle, {2: given_back}
         given_back.end_reason = "recalled"
-        end.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
+        parts.ends.on_worker_gone(handle, messages.WorkerGone(1, error="fork: no more processes"))
         assert len(failed) == 1
 
     asyncio.run(main())
@@ -295,12 +305,12 @@ def test_the_ready_tasks_of_a_class_without_room_for_its_bundle_fail(handle: Wor
         queue.add(ready)
         queue.add(running)
         running.state, running.worker = QUEUED, handle
-        end, dispatcher = make_completion(queue)
+        parts = Parts(queue)
         failed: list[tuple[int, str, int, bool]] = []
-        end._fail = lambda task, kind, payload=(), **fields: failed.append(  # type: ignore[method-assign]
+        parts.exits.fail = lambda task, kind, payload=(), **fields: failed.append(  # type: ignore[method-assign]
             (task.attempt_id, kind, fields["need"], fields["argument"])
         )
-        dispatcher.on_no_room(task_class, StoreFullError("/full", 100, 0, "0 bytes are free"))
+        parts.dispatcher.on_no_room(task_class, StoreFullError("/full", 100, 0, "0 bytes are free"))
         assert failed == [(1, "disk", 100, True)]
 
     asyncio.run(main())

@@ -1,0 +1,181 @@
+"""Handles what workers report about their tasks: results, failures, and tasks that they have not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Callable
+
+from handout.host.agent.dispatcher import Dispatcher
+from handout.host.agent.object_store import ObjectStore, StoreFullError
+from handout.host.agent.result_sender import ResultSender
+from handout.host.agent.task_exits import REASONS, TaskExits
+from handout.host.agent.task_queue import QueuedTask, TaskQueue
+from handout.host.agent.worker_pool import WorkerHandle
+from handout.protocol import codec, frames, messages
+from handout.protocol.messages import INLINE
+
+__all__ = ["WorkerReports"]
+
+#: A worker returns a task if it could not read an input of the task. The task is then queued again. However, it fails
+#: if it has been returned more often than this and the store has all of its inputs.
+_MAX_MISSES = 3
+
+
+class WorkerReports:
+    """Handles the messages of workers.
+
+    Args:
+        exits: Ends tasks, or gives them back.
+        sender: Reports results to the controller.
+        queue: The tasks.
+        store: Keeps the objects of results.
+        dispatcher: Starts further tasks when tasks have ended.
+    """
+
+    def __init__(
+        self, exits: TaskExits, sender: ResultSender, queue: TaskQueue, store: ObjectStore, dispatcher: Dispatcher
+    ) -> None:
+        self._exits = exits
+        self._sender = sender
+        self._queue = queue
+        self._store = store
+        self._dispatcher = dispatcher
+        #: Called with the keys of objects whose files another program has removed or damaged.
+        self.on_vanished: Callable[[Sequence[int]], None] = lambda keys: None
+        self._handlers: messages.FromWorker = {
+            "batch_report": self._take_batch,
+            "task_failure": self._take_failure,
+        }
+
+    def on_message(self, worker: WorkerHandle, frame: frames.Message) -> None:
+        """Handle a message from a worker.
+
+        Raises:
+            Exception: The message is not valid. `WorkerPool._on_link` lists the types of exceptions that can occur.
+        """
+        name, message = codec.decode(messages.FROM_WORKER, frame.fields)
+        self._handlers[name](worker, message, memoryview(frame.payload))  # type: ignore[literal-required]
+        if not worker.queued:
+            self._dispatcher.release(worker)
+        self._dispatcher.schedule()
+
+    def _take_batch(self, worker: WorkerHandle, report: messages.BatchReport, payload: memoryview) -> None:
+        self._take_results(worker, report, payload)
+        self._exits.put_back(worker, [worker.queued.pop(number, None) for number in report.skipped])
+        self._take_back_lacking(worker, [worker.queued.pop(number, None) for number in report.lacking])
+        if report.leaving:
+            worker.leaving = worker.reported_leaving = True
+
+    def _take_results(self, worker: WorkerHandle, report: messages.BatchReport, payload: memoryview) -> None:
+        position = 0
+        durations, queue = self._dispatcher.durations, self._queue
+        inline_sizes = report.sizes if report.inline_sizes is None else report.inline_sizes
+        all_folders = repeat(()) if report.folders is None else report.folders
+        for number, us, sizes, inline, folders in zip(
+            report.numbers, report.elapsed_us, report.sizes, inline_sizes, all_folders
+        ):
+            end = position + sum([size for size in inline if size > 0])
+            data, position = payload[position:end], end
+            task = worker.queued.pop(number, None)
+            if task is None:
+                continue
+            self._dispatcher.forget(worker, task)
+            if task.end_reason == "timeout":
+                # The task exceeded its timeout, but returned a result. Either it caught its cancellation, or it ended
+                # before the agent could end it.
+                self._exits.fail(task, "timeout")
+                continue
+            durations.add(task.function, us)
+            if not self._keep(worker, task, sizes, inline, folders, data):
+                continue
+            if len(data) > INLINE:
+                inline, data = _without_large(inline, data)
+            queue.end(task)
+            for key in task.outputs:
+                if key in queue.waiting:
+                    queue.arrived(key)
+            self._sender.done(task.attempt_id, us, sizes, inline, data)
+
+    def _keep(
+        self,
+        worker: WorkerHandle,
+        task: QueuedTask,
+        sizes: Sequence[int],
+        inline: Sequence[int],
+        folders: Sequence[int],
+        data: memoryview,
+    ) -> bool:
+        """Put the objects of a task's result into the store.
+
+        Returns:
+            True if the store has all objects that it must keep. False if the task has failed, because the store has no
+            room for an object, or because the file of an object has vanished.
+        """
+        position = 0
+        waiting = self._queue.waiting
+        for index, (key, size, inlined) in enumerate(zip(task.outputs, sizes, inline)):
+            if key == -1:
+                continue
+            if inlined < 0:
+                if not self._store.take_file(key, size, folders[index], worker.suffix):
+                    self._exits.fail(task, "host", message="the file of a result has vanished from the store")
+                    return False
+                continue
+            # A worker sends a large object only if it could not write the object into the store itself.
+            if task.keep or key in waiting or inlined > INLINE:
+                try:
+                    self._store.put(key, data[position : position + inlined])
+                except StoreFullError as error:
+                    self._exits.fail(
+                        task, "disk", message=str(error), path=error.path, need=error.need, free=error.free
+                    )
+                    return False
+            position += inlined
+        return True
+
+    def _take_failure(self, worker: WorkerHandle, failure: messages.TaskFailure, payload: memoryview) -> None:
+        task = worker.queued.pop(failure.number, None)
+        if task is None:
+            return
+        self._dispatcher.forget(worker, task)
+        kind = failure.kind
+        if task.end_reason in REASONS and kind in ("cancelled", "raised"):
+            kind = task.end_reason
+        facts = failure._asdict()
+        for name in ("number", "elapsed_us", "kind"):
+            del facts[name]
+        self._exits.fail(task, kind, [payload] if len(payload) else [], elapsed_s=failure.elapsed_us / 1e6, **facts)
+
+    def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
+        """Take back tasks that a worker did not run because an input was not on the host.
+
+        This happens if the producer of the input has failed, if the store has dropped the input, or if another program
+        has removed or damaged the file of the input.
+        """
+        for task in tasks:
+            if task is None:
+                continue
+            vanished = [key for key in task.inputs if key in self._store and not self._store.is_whole(key)]
+            if vanished:
+                self.on_vanished(vanished)
+            task.input_misses += 1
+            if task.input_misses > _MAX_MISSES and not task.missing and not task.input_gone:
+                self._dispatcher.forget(worker, task)
+                self._exits.fail(task, "input", message="an input could not be read from the store")
+            else:
+                self._exits.put_back(worker, [task])
+
+
+def _without_large(inline: Sequence[int], data: memoryview) -> tuple[Sequence[int], memoryview]:
+    """Leave out the objects of a result that are too large to travel in the report of the attempt.
+
+    Args:
+        inline: For each object, its size in ``data``, or -1 if ``data`` does not contain the object.
+        data: The objects.
+    """
+    if max(inline) <= INLINE:
+        return inline, data
+    pieces = codec.parts(data, [max(size, 0) for size in inline])
+    kept = [piece for piece, size in zip(pieces, inline) if 0 <= size <= INLINE]
+    return [size if size <= INLINE else -1 for size in inline], memoryview(b"".join(kept))

@@ -1,0 +1,139 @@
+"""Loads what the call of a task needs: the function, the user's modules, and the arguments with their inputs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable
+
+from handout.host.system import cgroups
+from handout.host.worker import importer, main_module
+from handout.host.worker.batch import WorkerTask
+from handout.host.worker.lent_state import LentState
+from handout.host.worker.objects import (
+    DiskFullError,
+    MissingInputError,
+    StoreAccessError,
+    WorkerObjects,
+    free_bytes,
+    why_refused,
+)
+from handout.protocol import frames, messages
+from handout.protocol.messages import INLINE
+from handout.serialization import calls, exceptions, pickling
+
+__all__ = ["CallLoader"]
+
+
+class CallLoader:
+    """Loads functions and arguments for one worker. User code runs while they are loaded.
+
+    Args:
+        message: What the agent has told the worker about its bundle and its folders.
+        objects: The objects that the worker reads and writes.
+        lent: What the worker lends to its tasks.
+        group: The control group that limits the worker's memory, if there is one.
+    """
+
+    def __init__(
+        self, message: messages.SetUp, objects: WorkerObjects, lent: LentState, group: cgroups.MemoryGroup | None
+    ) -> None:
+        self._objects = objects
+        self._lent = lent
+        self._group = group
+        self._scratch = message.scratch
+        #: The source bundle, until it is installed.
+        self._bundle_path = message.bundle_path
+        self._modules_folder = message.modules_folder
+        #: The pickled functions, by number.
+        self._blobs: dict[int, bytes] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
+        #: Keys of the inputs that must be read with `untrusted.reader`, which accepts only data.
+        self._distrusted: set[int] = set()
+
+    def learn(self, batch: messages.Batch, functions: dict[int, bytes]) -> None:
+        """Note the functions that came with a batch, and the inputs of the batch that are untrusted."""
+        self._blobs.update(functions)
+        if batch.distrusted:
+            from handout.serialization.untrusted import reader  # few workers need this module
+
+            self._distrusted.update(batch.distrusted)
+            reader.allow(batch.types)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Forget functions that the agent will not name any more."""
+        for number in numbers:
+            self._blobs.pop(number, None)
+            self._functions.pop(number, None)
+
+    def function(self, number: int) -> Callable[..., Any]:
+        """Return the function with the given number. The first call with this number unpickles the function.
+
+        Raises:
+            LoadError: This host cannot unpickle the function.
+        """
+        fn = self._functions.get(number)
+        if fn is None:
+            fn = self._functions[number] = self._unpickle_function(number)
+        main_module.lend(fn, self._scratch)
+        return fn
+
+    def arguments(self, task: WorkerTask) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
+        """Return a task's positional and keyword arguments, and the paths of elements to take from its result.
+
+        Raises:
+            MissingInputError: An input is not on this host.
+            LoadError: This host cannot unpickle the arguments.
+        """
+        inputs, sent = task.inputs, task.sent
+        try:
+            return calls.load_call(task.call, lambda index: self._load_input(inputs[index], sent))
+        except pickling.LoadError as error:
+            if isinstance(error.__cause__, (MissingInputError, StoreAccessError)):
+                raise error.__cause__ from None
+            raise
+
+    def _load_input(self, key: int, sent: dict[int, frames.Buffer]) -> Any:
+        try:
+            data = self._objects.get(key, sent)
+        except OSError as error:
+            raise StoreAccessError(f"the worker cannot read input {key:x} from the store: {error}") from None
+        if self._group is not None and len(data) > INLINE:
+            self._group.make_room(len(data))
+        if key in self._distrusted:
+            from handout.serialization.untrusted import reader  # few workers need this module
+
+            return reader.loads(data)
+        return pickling.loads(data)
+
+    def _unpickle_function(self, number: int) -> Callable[..., Any]:
+        try:
+            if self._bundle_path is not None:
+                # The constructor does not do this, because an error there would not become the failure of a task.
+                with self._lent.keep_changes():
+                    self._install(self._bundle_path)
+                self._bundle_path = None
+            fn: Callable[..., Any] = pickling.loads(self._blobs[number])
+            return fn
+        except (pickling.LoadError, DiskFullError):
+            raise
+        except Exception as error:
+            raise pickling.LoadError(
+                f"the function could not be loaded: {type(error).__name__}: {exceptions.message(error)}"
+            ) from error
+
+    def _install(self, bundle_path: str) -> None:
+        """Make the modules of the source bundle importable.
+
+        Raises:
+            DiskFullError: There is no room for the unpacked bundle.
+        """
+        folder = self._modules_folder
+        try:
+            importer.install(bundle_path, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            parent, size, what = os.path.dirname(folder), os.path.getsize(bundle_path), "the user's modules and files"
+            raise DiskFullError(parent, size, free_bytes(parent), why_refused(parent, error), what) from error
