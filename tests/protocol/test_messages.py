@@ -88,11 +88,7 @@ async def test_every_end_handles_every_message_that_it_may_get() -> None:
 )
 def test_handlers_are_declared_to_take_their_own_message(table: type, handlers: Mapping[str, Any]) -> None:
     for name, hint in get_type_hints(table).items():
-        assert (
-            handlers[name]
-            .__annotations__["message" if name != "batch" else "batch"]
-            .endswith(get_args(hint)[0][1].__name__)
-        )
+        assert handlers[name].__annotations__["message"].endswith(get_args(hint)[0][1].__name__)
 
 
 def test_no_message_is_written_down_outside_its_module() -> None:
