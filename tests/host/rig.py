@@ -334,7 +334,7 @@ class Rig:
                 self.send(messages.Stop())
                 self.wait(lambda: self.socket is None, 10)
             self.disconnect()
-            self.process.wait(10)
+            self.process.wait(HANG_S)
             left = [pid for pid in self.processes() if pid != self.pid]
             assert not left, f"left behind: {left}"
             assert not os.path.exists(self.folder)

@@ -136,7 +136,7 @@ def test_more_orphans_than_descriptors_are_all_removed(base: Path) -> None:
     programs = [subprocess.Popen(["sleep", "600"], env=marked) for _ in range(120)]
     try:
         subprocess.run([sys.executable, "-c", BEGIN, str(base)], check=True)
-        assert [program.wait(20) for program in programs] == [-signal.SIGKILL] * 120
+        assert [program.wait(HANG_S) for program in programs] == [-signal.SIGKILL] * 120
         wait_until(lambda: not list(base.iterdir()))
     finally:
         for program in programs:

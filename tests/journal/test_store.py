@@ -18,6 +18,7 @@ import pytest
 from handout.errors import DamagedFileError, JournalError
 from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, read
 from handout.journal.tables import FORMAT
+from tests.patience import HANG_S
 
 ONE, TWO = b"1" * 16, b"2" * 16
 
@@ -49,7 +50,7 @@ def finish(journal: Journal, outcome: str = "done") -> Exception | None:
         event.set()
 
     journal.end_run(outcome, then)
-    assert event.wait(20)
+    assert event.wait(HANG_S)
     return told[0]
 
 
@@ -126,7 +127,7 @@ def test_starts_that_were_not_cleared_are_found(tmp_path: Path) -> None:
     journal.record_starts(
         [AttemptStart(ONE, "one", "h1", 1), AttemptStart(TWO, "two", "h2", 1)], lambda error: there.set()
     )
-    assert there.wait(20)
+    assert there.wait(HANG_S)
     journal.clear_starts([TWO])
     journal.close()
     journal = Journal(tmp_path / "run.db")

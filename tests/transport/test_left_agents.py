@@ -93,7 +93,7 @@ async def test_an_agent_that_has_reported_ends_with_a_bootstrap_that_is_ended_be
         await _children(supervisor, 2)  # the agent and a worker; the agent reports before it asks for one
         begun.send_signal(signal.SIGTERM)
         begun.send_signal(signal.SIGCONT)
-        assert begun.wait(10) == BEGUN
+        assert begun.wait(HANG_S) == BEGUN
 
 
 async def test_a_supervisor_that_is_killed_as_it_begins_leaves_nothing(ledger: Ledger) -> None:
@@ -103,7 +103,7 @@ async def test_a_supervisor_that_is_killed_as_it_begins_leaves_nothing(ledger: L
         os.kill(supervisor, signal.SIGKILL)
         assert begun.stdout is not None
         assert b"the agent ended before it reported" in begun.stdout.read()
-        assert begun.wait(10) == 0
+        assert begun.wait(HANG_S) == 0
 
 
 def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> None:

@@ -39,9 +39,9 @@ _MOST_HELD = 32
 _BATCHES = 200
 #: Niceness of the process that removes orphans, so that it does not slow down the agent that is starting.
 _NICE = 10
-#: The process that removes orphans ends after this many seconds. Orphans that are left stay until the next supervisor
-#: starts.
-_REMOVE_S = 60
+#: The process that removes orphans ends after this many seconds. On a busy host, its niceness leaves it little processor
+#: time. Orphans that are left stay until the next supervisor starts.
+_REMOVE_S = 600
 
 
 def folder_prefix() -> str:
