@@ -416,12 +416,12 @@ class Missing(NamedTuple):
 
 
 class Vanished(NamedTuple):
-    """Objects that were in the agent's store, and whose files another program has removed or damaged. The agent does
-    not have these objects any more. It gives back the attempts that take them and have not started.
+    """Objects and source bundles that were in the agent's store, and whose files another program has removed or
+    damaged. The agent does not have them any more. It gives back the attempts that need them and have not started.
     """
 
     keys: Column[int]
-    """Key of the object."""
+    """Key of the object or bundle."""
 
 
 class Log(NamedTuple):
@@ -601,7 +601,8 @@ class TaskFailure(NamedTuple):
     elapsed_us: int
     """Microseconds that the task ran."""
     kind: str
-    """How the task failed; see `Failed.kind`. `Failed` has all the following fields too."""
+    """How the task failed; see `Failed.kind`. ``bundle``: the task has not run, because the file of its source bundle
+    has vanished. `Failed` has all the following fields too."""
     type: str = ""
     """Qualified name of the exception's class."""
     message: str = ""

@@ -10,10 +10,11 @@ import importlib
 import logging
 import os
 import re
+import shutil
 import sys
 import textwrap
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -241,3 +242,41 @@ async def test_a_package_of_pip_target_is_taken_from_the_same_folder_of_the_host
     graph.add(importlib.import_module("hotarget").where, id="where")
     async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         assert (await cluster.execute(graph))["where"] == str(tmp_path / "hotarget" / "__init__.py")
+
+
+MEET = """
+    import os, time
+    def meet(folder, me, count):
+        # Wait until `count` tasks have begun, so that each of them has a worker of its own.
+        open(f"{folder}/{count}-{me}", "x").close()
+        while len([name for name in os.listdir(folder) if name.startswith(f"{count}-")]) < count:
+            time.sleep(0.01)
+        return __file__
+"""
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"no zip file")], ids=["gone", "damaged"]
+)
+async def test_a_bundle_whose_file_vanishes_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path, **{"hovanished.py": textwrap.dedent(MEET).encode()})
+    (tmp_path / "met").mkdir()
+    meet = importlib.import_module("hovanished").meet
+    async with Cluster([Host.local("here", {"cpu": 2})]) as cluster:
+        alone, both = Graph(), Graph()
+        alone.add(meet, str(tmp_path / "met"), 0, 1, id="alone")
+        unpacked = Path((await cluster.execute(alone))["alone"]).parents[1]
+        (bundle,) = (
+            file
+            for file in Path("/dev/shm").glob(f"*/{int(unpacked.name):x}")
+            if os.fsencode(unpacked.parents[1]) in (file.parent / ".lock").read_bytes()
+        )
+        shutil.rmtree(unpacked)
+        damage(bundle)
+        outs = both.map(meet, [str(tmp_path / "met")] * 2, [0, 1], [2, 2])
+        results = await cluster.execute(both)
+    assert [Path(results[out]).name for out in outs] == ["hovanished.py"] * 2
+    assert not caplog.messages

@@ -53,7 +53,7 @@ class AgentProxy:
         self.was_full = False
         self._functions: set[int] = set()
         self._classes: set[int] = set()
-        self._bundles: set[int] = set()
+        self._bundles: dict[int, bytes] = {}
         self._commands = 0
         #: The proxy adds this to the number of each function, task class and source bundle that it sends, because an
         #: earlier controller has used the numbers up to this one. It is 0 unless the agent was taken over.
@@ -132,18 +132,29 @@ class AgentProxy:
     def _send_bundle(self, key: int, data: bytes) -> None:
         """Send a source bundle, unless the agent has it."""
         if key not in self._bundles:
-            self._bundles.add(key)
+            self._bundles[key] = data
             self.put(key + self.shift, [data], len(data))
+
+    def send_bundle_again(self, key: int) -> None:
+        """Send a source bundle again whose file has vanished from the host, unless no run needs it any more.
+
+        Args:
+            key: The key under which the agent had the bundle.
+        """
+        data = self._bundles.get(key - self.shift)
+        if data is not None:
+            self.put(key, [data], len(data))
 
     def release_code(self, functions: Set[int], classes: Set[int], bundles: Set[int]) -> None:
         """Tell the agent to drop code that no open run uses. Numbers of code that the agent never got are ignored."""
         shift = self.shift
-        sent = ((self._functions, functions), (self._classes, classes), (self._bundles, bundles))
-        columns = [[number + shift for number in known & unused] for known, unused in sent]
-        for known, unused in sent:
-            known -= unused
-        if any(columns):
-            self.conversation.send(messages.Release(*columns))
+        forgotten = self._functions & functions, self._classes & classes, self._bundles.keys() & bundles
+        self._functions -= functions
+        self._classes -= classes
+        for key in forgotten[2]:
+            del self._bundles[key]
+        if any(forgotten):
+            self.conversation.send(messages.Release(*([number + shift for number in each] for each in forgotten)))
 
     def cancel(self, command: CancelTasks, grace_s: float) -> None:
         """Tell the agent to end attempts, including attempts that have not started."""

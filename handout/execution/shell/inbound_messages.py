@@ -201,7 +201,10 @@ class InboundMessages:
         objects: dict[int, list[int]] = {}
         for key in message.keys:
             number, made = numbering.key_parts(key)
-            objects.setdefault(number, []).append(made)
+            if number:
+                objects.setdefault(number, []).append(made)
+            else:
+                agent.send_bundle_again(key)
         for number, numbers in objects.items():
             run = self._driver.runs.get(number)
             if run is not None:

@@ -403,9 +403,12 @@ class Agent:
     def _on_vanished(self, keys: Sequence[int]) -> None:
         """Forget objects whose files another program has removed or damaged. The controller has them made again.
 
+        The controller sends source bundles again.
+
         For example, systemd removes the files of a user in ``/dev/shm`` when the user's last session ends, unless
         ``RemoveIPC`` is off.
         """
+        self.pool.forget_bundles({key for key in keys if key < FIRST_KEY})
         self._drop_objects(keys)
         self.link.send(messages.Vanished(list(keys)))
         self.exits.give_back_takers(keys)

@@ -43,6 +43,8 @@ class WorkerReports:
         self._dispatcher = dispatcher
         #: Called with the keys of objects whose files another program has removed or damaged.
         self.on_vanished: Callable[[Sequence[int]], None] = lambda keys: None
+        #: How often the file of each source bundle has vanished.
+        self._lost_bundles: dict[int, int] = {}
         self._handlers: messages.FromWorker = {
             "batch_report": self._take_batch,
             "task_failure": self._take_failure,
@@ -139,6 +141,9 @@ class WorkerReports:
         if task is None:
             return
         self._dispatcher.forget(worker, task)
+        if failure.kind == "bundle" and task.end_reason is None:
+            self._take_back_without_bundle(task, failure.message)
+            return
         kind = failure.kind
         if task.end_reason in REASONS and kind in ("cancelled", "raised"):
             kind = task.end_reason
@@ -146,6 +151,21 @@ class WorkerReports:
         for name in ("number", "elapsed_us", "kind"):
             del facts[name]
         self._exits.fail(task, kind, [payload] if len(payload) else [], elapsed_s=failure.elapsed_us / 1e6, **facts)
+
+    def _take_back_without_bundle(self, task: QueuedTask, message: str) -> None:
+        """Give a task back, because the file of its source bundle has vanished. The controller sends the bundle again.
+
+        If the file of a bundle vanishes again and again, tasks fail instead.
+        """
+        bundle = task.task_class.bundle
+        assert bundle is not None
+        if bundle in self._store:  # otherwise another worker has noticed it already
+            self._lost_bundles[bundle] = self._lost_bundles.get(bundle, 0) + 1
+            self.on_vanished([bundle])
+        if self._lost_bundles[bundle] > _MAX_MISSES:
+            self._exits.fail(task, "input", message=message)
+        else:
+            self._exits.give_back(task)
 
     def _take_back_lacking(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:
         """Take back tasks that a worker did not run because an input was not on the host.

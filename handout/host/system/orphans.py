@@ -39,8 +39,8 @@ _MOST_HELD = 32
 _BATCHES = 200
 #: Niceness of the process that removes orphans, so that it does not slow down the agent that is starting.
 _NICE = 10
-#: The process that removes orphans ends after this many seconds. On a busy host, its niceness leaves it little processor
-#: time. Orphans that are left stay until the next supervisor starts.
+#: The process that removes orphans ends after this many seconds. On a busy host, its niceness leaves it little time of
+#: the processor. Orphans that are left stay until the next supervisor starts.
 _REMOVE_S = 600
 
 

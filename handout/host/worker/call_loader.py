@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
@@ -23,7 +25,11 @@ from handout.protocol import frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, exceptions, pickling
 
-__all__ = ["CallLoader"]
+__all__ = ["CallLoader", "MissingBundleError"]
+
+
+class MissingBundleError(pickling.LoadError):
+    """Another program has removed or damaged the file of the source bundle."""
 
 
 class CallLoader:
@@ -128,10 +134,13 @@ class CallLoader:
 
         Raises:
             DiskFullError: There is no room for the unpacked bundle.
+            MissingBundleError: The file of the bundle has vanished, or is damaged.
         """
         folder = self._modules_folder
         try:
             importer.install(bundle_path, folder)
+        except (FileNotFoundError, zipfile.BadZipFile, zlib.error) as error:
+            raise MissingBundleError(f"the file with the user's modules cannot be read: {error}") from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

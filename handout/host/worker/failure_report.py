@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from handout.host.system import processes
 from handout.host.worker import importer
+from handout.host.worker.call_loader import MissingBundleError
 from handout.host.worker.objects import DiskFullError, OversizedResultError, StoreAccessError
 from handout.protocol import frames, messages
 from handout.serialization import diagnosis, exceptions, pickling
@@ -62,6 +63,8 @@ def _kind_of(error: Any, cancelled: bool) -> tuple[str, dict[str, Any]]:
     kind = type(error)  # not `isinstance`, which asks the exception for its ``__class__``
     if issubclass(kind, diagnosis.CannotPickleError):
         return "unserializable", {"path": error.path, "culprit": error.type}
+    if issubclass(kind, MissingBundleError):
+        return "bundle", {}
     if issubclass(kind, pickling.LoadError):
         return "input", {}
     if issubclass(kind, DiskFullError):
