@@ -29,6 +29,8 @@ from handout.transport.host_keys import (
     load_known_hosts,
     preferred_algorithms,
 )
+from handout.transport.proxy_command import ProxyCommand
+from handout.transport.shielded import uninterrupted
 from handout.transport.ssh_configuration import Configured, find_ssh, read_configuration
 from handout.transport.ssh_options import connect_options
 from handout.transport.start_output import quoted
@@ -54,6 +56,8 @@ _SSH_OPTIONS = frozenset(
     for callable_ in (asyncssh.connect, asyncssh.SSHClientConnectionOptions.prepare)
     for name in inspect.signature(callable_).parameters
 ) - {"self", "kwargs", "last_config"}
+#: The connection ended during the login. A proxy command that has ended does not take what is written to it.
+_DROPPED = (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError)
 #: Options of `Host(ssh=...)` that say how the bytes reach the host, in place of the configuration's jump hosts.
 _WAYS = ("tunnel", "proxy_command", "sock")
 #: A jump host as the configuration names it. As for `ssh`, the user's name ends at the last ``@``.
@@ -97,6 +101,8 @@ class SshLogin:
         self._logins = logins
         #: The connections on the way to the host, the one to the host last. Empty while there is no connection.
         self._chain: list[asyncssh.SSHClientConnection] = []
+        #: The proxy command of the chain's first connection, if it has one.
+        self._proxy: ProxyCommand | None = None
         #: The way that was last tried.
         self._hops: list[_Hop] = []
         #: The last connection of the way that was last tried, which is the one to the host itself.
@@ -125,13 +131,16 @@ class SshLogin:
                 async with self._logins:
                     await self._follow(hop, 0)
                 return self._chain[-1]
-            except (asyncssh.ConnectionLost, ConnectionResetError) as error:
+            except _DROPPED as error:
                 # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
-                self.abort()
+                if self._proxy is not None:
+                    await self._proxy.ended()  # it may say on standard error why
+                dropped = self.unreachable(error, self._why_dropped())
+                await self._drop()
                 if attempt == _TRIES:
-                    raise self.unreachable(error, self._why_dropped()) from error
+                    raise dropped from error
             except BaseException:
-                self.abort()
+                await self._drop()
                 raise
             await asyncio.sleep(pause_s * (1 + secrets.randbelow(100) / 100))
             pause_s *= 2
@@ -142,6 +151,16 @@ class SshLogin:
         chain, self._chain = self._chain, []
         for connection in reversed(chain):
             connection.abort()
+        if self._proxy is not None:
+            self._proxy.close()
+            self._proxy = None
+
+    async def _drop(self) -> None:
+        """Drop all connections on the way, and wait until their proxy command has ended. The wait takes at most 1 s."""
+        proxy, self._proxy = self._proxy, None
+        self.abort()
+        if proxy is not None:
+            await uninterrupted(proxy.aclose())
 
     async def aclose(self) -> None:
         """Close all connections on the way. Drop them if this takes more than a second."""
@@ -155,6 +174,9 @@ class SshLogin:
         except TimeoutError:
             for connection in chain:
                 connection.abort()
+        proxy, self._proxy = self._proxy, None
+        if proxy is not None:
+            await proxy.aclose()
 
     # ---- the way to the host ---------------------------------------------------------------------------------
 
@@ -176,8 +198,15 @@ class SshLogin:
         options = dict(hop.options)
         stated = options.get("connect_timeout")
         limit_s = max(CONNECT_TIMEOUT_S, stated if isinstance(stated, int | float) else 0.0)
+        command = options.pop("proxy_command", None)
         if self._chain:
             options["tunnel"] = self._chain[-1]
+        elif command:
+            try:
+                self._proxy = await ProxyCommand.start(command)
+            except OSError as error:
+                raise self.unreachable(error, "the proxy command of the SSH configuration cannot be started") from error
+            options["sock"] = self._proxy.sock
         loop = asyncio.get_running_loop()
         checker: KeyChecker | None = None
         try:
@@ -193,7 +222,7 @@ class SshLogin:
                 connection = await asyncssh.connect(**options)
         except TimeoutError as error:
             raise self.unreachable(TimeoutError(f"no answer within {stated or limit_s:g} s")) from error
-        except (asyncssh.ConnectionLost, ConnectionResetError):
+        except _DROPPED:
             raise
         except (asyncssh.Error, OSError, ValueError) as error:
             raise self._refused(hop, checker, error) from error
@@ -293,7 +322,7 @@ class SshLogin:
         )
 
     def _why_dropped(self) -> str:
-        if "proxy_command" in self._hops[-1].options:
+        if self._proxy is not None:
             return f"the proxy command of the SSH configuration ended {_TRIES} times before the login"
         return f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups"
 
@@ -323,8 +352,11 @@ class SshLogin:
         where = f"{host.address or host.name}, port {host.port}" if target is None else target.where
         jump = next((each for each in reversed(self._hops) if each.is_jump), None)
         through = "" if jump is None else f" through jump host {jump.name!r} ({jump.where})"
+        said = "" if self._proxy is None else self._proxy.said
+        printed = f" The proxy command printed: '{said}'." if said else ""
         return HostUnreachableError(
-            f"Host {host.name!r} ({where}) cannot be reached{through}: {quoted(reason)}{f' ({why})' if why else ''}.",
+            f"Host {host.name!r} ({where}) cannot be reached{through}: {quoted(reason)}{f' ({why})' if why else ''}."
+            f"{printed}",
             remedy=f"Check that `{self.command()}` works from this machine.",
             host=host.name,
         )

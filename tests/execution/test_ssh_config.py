@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import handout
 from handout import Graph, Host
+from handout.transport import ssh_login
 from tests import work
 from tests.sshd import OpenSsh
 
@@ -184,6 +186,41 @@ async def test_a_proxy_command_runs_in_a_shell_with_its_tokens(sshd: OpenSsh, co
         file.write(f"Host proxied\n  ProxyCommand sh -c 'echo noise >&2; ssh -F {configuration} -W %h:%p bastion'\n")
         file.write(configuration.read_text().partition("Host plain\n")[2])
     assert await reached(configuration, "proxied")
+
+
+#: Carries the bytes of a connection, and prints on standard error all the while.
+CARRY = """
+import os, select, socket, sys
+line = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+while True:
+    for ready in select.select([0, line], [], [])[0]:
+        print("carrying", file=sys.stderr, flush=True)
+        data = os.read(0, 65536) if ready == 0 else line.recv(65536)
+        if not data:
+            sys.exit()
+        line.sendall(data) if ready == 0 else os.write(1, data)
+"""
+
+
+async def test_what_a_proxy_command_prints_does_the_connection_no_harm(sshd: OpenSsh, tmp_path: Path) -> None:
+    (tmp_path / "carry.py").write_text(CARRY)
+    path = written(sshd, tmp_path / "config", f"ProxyCommand {sys.executable} {tmp_path / 'carry.py'} %p")
+    assert await reached(path)
+
+
+async def test_what_a_failing_proxy_command_prints_is_in_the_error(sshd: OpenSsh, tmp_path: Path) -> None:
+    path = written(sshd, tmp_path / "config", "ProxyCommand printf 'no route\\033[31m\\n' >&2; exit 3")
+    with pytest.raises(handout.HostUnreachableError, match=r"proxy command.*ended.*printed: 'no route"):
+        await reached(path)
+
+
+async def test_a_proxy_command_that_hangs_is_ended(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_login, "CONNECT_TIMEOUT_S", 0.5)
+    path = written(sshd, tmp_path / "config", "ProxyCommand sh -c 'echo waiting for a token >&2; exec sleep 600'")
+    with pytest.raises(handout.HostUnreachableError, match=r"no answer within 0.5 s.*printed: 'waiting for a token'"):
+        await reached(path)
 
 
 async def test_a_key_that_only_the_agent_has_is_found_by_its_public_half(
