@@ -184,6 +184,7 @@ class _Encoder:
                 return self._share((), ((), None, None, None))
             return pickle.dumps((args, None, tuple(paths) if paths else None, None), 5)
         fills: list[tuple[int, Fill]] = []
+        index: dict[int, int] = {}
         rest = False
         for position, arg in enumerate(args):
             kind = type(arg)
@@ -192,8 +193,12 @@ class _Encoder:
                 if number < 0:
                     return None
                 fills.append((position, inputs.index(number)))
-            elif (kind is list or kind is tuple) and sum(arg is other for other in args) == 1:
-                indices = yield from self._indices(arg, inputs)
+            elif kind in _SEQUENCES:
+                if not index:
+                    if _has_repeated_sequence(args):
+                        return None
+                    index = {number: i for i, number in enumerate(inputs)}
+                indices = yield from self._indices(arg, index)
                 if not indices:
                     return None
                 fills.append((position, kind(indices)))
@@ -209,9 +214,13 @@ class _Encoder:
             return pickle.dumps((tuple(holes), None, tuple(paths) if paths else None, fills), 5)
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
-    def _indices(self, outputs: Sequence[Any], inputs: tuple[int, ...]) -> Slices[list[int]]:
-        """Return the index of each output among the inputs. Empty: an entry is not an output of a whole object."""
-        index = {number: i for i, number in enumerate(inputs)}
+    def _indices(self, outputs: Sequence[Any], index: Mapping[int, int]) -> Slices[list[int]]:
+        """Return the index of each output among a task's inputs. Empty: an entry is not an output of a whole object.
+
+        Args:
+            outputs: The entries of a list or tuple among the task's arguments.
+            index: The index of each input, by the number of the object.
+        """
         indices = []
         for seen, output in enumerate(outputs):
             if is_slice_end(seen):
@@ -237,6 +246,13 @@ class _Encoder:
 
 
 _SIZED = frozenset({str, bytes})
+_SEQUENCES = frozenset({list, tuple})
+
+
+def _has_repeated_sequence(args: tuple[Any, ...]) -> bool:
+    """Return True if two arguments are the same list or tuple. The function then gets one object for both too."""
+    ids = [id(arg) for arg in args if type(arg) in _SEQUENCES]
+    return len(set(ids)) < len(ids)
 
 
 class _CodeWatch:

@@ -18,6 +18,7 @@ from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message, ProtocolError
 from handout.protocol.messages import AnyMessage
 from handout.scheduler import events as ev
+from handout.slices import at_once
 from handout.submission.arguments import encode_plan
 from handout.transport.agent_link import AgentLink
 from handout.transport.timings import Timings
@@ -89,7 +90,7 @@ async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMess
     graph = Graph()
     graph.add(int, id="only")
     plan = graph.compile()
-    driver.submit(make_run(plan, encode_plan(plan), RunOptions(), 7, None))
+    driver.submit(at_once(make_run(plan, at_once(encode_plan(plan)), RunOptions(), 7, None)))
     await asyncio.sleep(0)  # let the core handle the submission
     peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
     with pytest.raises(ProtocolError):

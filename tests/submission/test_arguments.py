@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import pytest
@@ -20,6 +20,7 @@ from handout.graph import Arg, Graph, Output
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
 from handout.serialization import calls, pickling
+from handout.slices import at_once
 from handout.submission.arguments import LARGE, EncodedRun, encode_plan
 from tests.pythons import bundle, run_on_host
 
@@ -48,7 +49,7 @@ def size(x: Any, *_: Any) -> int:
 
 def run(plan: Plan) -> tuple[dict[int, Any], EncodedRun]:
     """Encode a plan and run it as hosts would. Return the value of each object by number, and the encoded run."""
-    encoded = encode_plan(plan)
+    encoded = at_once(encode_plan(plan))
     table = RunObjects(encoded.values)
     for task, blob in enumerate(encoded.calls):
         fn = pickling.loads(encoded.functions[encoded.fn[task]].blob)
@@ -77,6 +78,47 @@ def test_scalars_results_and_results_inside_containers() -> None:
     two = graph.add(add, one, 3)
     three = graph.add(total, [one, two, 4], scale=two)
     assert result(graph, three) == (3.5 + 6.5 + 4) * 6.5
+
+
+def seen(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], list[int]]:
+    """Return the arguments, and for each argument the first argument that is the same object."""
+    ids = [id(arg) for arg in args]
+    return args, kwargs, [ids.index(each) for each in ids]
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+def test_lists_of_results_are_what_they_would_be_in_a_call() -> None:
+    graph = Graph()
+    a, b = graph.add(add, 1, 2), graph.add(add, 3, 4)
+    value, made = graph.value([9]), graph.add(pair, 5)
+    both = [a, b]
+    for args in (
+        (both,), (both, both), ((a, b), [a, a]), ([a, made["a"]], 1), (Pair(a, b),), ([], ()), ([a, [b]],),
+        ([value, a], "x", None, [b], both), ([a, 3], both), (both, {"same": both}),
+    ):  # fmt: skip
+        here = seen(*substituted(args, {a: 3, b: 7, value: [9], made["a"]: pair(5)["a"]}))
+        assert result(graph, graph.add(seen, *args)) == here
+
+
+def substituted(arg: Any, values: dict[Any, Any]) -> Any:
+    """Return an argument with each output replaced by its value. Equal lists stay one list."""
+    known: dict[int, Any] = {}
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, Output):
+            return values[part]
+        if isinstance(part, dict):
+            return {key: walk(each) for key, each in part.items()}
+        if isinstance(part, list | tuple) and id(part) not in known:
+            items = [walk(each) for each in part]
+            known[id(part)] = type(part)(*items) if isinstance(part, Pair) else type(part)(items)
+        return known.get(id(part), part)
+
+    return walk(arg)
 
 
 def test_elements_are_taken_where_they_were_made_and_travel_alone() -> None:
@@ -128,10 +170,10 @@ def test_functions_and_equal_calls_travel_once() -> None:
 def test_a_function_has_one_number_for_one_content_in_all_runs() -> None:
     graph = Graph()
     graph.add(add, 1)
-    first, again = encode_plan(graph.compile()), encode_plan(graph.compile())
+    first, again = at_once(encode_plan(graph.compile())), at_once(encode_plan(graph.compile()))
     assert first.functions[0].number == again.functions[0].number
     graph.add(lambda: 1)
-    other = encode_plan(graph.compile())
+    other = at_once(encode_plan(graph.compile()))
     assert [f.number == first.functions[0].number for f in other.functions] == [True, False]
 
 
@@ -166,7 +208,7 @@ def test_arguments_are_snapshotted() -> None:
     graph.add(total, small)
     graph.add(same, large)
     graph.add(size, graph.value(value))
-    encoded = encode_plan(graph.compile())
+    encoded = at_once(encode_plan(graph.compile()))
     small.append(3)
     large[:] = 7
     value[:] = b""
@@ -183,7 +225,7 @@ def test_what_goes_by_value_asks_for_this_version_of_python_also_as_an_argument(
     graph.add(lambda: 1)
     shared = graph.value([lambda: 2])
     graph.add(same, shared)
-    encoded = encode_plan(graph.compile())
+    encoded = at_once(encode_plan(graph.compile()))
     pythons = [encoded.functions[fn].python for fn in encoded.fn]
     here = f"3.{sys.version_info[1]}"
     assert pythons == [None, here, here, here]
@@ -192,9 +234,9 @@ def test_what_goes_by_value_asks_for_this_version_of_python_also_as_an_argument(
 def test_a_run_with_modules_of_ones_own_needs_their_bundle_and_others_need_none() -> None:
     graph = Graph()
     graph.add(operator.add, 1, 2)
-    assert encode_plan(graph.compile()).bundle is None
+    assert at_once(encode_plan(graph.compile())).bundle is None
     graph.add(add, 1)
-    encoded = encode_plan(graph.compile())
+    encoded = at_once(encode_plan(graph.compile()))
     assert encoded.bundle is not None
     assert all(function.needs_bundle for function in encoded.functions)
     assert __name__.partition(".")[0] in encoded.bundle.names
@@ -224,7 +266,7 @@ def test_an_argument_that_cannot_travel_is_refused_with_function_and_path(args: 
     graph = Graph()
     graph.add(anything, *args, after=graph.add(add), **kwargs)
     with pytest.raises(UnserializableError) as caught:
-        encode_plan(graph.compile())
+        at_once(encode_plan(graph.compile()))
     assert caught.value.path == path
     assert "'anything'" in str(caught.value)
 
@@ -234,18 +276,18 @@ def test_a_function_and_a_value_that_cannot_travel_are_refused_by_name() -> None
     graph = Graph()
     graph.add(lambda: lock, id="locker")
     with pytest.raises(UnserializableError, match=r"'locker'.*<closure lock>"):
-        encode_plan(graph.compile())
+        at_once(encode_plan(graph.compile()))
     graph = Graph()
     graph.add(same, graph.value({"a": lock}, id="held"))
     with pytest.raises(UnserializableError, match=r"'held'.*value\['a'\]"):
-        encode_plan(graph.compile())
+        at_once(encode_plan(graph.compile()))
 
 
 def test_a_file_that_does_not_exist_says_to_check_its_path(tmp_path: Path) -> None:
     graph = Graph()
     graph.add(same, File(tmp_path / "missing.txt"))
     with pytest.raises(UnserializableError, match=r"No such file.*missing\.txt.*Check the path of the file\.$"):
-        encode_plan(graph.compile())
+        at_once(encode_plan(graph.compile()))
 
 
 # ---- programs --------------------------------------------------------------------------------------------
@@ -253,10 +295,11 @@ def test_a_file_that_does_not_exist_says_to_check_its_path(tmp_path: Path) -> No
 DRIVER = """
 import sys
 from handout.graph import Graph
+from handout.slices import at_once
 from handout.submission.arguments import encode_plan
 graph = Graph()
 graph.add(job, Thing(20))
-encoded = encode_plan(graph.compile())
+encoded = at_once(encode_plan(graph.compile()))
 import json, base64
 print(json.dumps({
     "fn": base64.b64encode(encoded.functions[0].blob).decode(),
@@ -330,4 +373,4 @@ def test_a_function_that_closes_over_too_much_is_refused_with_what_to_do_instead
     graph = Graph()
     graph.add(lambda: len(data), id="heavy")
     with pytest.raises(UnserializableError, match=r"'heavy' holds 70 MB.*graph\.value"):
-        encode_plan(graph.compile())
+        at_once(encode_plan(graph.compile()))

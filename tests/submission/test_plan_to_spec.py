@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from handout.graph import Graph
 from handout.scheduler import RunSpec
+from handout.slices import at_once
 from handout.submission.arguments import encode_plan
 from handout.submission.plan_to_spec import RunPolicy, make_spec
 
 
 def spec_of(graph: Graph) -> RunSpec:
     plan = graph.compile()
-    return make_spec(plan, encode_plan(plan), RunPolicy())[0]
+    return at_once(make_spec(plan, at_once(encode_plan(plan)), RunPolicy()))[0]
 
 
 def returns(value: int) -> Callable[[], int]:
