@@ -96,7 +96,7 @@ def _node_named(wiring: Wiring, node: int, target: Input[Any] | str) -> int:
             raise GraphError(f"{owner} {target!r}, which does not exist.", remedy=wiring.nodes.did_you_mean(target))
     else:
         found = wiring.node_of(wiring.base(target))
-    if found in wiring.nodes.inline or wiring.fns[found] is None:
+    if found in wiring.inline or wiring.fns[found] is None:
         kind = "a value" if wiring.fns[found] is None else "an inline function"
         raise GraphError(
             f"{owner} {wiring.id_of(found)!r}, {kind}, which has no host of its own.",

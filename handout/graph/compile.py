@@ -74,7 +74,7 @@ def _tasks(
     wiring: Wiring, order: Sequence[int], needed: bytearray | None, replaced: Replacements
 ) -> Slices[tuple[list[int], list[int]]]:
     """Return the node of each task, and the task of each node. A node without a task has -1."""
-    fns, inline = wiring.fns, wiring.nodes.inline
+    fns, inline = wiring.fns, wiring.inline
     task_nodes: list[int] = []
     task_of = [-1] * len(fns)
     for place, node in enumerate(order):
@@ -145,9 +145,7 @@ def _consumed(wiring: Wiring) -> Slices[bytearray]:
 
 
 def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
-    for node in sorted(wiring.nodes.inline):
-        if node >= wiring.count:
-            continue
+    for node in sorted(wiring.inline):
         if not consumed[node]:
             raise GraphError(
                 f"function {wiring.id_of(node)!r} is inline, but no function takes its result.",
@@ -251,7 +249,7 @@ def _inputs(
     """
     columns: list[tuple[int, ...]] = []
     inlined: dict[int, tuple[int, ...]] = {}
-    number, inline, base = objects.number, wiring.nodes.inline, wiring.base
+    number, inline, base = objects.number, wiring.inline, wiring.base
     for place, node in enumerate(order):
         if is_slice_end(place):
             yield

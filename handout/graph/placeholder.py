@@ -61,7 +61,7 @@ class Slots:
         found = self._inline.get(node)
         if found is None:
             fn = self._wiring.fns[node]
-            if node not in self._wiring.nodes.inline or fn is None:
+            if node not in self._wiring.inline or fn is None:
                 self._unknown(ref)
             kwargs = self._wiring.nodes.kwargs.get(node, {})
             found = self._inline[node] = Inline(fn, self._wiring.args[node], kwargs)

@@ -80,4 +80,4 @@ def _dot(text: str) -> str:
 
 
 def _dashed(wiring: Wiring) -> list[int]:
-    return [node for node in range(len(wiring.fns)) if node in wiring.nodes.inline or node >= wiring.count]
+    return [node for node in range(len(wiring.fns)) if node in wiring.inline or node >= wiring.count]

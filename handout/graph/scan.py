@@ -33,8 +33,9 @@ class Scanner:
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        #: The references in each long container, by the identity of the container.
-        self._seen: dict[int, tuple[Input[Any], ...]] = {}
+        #: The references in each long container, by the identity of the container. The container is kept alive, so that
+        #: no other one gets its identity.
+        self._seen: dict[int, tuple[Any, tuple[Input[Any], ...]]] = {}
 
     def references(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> tuple[Input[Any], ...]:
         """Return the references in some arguments, in the order in which they appear.
@@ -78,14 +79,14 @@ class Scanner:
                 if type(item) not in _LEAVES:
                     self._look(item, found)
             return
-        seen = self._seen.get(id(container))
-        if seen is None:
+        known = self._seen.get(id(container))
+        if known is None:
             # The entry is made before the scan. Otherwise, the scan of a container that holds itself would not end.
-            self._seen[id(container)] = ()
+            self._seen[id(container)] = container, ()
             inside: list[Input[Any]] = []
             if not set(map(type, items)) <= _LEAVES:
                 for item in items:
                     if type(item) not in _LEAVES:
                         self._look(item, inside)
-            seen = self._seen[id(container)] = tuple(inside)
-        found.extend(seen)
+            known = self._seen[id(container)] = container, tuple(inside)
+        found.extend(known[1])

@@ -27,7 +27,7 @@ class Wiring:
     functions that take the same ``dump`` of the same output share one dump node.
     """
 
-    __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "nodes", "refs")
+    __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "inline", "nodes", "refs")
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes: Nodes = nodes
@@ -35,6 +35,8 @@ class Wiring:
         self.count: int = len(nodes.fns)
         self.fns: list[Callable[..., Any] | None] = list(nodes.fns)
         self.args: list[tuple[Any, ...]] = list(nodes.args)
+        #: The nodes of inline functions.
+        self.inline: frozenset[int] = frozenset(nodes.inline)
         #: The references in the arguments of each node, in order, with repetitions. A value has no references.
         self.refs: list[tuple[Input[Any], ...]] = []
         #: The output that each dump node converts.
@@ -77,7 +79,7 @@ class Wiring:
             return
         source = self.base(ref.producer)
         key = (ref.producer, id(ref.dump))
-        if key in self._dumps or self.node_of(source) in self.nodes.inline:
+        if key in self._dumps or self.node_of(source) in self.inline:
             return
         node = self._dumps[key] = len(self.fns)
         self.dumped[node] = source

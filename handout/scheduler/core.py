@@ -25,12 +25,10 @@ from handout.scheduler.placing.reservations import expire
 from handout.scheduler.placing.run_ahead import hand_over_followers, recall_for_idle
 from handout.scheduler.placing.speculation import speculate
 from handout.scheduler.state.jobs import STEPS
-from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
 from handout.scheduler.views import cluster_view
-from handout.slices import Slices
 
 __all__ = ["Core"]
 
@@ -50,13 +48,10 @@ def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
     if run is None or run.over:
         world.stale += 1
         return
-    world.work_on(run, _want_outputs(world, run, event.objects))
-
-
-def _want_outputs(world: World, run: Run, objects: Sequence[int]) -> Slices[None]:
-    for o in objects:
+    if run.noting:
+        world.jobs.finish(run.number)  # the object may have a replica that is not noted yet
+    for o in event.objects:
         want_output(world, run, o)
-        yield
 
 
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {

@@ -100,6 +100,8 @@ def _why_ready(world: World, run: Run, t: int) -> str:
     limit = run.spec.max_concurrency
     if run.aborting:
         return "the run is being ended"
+    if run.pauses:
+        return "the controller is noting which tasks have ended or are cancelled"
     if limit is not None and run.active >= limit:
         return f"the run has reached its limit max_concurrency={limit}"
     if not any(fleet.feasible(host, profile) for host in fleet.by_name.values()):

@@ -38,9 +38,9 @@ def broken(world: World) -> Iterator[str]:
     If a clause has two numbers, the first was counted anew, and the second is what the core's state says.
     """
     for run in world.runs.values():
-        if run.held:
-            continue  # the core has noted only a part of what earlier runs have left
-        for problem in (*_columns(run), *_tasks(world, run), *_objects(world, run), *_whole(world, run)):
+        # While the core notes the results of earlier runs, it has noted the end of some tasks, but not their objects.
+        objects = () if run.noting else (*_columns(run), *_objects(world, run))
+        for problem in (*objects, *_tasks(world, run), *_whole(world, run)):
             yield f"run {run.number}: {problem}"
     for host, problem in _hosts(world):
         yield f"host {host.name!r}: {problem}"

@@ -78,9 +78,11 @@ class _Encoder:
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
-        #: The numbers of the objects that large arguments became, by the ``id`` of the argument. The plan keeps the
-        #: arguments alive, so each ``id`` stays valid.
+        #: The numbers of the objects that large arguments became, by the ``id`` of the argument.
         self.large: dict[int, int] = {}
+        #: These arguments. A list that contains one may change between two slices, so the encoder keeps them alive.
+        #: Otherwise another object could get the same ``id``.
+        self.kept: list[Any] = []
         self.functions: list[FunctionBlob] = []
         #: Indices into `functions`. A key is a pair: the function's ``id``, and True if the task's call or one of its
         #: inputs holds code by value.
@@ -226,8 +228,8 @@ class _Encoder:
             if is_slice_end(seen):
                 yield
             number = self._whole(output) if type(output) is Output else -1
-            if number < 0:
-                return []
+            if number not in index:
+                return []  # also if the caller has changed the list since the graph was compiled
             indices.append(index[number])
         return indices
 
@@ -387,6 +389,7 @@ class _CallEncoder:
         number = encoder.large.get(id(arg))
         if number is None:
             number = encoder.large[id(arg)] = len(encoder.producers)
+            encoder.kept.append(arg)
             encoder.producers.append(-1)
             encoder.nbytes.append(-1)
             encoder.hold(number, arg)

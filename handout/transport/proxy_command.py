@@ -7,6 +7,7 @@ that the program prints would damage the connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import signal
@@ -35,15 +36,18 @@ class ProxyCommand(asyncio.SubprocessProtocol):
 
     @classmethod
     async def start(cls, command: str | Sequence[str]) -> ProxyCommand:
-        """Start the program. The caller must call `close` or `aclose` later.
+        """Start the program. The caller must call `close` or `aclose` later, and give ``sock`` to a transport.
 
         Args:
             command: The program and its arguments. A text is split into words as a shell would split it.
 
         Raises:
             OSError: There is no such program, or the system cannot start it.
+            ValueError: The command is empty, or has a quote that is not closed.
         """
         words = shlex.split(command) if isinstance(command, str) else command
+        if not words:
+            raise ValueError("the proxy command is empty")
         proxy = cls()
         try:
             await asyncio.get_running_loop().subprocess_exec(
@@ -55,6 +59,7 @@ class ProxyCommand(asyncio.SubprocessProtocol):
                 start_new_session=True,
             )
         except BaseException:
+            proxy.sock.close()
             proxy.close()
             raise
         finally:
@@ -62,7 +67,7 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         return proxy
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         """The end of what the program has printed on standard error, for a message. Control characters are escaped."""
         return quoted(self._errors.decode("utf-8", "replace").strip())
 
@@ -79,7 +84,7 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         """Note that the program has ended; see `asyncio.SubprocessProtocol`."""
         self._ended.set()
 
-    async def ended(self) -> None:
+    async def wait_ended(self) -> None:
         """Wait until the program has ended, for at most a second."""
         try:
             async with asyncio.timeout(_END_S):
@@ -88,17 +93,24 @@ class ProxyCommand(asyncio.SubprocessProtocol):
             return
 
     def close(self) -> None:
-        """Close the connection, and tell the program to end, as ``ssh`` does: with SIGHUP."""
-        self.sock.close()
+        """Tell the program to end, as ``ssh`` does: with SIGHUP. Kill it if it has not ended a second later.
+
+        The transport that has got ``sock`` closes it. Until then, no other socket may get its number.
+        """
         if self._transport is not None and not self._ended.is_set():
-            try:
+            # The program may run as another user, or have just ended.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._transport.get_pid(), signal.SIGHUP)
-            except ProcessLookupError:
-                return  # the program has just ended
+            asyncio.get_running_loop().call_later(_END_S, self._kill)
 
     async def aclose(self) -> None:
-        """Close the connection, and wait until the program has ended. Kill it if this takes more than a second."""
+        """Tell the program to end, and wait for its end. Kill it if this takes more than a second."""
         self.close()
-        await self.ended()
+        await self.wait_ended()
+        self.sock.close()  # this does nothing if a transport has closed it
+        self._kill()
+
+    def _kill(self) -> None:
         if self._transport is not None:
-            self._transport.close()
+            with contextlib.suppress(PermissionError):
+                self._transport.close()

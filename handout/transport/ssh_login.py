@@ -133,8 +133,8 @@ class SshLogin:
                 return self._chain[-1]
             except _DROPPED as error:
                 # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
-                if self._proxy is not None:
-                    await self._proxy.ended()  # it may say on standard error why
+                if self._proxy is not None and not self._chain:
+                    await self._proxy.wait_ended()  # it may say on standard error why
                 dropped = self.unreachable(error, self._why_dropped())
                 await self._drop()
                 if attempt == _TRIES:
@@ -206,6 +206,8 @@ class SshLogin:
                 self._proxy = await ProxyCommand.start(command)
             except OSError as error:
                 raise self.unreachable(error, "the proxy command of the SSH configuration cannot be started") from error
+            except ValueError as error:
+                raise self._refused(hop, None, error) from error
             options["sock"] = self._proxy.sock
         loop = asyncio.get_running_loop()
         checker: KeyChecker | None = None
@@ -322,7 +324,7 @@ class SshLogin:
         )
 
     def _why_dropped(self) -> str:
-        if self._proxy is not None:
+        if self._proxy is not None and not self._chain:
             return f"the proxy command of the SSH configuration ended {_TRIES} times before the login"
         return f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups"
 
@@ -352,8 +354,8 @@ class SshLogin:
         where = f"{host.address or host.name}, port {host.port}" if target is None else target.where
         jump = next((each for each in reversed(self._hops) if each.is_jump), None)
         through = "" if jump is None else f" through jump host {jump.name!r} ({jump.where})"
-        said = "" if self._proxy is None else self._proxy.said
-        printed = f" The proxy command printed: '{said}'." if said else ""
+        words = "" if self._proxy is None else self._proxy.printed
+        printed = f" The proxy command printed: '{words}'." if words else ""
         return HostUnreachableError(
             f"Host {host.name!r} ({where}) cannot be reached{through}: {quoted(reason)}{f' ({why})' if why else ''}."
             f"{printed}",

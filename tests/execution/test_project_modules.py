@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from handout import Cluster, Graph, Host
+from handout.events import TaskRetried
 from handout.project import package, sources
 from tests.project.files import write
 from tests.seen import until
@@ -276,7 +277,11 @@ async def test_a_bundle_whose_file_vanishes_is_sent_again(
         )
         shutil.rmtree(unpacked)
         damage(bundle)
-        outs = both.map(meet, [str(tmp_path / "met")] * 2, [0, 1], [2, 2])
-        results = await cluster.execute(both)
-    assert [Path(results[out]).name for out in outs] == ["hovanished.py"] * 2
+        # More tasks than workers are ready when the first one notices that the bundle is gone.
+        outs = both.map(meet, [str(tmp_path / "met")] * 9, range(9), [2] * 9)
+        async with cluster.start(both) as execution:
+            events = [event async for event in execution.events()]
+            results = await execution.results()
+    assert [Path(results[out]).name for out in outs] == ["hovanished.py"] * 9
+    assert not [event for event in events if isinstance(event, TaskRetried)]
     assert not caplog.messages

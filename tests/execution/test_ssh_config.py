@@ -214,6 +214,13 @@ async def test_what_a_failing_proxy_command_prints_is_in_the_error(sshd: OpenSsh
         await reached(path)
 
 
+@pytest.mark.parametrize("command", ["nc 'x", " "])
+async def test_a_proxy_command_that_is_no_command_is_told(command: str) -> None:
+    host = Host("far", ssh={"config": [], "proxy_command": command})
+    with pytest.raises(handout.InventoryError, match=r"'far'.*refuses its options.*(No closing quotation|is empty)"):
+        await handout.execute(where()[0], inventory=[host])
+
+
 async def test_a_proxy_command_that_hangs_is_ended(
     sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

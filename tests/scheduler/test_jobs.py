@@ -20,7 +20,7 @@ def noting(notes: list[str], name: str, steps: int) -> Slices[None]:
         yield
 
 
-def test_a_call_takes_a_limited_number_of_steps_and_the_work_of_a_run_stays_in_order() -> None:
+def test_a_call_takes_a_limited_number_of_steps_and_runs_take_turns() -> None:
     jobs, notes = Jobs(3), list[str]()
     jobs.begin(1, noting(notes, "a", 2))
     jobs.begin(1, noting(notes, "b", 2))
@@ -29,7 +29,7 @@ def test_a_call_takes_a_limited_number_of_steps_and_the_work_of_a_run_stays_in_o
     assert notes == ["a0", "a1", "b0"]
     assert (1 in jobs, 2 in jobs, 3 in jobs) == (True, True, False)
     jobs.go_on()
-    assert notes == ["a0", "a1", "b0", "b1", "c0", "d0"]
+    assert notes == ["a0", "a1", "b0", "b1", "d0", "c0"]
     jobs.go_on()
     assert not jobs
 
@@ -144,3 +144,104 @@ def test_a_closed_run_drops_its_objects_in_several_calls() -> None:
         commands = scene.core.handle([], scene.core.world.now)
     assert max(dropped) <= STEPS
     assert sum(dropped) == WIDTH
+
+
+# ---- what happens between two steps ------------------------------------------------------------------------
+
+
+def stepwise(*hosts: str, steps: int = 1) -> Scene:
+    """Return a scene whose core takes few steps in a call."""
+    scene = Scene()
+    scene.core = Core(steps)
+    for text in hosts:
+        scene.join(text)
+    return scene
+
+
+def settle(scene: Scene) -> list[cmd.Command]:
+    """Let the core go on until it has no work. Return its commands."""
+    commands: list[cmd.Command] = []
+    while scene.core.world.jobs:
+        commands += scene.tell()
+    return commands
+
+
+def test_a_committed_task_that_no_host_can_run_does_not_end_the_run() -> None:
+    scene = stepwise("h1")
+    spec = graph("; ".join([*(f"t{t}" for t in range(9)), "gpu"]), profiles={"gpu": profile({"gpu": 1})})
+    scene.specs[1] = spec
+    done = list(range(10))
+    scene.tell(ev.RunSubmitted(1, spec), ev.ResultsCommitted(1, done, done, [1] * 10, [""] * 10))
+    settle(scene)
+    assert scene.over[1].outcome is Outcome.DONE
+
+
+#: A task that fails, and many tasks that take its result.
+ROOT = "root; " + "; ".join(f"root -> t{t}" for t in range(9))
+#: The tasks that run on one host only, so that each test knows where they are.
+PLACES = {"root": profile(host="h1"), "gpu": profile({"gpu": 1}), "first": profile(host="h2", idempotent=False)}
+
+
+def skipping(text: str, **fields: object) -> Scene:
+    """Return a scene in which the tasks that depend on ``root`` are about to be skipped."""
+    scene = stepwise("h1 2")
+    scene.join("h2 2", gpu=1)
+    scene.submit(graph(f"{ROOT}; {text}", on_failure="continue", profiles=PLACES, **fields))
+    scene.fail("h1", "root")
+    assert scene.core.world.jobs
+    return scene
+
+
+def test_a_task_that_is_about_to_be_skipped_does_not_end_the_run() -> None:
+    scene = skipping("root -> gpu; other")
+    scene.lose("h2")
+    settle(scene)
+    assert not scene.core.world.runs[1].aborting
+
+
+def test_a_task_that_is_about_to_be_skipped_keeps_no_host() -> None:
+    scene = skipping("root -> gpu; other")
+    assert ("refuse", "h2") not in scene.said([*scene.tell(ev.HostDrained("h2")), *settle(scene)])
+
+
+def test_a_result_that_only_a_skipped_task_would_take_is_not_missed() -> None:
+    scene = stepwise("h1 2", "h2 2")
+    scene.submit(graph(f"{ROOT}; first; root, first -> last; other", on_failure="continue", profiles=PLACES))
+    scene.finish("h2", "first", size=1 << 20, held=False)
+    scene.fail("h1", "root")
+    assert scene.core.world.jobs
+    scene.lose("h2")
+    settle(scene)
+    assert scene.core.world.runs[1].error is None
+
+
+def test_an_output_that_the_caller_asks_for_is_fetched_before_it_is_dropped() -> None:
+    scene = stepwise("h1 2", "h2 2")
+    scene.submit(graph(f"{ROOT}; first -> last; other", on_failure="continue", profiles=PLACES))
+    scene.finish("h2", "first", size=1 << 20, held=False)
+    scene.fail("h1", "root")
+    asked = scene.said(scene.tell(ev.OutputsWanted(1, [scene.number(1, "first")])))
+    assert ("fetch", "first", "h2") in asked
+
+
+def test_the_work_of_one_run_does_not_keep_another_one_waiting() -> None:
+    scene = stepwise("h1 4", steps=4)
+    scene.submit(graph("; ".join(f"t{t}" for t in range(200))))
+    scene.submit(graph("a"), run=2)
+    scene.tell(ev.CancelRequested(1))
+    assert scene.core.world.jobs
+    scene.tell(ev.CancelRequested(2, [0]))
+    told = scene.said([command for _ in range(2) for command in scene.tell()])
+    assert ("cancel", "h1", "a") in told or ("cancelled", "a") in told
+    assert 1 in scene.core.world.jobs
+
+
+def test_no_task_of_a_list_starts_after_the_list_was_cancelled() -> None:
+    scene = stepwise("h1")
+    spec = graph("; ".join(f"t{t}" for t in range(30)))
+    scene.submit(spec)
+    handed = set(scene.core.world.runs[1].handed_tasks())
+    told = scene.tell(ev.CancelRequested(1, list(range(30))), scene.finished("h1", "t0"))
+    told += settle(scene)
+    started = {t for command in told if isinstance(command, cmd.StartTasks) for t in command.tasks}
+    assert not started - handed

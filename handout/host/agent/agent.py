@@ -8,7 +8,7 @@ agent's parts:
 - `worker_pool` asks the supervisor to fork and kill workers, and exchanges messages with the workers.
 - `object_store` keeps objects. `transfers` streams objects from and to the controller.
 - `code_store` keeps the functions of tasks, and the settings that several tasks share.
-- `task_exits` is how a task leaves the host. `worker_reports` handles the results and failures that workers report,
+- `task_exits` ends tasks or gives them back. `worker_reports` handles the results and failures that workers report,
   `task_ender` cancels and recalls tasks, and `worker_ends` handles the end of workers. `result_sender` reports to the
   controller how tasks ended.
 - `output_capture` handles what tasks print.
@@ -182,7 +182,7 @@ class Agent:
     def on_lapse(self) -> None:
         """Close the connection and end all tasks, if the lease has ended and this method has not done so yet.
 
-        The store keeps all results. `Completion.lapse` says how the tasks end.
+        The store keeps all results. `TaskEnder.lapse` says how the tasks end.
         """
         if self._lapsed or now() <= self._deadline:
             return
@@ -401,9 +401,9 @@ class Agent:
         self.exits.fail_waiting(key, error)
 
     def _on_vanished(self, keys: Sequence[int]) -> None:
-        """Forget objects whose files another program has removed or damaged. The controller has them made again.
+        """Forget objects and source bundles whose files another program has removed or damaged.
 
-        The controller sends source bundles again.
+        The controller has the objects made again, and sends the bundles again.
 
         For example, systemd removes the files of a user in ``/dev/shm`` when the user's last session ends, unless
         ``RemoveIPC`` is off.
@@ -412,6 +412,7 @@ class Agent:
         self._drop_objects(keys)
         self.link.send(messages.Vanished(list(keys)))
         self.exits.give_back_takers(keys)
+        self.exits.give_back_without_bundle()
 
     def _update_spilling(self) -> None:
         """Tell all workers whether they must write large results to disk, because the store's memory is full.

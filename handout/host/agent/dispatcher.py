@@ -209,6 +209,8 @@ class Dispatcher:
         return worker
 
     def _acquire(self, key: WorkerKey, task_class: TaskClassQueue) -> WorkerHandle | None:
+        if task_class.bundle is not None and task_class.bundle not in self._store:
+            return None  # without its bundle, a task could import a module of the same name from the host
         try:
             return self._pool.acquire(key, self._environment, self._bundle_path(task_class))
         except StoreFullError as error:

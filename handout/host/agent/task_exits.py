@@ -56,13 +56,14 @@ class TaskExits:
         self._sender.recalled(task.attempt_id)
 
     def give_back_without_bundle(self) -> None:
-        """Give back the tasks whose source bundle is not in the store.
+        """Give back the tasks whose source bundle is not in the store and that have not been sent to a worker.
 
-        The earlier controller was still sending these bundles when another controller took over.
+        The file of the bundle has vanished. Or an earlier controller was still sending the bundle when another
+        controller took over.
         """
         for task in list(self._queue.tasks.values()):
             bundle = task.task_class.bundle
-            if bundle is not None and bundle not in self._store:
+            if bundle is not None and bundle not in self._store and task.state != QUEUED:
                 self.give_back(task)
 
     def fail(self, task: QueuedTask, kind: str, payload: Sequence[frames.Buffer] = (), **facts: Any) -> None:

@@ -19,7 +19,7 @@ from handout.host.worker.objects import why_refused
 from handout.protocol import messages
 from handout.protocol.resource_ledger import PARTS
 
-__all__ = ["WorkerEnds"]
+__all__ = ["MAX_SPAWN_FAILURES", "WorkerEnds"]
 
 #: If the system refuses to fork a worker, the tasks that were queued on this worker return to the queue. However, they
 #: fail if more forks than this have been refused in a row and the host has no worker left.

@@ -124,7 +124,7 @@ class WorkerHandle:
         #: Number of the last task that ran so long that the agent recalled the tasks behind it, or 0 if there was none.
         #: While the task with this number runs, no further task is queued behind it.
         self.slow_task = 0
-        #: True once `Completion` has decided to kill the worker. The worker's tasks that have no ``end_reason`` then
+        #: True once `TaskEnder` has decided to kill the worker. The worker's tasks that have no ``end_reason`` then
         #: start again on another worker.
         self.killed = False
         #: True once the worker has ended.

@@ -12,6 +12,7 @@ from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_exits import REASONS, TaskExits
 from handout.host.agent.task_queue import QueuedTask, TaskQueue
 from handout.host.agent.worker_pool import WorkerHandle
+from handout.host.system.clock import now
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
 
@@ -20,6 +21,9 @@ __all__ = ["WorkerReports"]
 #: A worker returns a task if it could not read an input of the task. The task is then queued again. However, it fails
 #: if it has been returned more often than this and the store has all of its inputs.
 _MAX_MISSES = 3
+#: Tasks fail if files of source bundles have vanished more often than this within `_LOSS_WINDOW_S` seconds.
+_MAX_BUNDLE_LOSSES = 3
+_LOSS_WINDOW_S = 60.0
 
 
 class WorkerReports:
@@ -41,10 +45,10 @@ class WorkerReports:
         self._queue = queue
         self._store = store
         self._dispatcher = dispatcher
-        #: Called with the keys of objects whose files another program has removed or damaged.
+        #: Called with the keys of objects and source bundles whose files another program has removed or damaged.
         self.on_vanished: Callable[[Sequence[int]], None] = lambda keys: None
-        #: How often the file of each source bundle has vanished.
-        self._lost_bundles: dict[int, int] = {}
+        #: The times of the last minute at which the file of a source bundle had vanished.
+        self._losses: list[float] = []
         self._handlers: messages.FromWorker = {
             "batch_report": self._take_batch,
             "task_failure": self._take_failure,
@@ -141,11 +145,11 @@ class WorkerReports:
         if task is None:
             return
         self._dispatcher.forget(worker, task)
-        if failure.kind == "bundle" and task.end_reason is None:
+        kind = failure.kind
+        if kind == "bundle" and task.end_reason in (None, "recalled"):
             self._take_back_without_bundle(task, failure.message)
             return
-        kind = failure.kind
-        if task.end_reason in REASONS and kind in ("cancelled", "raised"):
+        if task.end_reason in REASONS and kind in ("cancelled", "raised", "bundle"):
             kind = task.end_reason
         facts = failure._asdict()
         for name in ("number", "elapsed_us", "kind"):
@@ -155,14 +159,15 @@ class WorkerReports:
     def _take_back_without_bundle(self, task: QueuedTask, message: str) -> None:
         """Give a task back, because the file of its source bundle has vanished. The controller sends the bundle again.
 
-        If the file of a bundle vanishes again and again, tasks fail instead.
+        If files of bundles vanish again and again within a minute, tasks fail instead.
         """
         bundle = task.task_class.bundle
         assert bundle is not None
         if bundle in self._store:  # otherwise another worker has noticed it already
-            self._lost_bundles[bundle] = self._lost_bundles.get(bundle, 0) + 1
+            since = now() - _LOSS_WINDOW_S
+            self._losses = [*(loss for loss in self._losses if loss > since), now()]
             self.on_vanished([bundle])
-        if self._lost_bundles[bundle] > _MAX_MISSES:
+        if len(self._losses) > _MAX_BUNDLE_LOSSES:
             self._exits.fail(task, "input", message=message)
         else:
             self._exits.give_back(task)

@@ -290,9 +290,12 @@ class Worker:
     # ---- after a task --------------------------------------------------------------------------------------
 
     def failure(self, number: int, error: BaseException, cancelled: bool) -> FailureReport:
-        """Return the report of a failure; see `report_failure`. If a thread of user code is left, run no more tasks."""
+        """Return the report of a failure; see `report_failure`.
+
+        If a thread of user code is left, or if the bundle of the user's modules is missing, run no more tasks.
+        """
         report = report_failure(number, error, cancelled)
-        if report.leaves_thread:
+        if report.leaves_thread or report.failure.kind == "bundle":
             self.leaving = True
         return report
 

@@ -58,6 +58,7 @@ def give_up_output(world: World, run: Run, o: int) -> None:
 def fail(world: World, run: Run, t: int, failure: object) -> None:
     """End a task that failed for good, and the tasks that depend on it."""
     if run.reported[t]:
+        world.jobs.finish(run.number)  # a task that is about to be skipped does not need the objects
         objects = run.objects
         if not any(objects.needed(o) and not objects.replicas[o] for o in run.objects_of(t)):
             # The task was DONE before, and was being repeated for objects that are not needed any more.
@@ -85,8 +86,8 @@ def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
 def end_dependents(world: World, run: Run, root: int, outcome: Outcome) -> None:
     """End all tasks that cannot run any more because ``root`` ended. Tasks whose inputs from ``root`` exist go on.
 
-    Tasks that do not end in the present call of the core are WAITING until they end, because ``root`` will not make
-    their inputs.
+    Some end in later calls of the core. They cannot start meanwhile, because ``root`` will not make their inputs. A
+    task that was handed ahead is given up when its turn comes.
     """
     world.work_on(run, _end_dependents(world, run, root, outcome))
 
@@ -112,10 +113,12 @@ def cancel(world: World, run: Run, tasks: list[int]) -> None:
 
     If an agent has one of ``tasks``, this task ends when the agent has reported the end of its attempt.
     """
+    run.pause()
     world.work_on(run, _cancel(world, run, tasks))
 
 
 def _cancel(world: World, run: Run, tasks: list[int]) -> Slices[None]:
+    """Do the work of `cancel`. No task of the run is placed meanwhile, because it may be one of ``tasks``."""
     for t in tasks:
         yield
         if run.ended(t):
@@ -125,6 +128,7 @@ def _cancel(world: World, run: Run, tasks: list[int]) -> Slices[None]:
         else:
             end(world, run, t, Outcome.CANCELLED)
         yield from _end_dependents(world, run, t, Outcome.CANCELLED)
+    run.unpause()
 
 
 def _cancel_handed(world: World, run: Run, t: int) -> None:
@@ -142,11 +146,13 @@ def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = No
     """End a run early: cancel all of its tasks that have not ended.
 
     The tasks that agents have are cancelled at once. The others end in the present and the next calls of the core. The
-    run is over once the agents have confirmed that its tasks have ended, or after `ABORT_S` seconds.
+    run is over once all of its tasks have ended. After `ABORT_S` seconds, the core does not wait any longer until the
+    agents confirm this.
     """
     if run.over or run.aborting:
         return
     run.begin_abort(outcome, error)
+    _give_up_reservations(world, run)
     for t in run.handed_tasks():
         _cancel_handed(world, run, t)
     world.work_on(run, _cancel_all(world, run))
@@ -200,16 +206,21 @@ def close(world: World, run: Run) -> None:
         run.move(t, State.CANCELLED)
     run.end()
     run.durations.remember(world.remembered)
-    for queue in [queue for queue in world.reservations if queue.run is run]:
-        world.reservations.pop(queue).reserve(None)
-    if world.shared_reservation is not None and world.shared_reservation.run is run:
-        world.shared_reservation = None
-    world.dirty.update(world.fleet.by_name.values())
+    _give_up_reservations(world, run)
     world.ending.discard(run)
     world.timers.forget(run.number)
     world.fleet.forget(run.spec.profiles)
     del world.runs[run.number]
     world.jobs.begin(run.number, _drop_all(world, run))
+
+
+def _give_up_reservations(world: World, run: Run) -> None:
+    """Let other runs use what was kept free for tasks of a run."""
+    for queue in [queue for queue in world.reservations if queue.run is run]:
+        world.reservations.pop(queue).reserve(None)
+    if world.shared_reservation is not None and world.shared_reservation.run is run:
+        world.shared_reservation = None
+    world.dirty.update(world.fleet.by_name.values())
 
 
 def _drop_all(world: World, run: Run) -> Slices[None]:

@@ -153,6 +153,7 @@ def host_drained(world: World, event: ev.HostDrained) -> None:
     host = world.fleet.by_name.get(event.host)
     if host is not None and host.draining:
         return
+    world.settle()
     if (error := depends_on_host(world, event.host)) is not None:
         world.out.add(RefuseDrain(event.host, _refusal(event.host, error)))
         return

@@ -36,9 +36,7 @@ MAX_LOSSES = 5
 
 def lose_host(world: World, host: HostRecord, reason: str) -> None:
     """Forget a lost host, and recover the tasks and objects that were on it."""
-    for run in world.runs.values():
-        if run.held:
-            world.jobs.finish(run.number)
+    world.settle()
     release_lingering(world, host)
     world.fleet.remove(host)
     world.out.forget(host.index)
@@ -223,6 +221,7 @@ def objects_vanished(world: World, event: ObjectsVanished) -> None:
     if run is None or host is None:
         world.stale += len(event.objects)
         return
+    world.settle()
     for o in event.objects:
         if host.index in run.objects.replicas[o]:
             _lose_replica(world, run, o, host.index)
@@ -241,6 +240,7 @@ def copy_failed(world: World, event: CopyFailed) -> None:
     if run is None or (event.host and host is None):
         world.stale += 1
         return
+    world.settle()
     source = run.objects.copying.get((o, index))
     if source is None or world.fleet.names[source] != event.source:
         world.stale += 1

@@ -30,16 +30,17 @@ def results_committed(world: World, event: ResultsCommitted) -> None:
     if run is None:
         world.stale += len(event.tasks)
     else:
-        run.hold()
-        world.work_on(run, _take_over(world, run, event))
+        run.pause()
+        world.work_on(run, _note_committed(world, run, event))
 
 
-def _take_over(world: World, run: Run, event: ResultsCommitted) -> Slices[None]:
+def _note_committed(world: World, run: Run, event: ResultsCommitted) -> Slices[None]:
     """Do the work of `results_committed`.
 
     The core places no task of the run meanwhile. If a host is lost, the core first finishes this work, so that all
     replicas are still where the event says.
     """
+    run.note_earlier(True)
     tasks = []
     for t in event.tasks:
         if run.state[t] in (State.WAITING, State.READY):
@@ -73,7 +74,8 @@ def _take_over(world: World, run: Run, event: ResultsCommitted) -> Slices[None]:
         world.out.done(run.number, "", (t,))
     for queue in list(run.queues.values()):
         yield from queue.remove_stale()
-    run.let_go()
+    run.note_earlier(False)
+    run.unpause()
 
 
 def attempts_found(world: World, event: AttemptsFound) -> None:
@@ -152,7 +154,7 @@ def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
     if run is None:
         world.stale += len(event.tasks)
     else:
-        run.hold()
+        run.pause()
         world.work_on(run, _fail_unknown(world, run, event))
 
 
@@ -162,4 +164,4 @@ def _fail_unknown(world: World, run: Run, event: AttemptsUnknown) -> Slices[None
         if not run.ended(t):
             run.skip_attempts(t, attempt)
             fail(world, run, t, outcome_unknown(run, t, host, "an earlier run did not see it end"))
-    run.let_go()
+    run.unpause()

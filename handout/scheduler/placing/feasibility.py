@@ -29,6 +29,9 @@ def end_infeasible_runs(world: World) -> None:
     for run in world.runs.values():
         if run.over or run.aborting or (run.checked and world.now < world.shortage_until):
             continue
+        if run.number in world.jobs:
+            world.recheck = True  # some of its tasks are about to end
+            continue
         run.mark_checked()
         # Tasks that are handed over now do not count, because they have a host already.
         if (error := _infeasible(world, run, hosts, handed=False)) is not None:

@@ -165,15 +165,16 @@ class Run:
         "group_host",
         "group_profiles",
         "groups",
-        "held",
         "host",
         "inputs_checked",
         "latest",
         "missing",
+        "noting",
         "number",
         "objects",
         "order",
         "over",
+        "pauses",
         "queue",
         "queues",
         "rank",
@@ -289,8 +290,10 @@ class Run:
         self.unended = spec.count
         self.failed = 0
         self.cancelled = 0
-        #: How many events about what earlier runs have left the core is still working on. No task is placed meanwhile.
-        self.held = 0
+        #: True while the core notes the results that earlier runs have committed. Some columns disagree meanwhile.
+        self.noting = False
+        #: The number of jobs during which no task of the run is placed.
+        self.pauses = 0
         self.aborting = False
         self.abort_outcome = Outcome.DONE
         self.error: Exception | None = None
@@ -337,7 +340,8 @@ class Run:
         """Free the memory of the columns of a closed run."""
         objects = self.objects
         columns: Sequence[list[Any]] = (
-            *(self.attempt, self.host, self.missing, self.claims, self.backlog_s, self.queue, self.rank),
+            *(self.attempt, self.host, self.missing, self.claims, self.backlog_s, self.queue),
+            *(self.rank, self.order or [], self.task_at or []),
             *(objects.nbytes, objects.replicas, objects.consumers, objects.uses),
         )
         for each in columns:
@@ -645,13 +649,19 @@ class Run:
 
     # -- the run as a whole
 
-    def hold(self) -> None:
-        """Place no task of the run until `let_go` has been called as often as this method."""
-        self.held += 1
+    def note_earlier(self, noting: bool) -> None:
+        """Set ``noting``."""
+        self.noting = noting
 
-    def let_go(self) -> None:
-        """Undo one call of `hold`."""
-        self.held -= 1
+    def pause(self) -> None:
+        """Place no task of the run until `unpause` has been called as often as this method."""
+        self.pauses += 1
+
+    def unpause(self) -> None:
+        """Undo one call of `pause`. Hosts may have got room meanwhile, so all hosts are tried again."""
+        self.pauses -= 1
+        for queue in self.queues.values():
+            queue.block(False)
 
     def mark_checked(self) -> None:
         """Note that the core has checked whether the hosts can run the run's tasks."""

@@ -105,7 +105,17 @@ class World:
 
     def may_place(self, run: Run) -> bool:
         """Return True if the core may place tasks of a run."""
-        return not (run.over or run.aborting or run.held)
+        return not (run.over or run.aborting or run.pauses)
+
+    def settle(self) -> None:
+        """Do all unfinished work of the runs that go on.
+
+        Call this before an event about a host or about replicas is handled. Otherwise a task that is about to be
+        skipped could have its inputs made again, and a replica that is about to be noted could be missed.
+        """
+        for run in self.runs.values():
+            if not run.aborting:
+                self.jobs.finish(run.number)
 
     def note_change(self) -> None:
         """Note that custom allocators may answer differently now."""
