@@ -35,7 +35,8 @@ def test_leaves_a_child() -> None:
 
 
 def test_leaves_a_daemon() -> None:
-    subprocess.run(["sh", "-c", "setsid sleep 31 >/dev/null 2>&1 &"], check=True)
+    # The call returns when the daemon has closed its copy of the pipe, so the daemon exists by then.
+    subprocess.run(["sh", "-c", "setsid sh -c 'exec sleep 31 >/dev/null 2>&1' &"], check=True, stdout=subprocess.PIPE)
 
 
 def test_leaves_a_descriptor() -> None:
