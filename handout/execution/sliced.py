@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from time import thread_time
+import time
 from typing import Final, TypeVar
 
 from handout.slices import Slices
@@ -26,8 +26,8 @@ async def sliced(work: Slices[T]) -> T:
         Exception: The work raised it.
     """
     while True:
-        until_s = thread_time() + _SLICE_S
-        while thread_time() < until_s:
+        until_s = time.thread_time() + _SLICE_S
+        while time.thread_time() < until_s:
             try:
                 next(work)
             except StopIteration as end:
