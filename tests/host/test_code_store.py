@@ -117,12 +117,15 @@ def test_the_workers_of_a_released_bundle_end_because_they_hold_its_file(rig: Ri
     assert workers[0] != workers[1]
 
 
-def test_a_damaged_bundle_is_a_failure_to_load_and_not_the_functions_own(rig: Rig) -> None:
-    rig.send_object(3, b"not a zip file")
+def test_a_damaged_bundle_is_asked_for_again_and_at_last_a_failure_to_load(rig: Rig) -> None:
     rig.task_class(7, bundle=3)
-    failed = rig.run(os.getpid, cls=7).fields
-    assert failed["kind"] == "input"
-    assert "BadZipFile" in failed["message"]
+    for attempt_id in range(1, 5):
+        rig.send_object(3, b"not a zip file")
+        told = rig.run(os.getpid, attempt_id=attempt_id, cls=7)
+        rig.wait(lambda attempt_id=attempt_id: len(rig.heard("vanished")) == attempt_id)  # type: ignore[misc]
+        assert told.fields["name"] == ("recalled" if attempt_id < 4 else "failed")
+    assert told.fields["kind"] == "input"
+    assert "not a zip file" in told.fields["message"]
 
 
 def test_a_bundle_that_is_sent_again_while_it_still_arrives_is_whole(rig: Rig) -> None:

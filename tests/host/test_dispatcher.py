@@ -125,7 +125,8 @@ def test_a_bundle_that_finds_no_room_fails_its_tasks_and_keeps_no_others_waiting
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        queue, pool = TaskQueue({3}.__contains__), Workers()
+        store.put(3, b"a bundle")
+        queue, pool = TaskQueue(store.__contains__), Workers()
         dispatcher = Dispatcher(queue, Ledger({}), store, cast(WorkerPool, pool), {1: b""})
         failed: list[tuple[TaskClassQueue, StoreFullError]] = []
         dispatcher.on_no_room = lambda task_class, error: failed.append((task_class, error))
