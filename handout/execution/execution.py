@@ -112,6 +112,7 @@ class Execution:
         try:
             if journal is not None:
                 self._recorder = await Recorder.open(journal, plan)
+                self._recorder.prior.adopt_classes()
             run = await self._prepare(plan)
             if self._owns_cluster:
                 self._cluster.begin({} if self._recorder is None else self._recorder.prior.known_agents())

@@ -74,11 +74,12 @@ def track(obj: Any, token: Token, version: int) -> Any:
 def _enter(obj: Any, token: Token) -> Token:
     address = id(obj)
 
-    def forget(_reference: Any) -> None:
+    def forget(gone: Any) -> None:
         _by_id.pop(address, None)
-        _by_token.pop(token, None)
-        _versions.pop(token, None)
-        _arrived.pop(token, None)
+        if _by_token.get(token) is gone:  # otherwise another object has the token by now; see `adopt`
+            del _by_token[token]
+            _versions.pop(token, None)
+            _arrived.pop(token, None)
 
     try:
         reference: Callable[[], Any] = weakref.ref(obj, forget)
@@ -138,13 +139,20 @@ def known_class(token: Token, version: int) -> type | None:
 
 def own_classes() -> list[tuple[Token, str, str]]:
     """Return the token, the module and the qualified name of each class of this process that has a token."""
-    found = ((token, reference()) for token, reference in list(_by_id.values()) if token[0] == _origin)
+    found = ((token, reference()) for token, reference in list(_by_id.values()) if token not in _versions)
     return [(token, cls.__module__, cls.__qualname__) for token, cls in found if isinstance(cls, type)]
 
 
 def adopt(token: Token, cls: type) -> None:
-    """Use `cls` for the objects that an earlier process pickled with a class of that token."""
-    _by_token.setdefault(token, weakref.ref(cls))
+    """Use `cls` for the objects that an earlier process pickled with a class of that token.
+
+    The class is pickled under that token from now on. Otherwise a worker that gets such an object, and a function that
+    uses `cls`, would make two classes. Objects that this process pickled with the class before still map back to it.
+    """
+    with lock:
+        _versions.pop(token, None)
+        _arrived.pop(token, None)
+        _enter(cls, token)
 
 
 class Loading:

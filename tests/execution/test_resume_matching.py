@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import types
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from handout.execution.recording.resume_matching import PriorRuns, latest_attempts
+from handout.journal.records import ClassName
 from handout.protocol import numbering
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.scheduler.task_states import Outcome
+from handout.serialization import tokens
 from tests.scheduler.rig import Scene, graph, profile
 
 
@@ -21,6 +27,49 @@ def test_an_attempt_whose_end_was_not_confirmed_says_nothing_of_the_one_after_it
     held["h3"] = ([0], [3])
     assert latest_attempts(held, {0: 3}) == ({"h2": ([1], [2]), "h3": ([0], [3])}, {"h2": ([0], [2])})
     assert latest_attempts({}, {0: 3}) == ({}, {})
+
+
+class Lazy(types.ModuleType):
+    """A module that loads itself when an attribute is looked up, and fails."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
+
+
+def test_a_class_of_an_earlier_process_is_found_without_running_user_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "handout_test_exits.py").write_text("raise SystemExit", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lazy = Lazy("handout_test_lazy")
+    object.__getattribute__(lazy, "__dict__")["Kept"] = kept = type("Kept", (), {})
+    monkeypatch.setitem(sys.modules, "handout_test_lazy", lazy)
+    names = [
+        ClassName("earlier", 1, "handout_test_exits", "C"),
+        ClassName("earlier", 2, "handout_test_lazy", "Absent.C"),
+        ClassName("earlier", 3, "handout_test_lazy", "f.<locals>.C"),
+        ClassName("earlier", 4, "handout_test_lazy", "Kept"),
+    ]
+    journal: Any = SimpleNamespace(classes=lambda: names)
+    identities: Any = SimpleNamespace(tasks=[])
+    PriorRuns(journal, identities, ()).adopt_classes()
+    assert [tokens.known(("earlier", number)) for number in (1, 2, 3, 4)] == [None, None, None, kept]
+    assert "handout_test_exits" not in sys.modules
+
+
+def test_an_adopted_class_is_pickled_under_the_token_of_the_earlier_process() -> None:
+    cls, copy = type("Kept", (), {}), type("Kept", (), {})
+    own = tokens.token_of(cls)
+    tokens.track(copy, ("earlier", 9), 1)
+    tokens.adopt(("earlier", 9), cls)
+    del copy
+    gc.collect()
+    assert tokens.token_of(cls) == ("earlier", 9)
+    assert tokens.known(own) is tokens.known(("earlier", 9)) is cls
+    assert (("earlier", 9), cls.__module__, "Kept") in tokens.own_classes()
+    del cls
+    gc.collect()
+    assert tokens.known(own) is tokens.known(("earlier", 9)) is None
 
 
 class Journal:

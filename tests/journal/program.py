@@ -42,6 +42,7 @@ def part(number: int, folder: str, padding: int) -> Part:
 def total(parts: list[Part], folder: str) -> int:
     with open(f"{folder}/ran", "a", encoding="utf-8") as ran:
         ran.write("total\n")
+    assert all(isinstance(each, Part) for each in parts)
     return sum(each.value for each in parts)
 
 

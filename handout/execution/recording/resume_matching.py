@@ -9,9 +9,10 @@ The core is the part of the scheduler that makes all decisions.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import logging
+import sys
+import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -88,6 +89,17 @@ class PriorRuns:
                 known[host] = KnownAgent(host, StartedAgent(**said), token)
         return known
 
+    def adopt_classes(self) -> None:
+        """For each class that an earlier process pickled by value, use the class of the same name in this process.
+
+        This must come before the run's functions are pickled; see `tokens.adopt`. If there is no such class now, its
+        objects use the definition that was pickled with them.
+        """
+        for origin, number, module, name in self._journal.classes():
+            cls = _class_named(module, name)
+            if cls is not None:
+                tokens.adopt((origin, number), cls)
+
     async def read(self, run: RunState, data_only: Collection[str]) -> None:
         """Read from the journal which of the run's tasks are committed, and put their results into ``run``.
 
@@ -113,7 +125,6 @@ class PriorRuns:
         refused = await asyncio.to_thread(self._journal.load_parts, parts.values(), run.objects.memory_left)
         damaged = set(map(id, refused))
         self._leave_out(run, [number for number, part in parts.items() if id(part) in damaged])
-        self._adopt_classes()
         await sliced(self.use_committed(run, data_only))
 
     def _tell_damage(self, rows: int) -> None:
@@ -266,18 +277,20 @@ class PriorRuns:
                 run.suspects[number] = part.host
             yield number, part.nbytes, CONTROLLER
 
-    def _adopt_classes(self) -> None:
-        """For each class that an earlier process pickled by value, use the class of the same name in this process."""
-        for origin, number, module, name in self._journal.classes():
-            found: Any = None
-            try:
-                found = importlib.import_module(module)
-                for part in name.split("."):
-                    found = getattr(found, part)
-            except (ImportError, AttributeError):
-                continue  # there is no such class now, so its objects use the definition that was pickled with them
-            if isinstance(found, type):
-                tokens.adopt((origin, number), found)
+
+
+def _class_named(module: str, name: str) -> type | None:
+    """Return the class of a qualified name in a module that the program has imported. Return None if there is none.
+
+    This runs in the event loop, so it must run no user code. It imports no module, and looks attributes up where no
+    ``__getattr__`` is called. The run's functions use no class of a module that the program has not imported.
+    """
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        if not issubclass(type(found), (types.ModuleType, type)):
+            return None
+        found = object.__getattribute__(found, "__dict__").get(part)
+    return found if issubclass(type(found), type) else None
 
 
 #: Maps each host to two columns: the tasks that the host has, and the number of the attempt of each task.
