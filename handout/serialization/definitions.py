@@ -25,9 +25,6 @@ from handout.serialization.functions_by_value import MAGIC, PYTHON, Key
 from handout.serialization.importable import MainUnpickler
 
 Function = types.FunctionType
-#: A process keeps at most this many received functions and modules. It need not load these again when they arrive
-#: once more.
-_MAX_FUNCTIONS = 4096
 
 
 class Blob(NamedTuple):
@@ -204,7 +201,7 @@ class Definitions:
 
 
 #: Attributes of a module that its loader makes.
-_MODULE_MADE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+_MODULE_MADE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__", functions_by_value.OWN_MODULE})
 
 
 class _Scout:
@@ -253,11 +250,11 @@ def is_simple(value: Any, depth: int = 3) -> bool:
 # ---- loading ---------------------------------------------------------------------------------------------
 
 _FunctionKey = tuple[tuple[Key, ...], bytes]
-#: Functions and modules that this process has received, the oldest first.
-_received: collections.OrderedDict[_FunctionKey, Any] = collections.OrderedDict()
+#: Functions and modules that this process has received. Only a worker keeps them alive; see `functions_by_value.Kept`.
+_received: weakref.WeakValueDictionary[_FunctionKey, Any] = weakref.WeakValueDictionary()
 #: For each of them, the blob that it arrived as. It is sent on as that blob.
 _arrived: weakref.WeakKeyDictionary[Any, Blob] = weakref.WeakKeyDictionary()
-_originals: weakref.WeakValueDictionary[_FunctionKey, Any] = weakref.WeakValueDictionary()
+_originals: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
 def arrived_as(obj: Any) -> Blob | None:
@@ -270,7 +267,15 @@ def arrived_as(obj: Any) -> Blob | None:
 
 def remember(obj: Any, blob: Blob) -> None:
     """Note that a blob of this process is `obj`, so that it maps back."""
-    _originals.setdefault((blob.keys, blob.digest), obj)
+    _originals.setdefault(_original_key(blob), obj)
+
+
+def _original_key(blob: Blob) -> Any:
+    """Return what equal definitions of one object have in common in all runs.
+
+    With the serials of the snapshots, a function that lives as long as its program would get an entry for each run.
+    """
+    return tuple((origin, space) for origin, _, space in blob.keys), blob.digest
 
 
 def load_function(*fields: Any) -> Any:
@@ -278,13 +283,15 @@ def load_function(*fields: Any) -> Any:
     blob = Blob(*fields)
     key = blob.keys, blob.digest
     with tokens.lock:
-        found = _originals.get(key) or _received.get(key)
+        found = _originals.get(_original_key(blob)) or _received.get(key)
         if found is None:
             found = _received[key] = _load(blob)
             _arrived[found] = blob
-            while len(_received) > _MAX_FUNCTIONS:
-                _received.popitem(last=False)
-        functions_by_value.enter(blob.keys)
+            kept = functions_by_value.keep(blob.keys[0])
+            if kept is not None:
+                kept.functions.append(found)
+        else:
+            functions_by_value.keep(blob.keys[0])
         return found
 
 

@@ -33,16 +33,19 @@ Function = types.FunctionType
 #: Names a namespace: the origin of its process, the serial of the snapshot, and the ``id`` of the globals there.
 Key = tuple[str, int, int]
 
-#: A process keeps this many received namespaces. A function that is alive holds its own globals, so that a namespace
-#: that is dropped is lost only for functions that arrive later.
-_MAX_NAMESPACES = 256
-_namespaces: collections.OrderedDict[Key, types.ModuleType] = collections.OrderedDict()
+#: A worker keeps what this many snapshots have sent, because each result with a function in it is a snapshot, too. Of
+#: the others, it keeps only what a function that is alive uses.
+_MAX_SNAPSHOTS = 64
+#: A worker keeps this many functions and modules of one snapshot. It loads the others anew when they arrive again.
+_MAX_FUNCTIONS = 4096
+#: A namespace that was received is held by its own globals under this name, and thus by each function that uses them.
+OWN_MODULE = "__handout_module__"
+_namespaces: weakref.WeakValueDictionary[Key, types.ModuleType] = weakref.WeakValueDictionary()
 #: Modules that this process made at run time and has sent, by the ``id`` of their globals.
 _homes: weakref.WeakValueDictionary[int, types.ModuleType] = weakref.WeakValueDictionary()
-#: In a worker: the namespace of each snapshot's ``__main__``, by origin and serial.
-_mains: collections.OrderedDict[tuple[str, int], types.ModuleType] = collections.OrderedDict()
 _names: weakref.WeakKeyDictionary[types.CodeType, Names] = weakref.WeakKeyDictionary()
-_is_worker = False
+#: In a worker: the module that was ``__main__`` before any was received. None in other processes.
+_own_main: types.ModuleType | None = None
 
 
 # ---- code ------------------------------------------------------------------------------------------------
@@ -127,8 +130,8 @@ def become_worker() -> None:
 
     Functions that look for names in ``sys.modules["__main__"]``, such as ``typing.get_type_hints``, then find them.
     """
-    global _is_worker
-    _is_worker = True
+    global _own_main
+    _own_main = sys.modules["__main__"]
 
 
 def own_module(module: types.ModuleType) -> None:
@@ -142,34 +145,93 @@ def namespace(key: Key | int, name: str) -> types.ModuleType:
         full: Key = tokens.loading.keys[key] if isinstance(key, int) else key
         found = _namespaces.get(full)
         if found is None:
-            home = _homes.get(full[2]) if full[0] == tokens.origin() else None
-            found = _namespaces[full] = home or types.ModuleType(name)
-            found.__dict__.setdefault("__builtins__", builtins)
-            if _is_worker and name == "__main__":
-                _mains.setdefault(full[:2], found)
-            for kept in (_namespaces, _mains):
-                if len(kept) > _MAX_NAMESPACES:
-                    kept.popitem(last=False)
-        enter([full])
+            found = _homes.get(full[2]) if full[0] == tokens.origin() else None
+            if found is None:
+                found = types.ModuleType(name)
+                found.__dict__.update({"__builtins__": builtins, OWN_MODULE: found})
+            _namespaces[full] = found
+        if isinstance(key, int):
+            tokens.loading.namespaces.append(found)
+        kept = keep(full)
+        if kept is not None and found not in kept.namespaces:
+            kept.namespaces.append(found)
+            if name == "__main__" and kept.main is None:
+                kept.main = sys.modules["__main__"] = found
         return found
-
-
-def enter(keys: Iterable[Key]) -> None:
-    """In a worker, use the ``__main__`` of the snapshot that has these keys as ``__main__``."""
-    for key in keys if _is_worker else ():
-        if key[:2] in _mains:
-            sys.modules["__main__"] = _mains[key[:2]]
-
-
-def main_of(fn: Function) -> types.ModuleType | None:
-    """In a worker, return the namespace of ``__main__`` that has the globals of `fn`; None if there is none."""
-    with tokens.lock:
-        return next((main for main in _mains.values() if vars(main) is fn.__globals__), None)
 
 
 def name_of(fn: Function) -> str:
     """Return the name of the module whose globals `fn` uses."""
     return str(fn.__globals__.get("__name__", "__main__"))
+
+
+def main_of(fn: Function) -> types.ModuleType | None:
+    """Return the received namespace of ``__main__`` that has the globals of `fn`; None if there is none."""
+    return fn.__globals__.get(OWN_MODULE) if name_of(fn) == "__main__" else None
+
+
+# ---- what a worker keeps ---------------------------------------------------------------------------------
+
+
+class Kept:
+    """What a worker keeps of one snapshot, because later tasks of the same run need it.
+
+    A run is over for a worker when the worker has forgotten the functions whose tasks have loaded something of it.
+
+    Attributes:
+        users: The numbers of these functions; see `use`.
+        namespaces: The namespaces. They stay even while no function is alive, because tasks may keep data in them.
+        functions: The functions and modules, the oldest first.
+        main: The namespace of ``__main__``.
+    """
+
+    def __init__(self) -> None:
+        self.users: set[int] = set()
+        self.namespaces: list[types.ModuleType] = []
+        self.functions: collections.deque[Any] = collections.deque(maxlen=_MAX_FUNCTIONS)
+        self.main: types.ModuleType | None = None
+
+
+#: In a worker: what it keeps, by the origin and the serial of the snapshot. The snapshot that was used last comes last.
+_kept: collections.OrderedDict[tuple[str, int], Kept] = collections.OrderedDict()
+_user = 0
+
+
+def use(number: int) -> None:
+    """In a worker, load from now on what tasks of the function with this number need."""
+    global _user
+    _user = number
+
+
+def keep(key: Key) -> Kept | None:
+    """In a worker, return what the worker keeps of the snapshot that has a key, and use its ``__main__``."""
+    if _own_main is None:
+        return None
+    kept = _kept.setdefault(key[:2], Kept())
+    _kept.move_to_end(key[:2])
+    kept.users.add(_user)
+    if kept.main is not None:
+        sys.modules["__main__"] = kept.main
+    if len(_kept) > _MAX_SNAPSHOTS:
+        _kept.popitem(last=False)
+    return kept
+
+
+def forget(numbers: Iterable[int]) -> bool:
+    """In a worker, drop what was loaded only for tasks of these functions. Return True if there was anything."""
+    with tokens.lock:
+        for kept in _kept.values():
+            kept.users.difference_update(numbers)
+        gone = [_kept.pop(snapshot) for snapshot in [each for each, kept in _kept.items() if not kept.users]]
+        left = {"__main__": _own_main, **{each.__name__: each for kept in _kept.values() for each in kept.namespaces}}
+        for module in [each for kept in gone for each in kept.namespaces]:
+            if sys.modules.get(module.__name__) is module:  # another run may have sent a module of that name, too
+                other = left.get(module.__name__)
+                if other is None:
+                    del sys.modules[module.__name__]
+                else:
+                    sys.modules[module.__name__] = other
+    return bool(gone)
 
 
 # ---- functions -------------------------------------------------------------------------------------------

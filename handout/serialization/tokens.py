@@ -162,11 +162,13 @@ class Loading:
         keys: The keys of the namespaces.
         versions: The versions of the classes.
         fresh: The tokens of the classes that the definition fills, by ``id`` of the class.
+        namespaces: The namespaces that the definition fills. No function may hold them yet.
     """
 
     def __init__(self, keys: tuple[Any, ...] = (), versions: tuple[int, ...] = ()) -> None:
         self.keys, self.versions = keys, versions
         self.fresh: dict[int, Token] = {}
+        self.namespaces: list[Any] = []
 
 
 #: Protected by `lock`.

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,31 @@ async def test_ten_runs_of_a_thousand_closures_leave_memory_flat_everywhere() ->
     # dropped, the controller and the host would each hold the bytes of five more runs after the eighth run.
     for each in (here, there):
         assert min(each[-3:]) < each[2] + 2 * TASKS * CLOSED_OVER, (here, there)
+
+
+#: A program whose function uses a large global.
+PROGRAM = """
+import os
+LARGE = bytearray(20_000_000)
+def memory():
+    pages = open("/proc/self/statm").read().split()[1]
+    return len(LARGE), os.getpid(), int(pages) * os.sysconf("SC_PAGE_SIZE")
+"""
+
+
+async def test_a_worker_drops_what_a_run_sent_when_the_run_is_over() -> None:
+    program: dict[str, Any] = {"__name__": "__main__"}
+    exec(PROGRAM, program)
+    used = []
+    async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
+        for _ in range(5):
+            graph = Graph()
+            graph.add(program["memory"], id="memory")
+            large, pid, nbytes = (await cluster.execute(graph))["memory"]
+            used.append((pid, nbytes))
+    assert len({pid for pid, _ in used}) == 1
+    # The second run is the reference, because the first one runs in a process with little memory.
+    assert used[-1][1] < used[1][1] + large, used
 
 
 async def test_a_run_that_ends_takes_no_code_from_one_that_shares_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NewType
 import numpy
 import pytest
 
-from handout.serialization import diagnosis, pickling, tokens
+from handout.serialization import definitions, diagnosis, pickling, tokens
 from tests.pythons import bundle, run_on_host
 
 __all__ = ["bundle"]
@@ -60,20 +60,75 @@ def test_tokens_do_not_keep_the_objects_that_they_name() -> None:
     assert token not in {each for each, _, _ in tokens.own_classes()}
 
 
-def test_received_functions_and_namespaces_are_bounded(bundle: Path) -> None:
-    source = (
-        "from handout.serialization import definitions, functions_by_value as by_value\n"
-        "import gc, pickle, weakref\n"
-        "definitions._MAX_FUNCTIONS = by_value._MAX_NAMESPACES = 3\n"
-        "functions = [pickling.loads(each) for each in pickle.loads(data)]\n"
-        "print([fn() for fn in functions], len(definitions._received), len(by_value._namespaces))\n"
-        "refs = [weakref.ref(fn) for fn in functions]\n"
-        "del functions\ngc.collect()\n"
-        "print(sum(ref() is not None for ref in refs))"
-    )
+#: Loads functions of six runs, and prints how many of them and of their namespaces there are, before and after `drop`.
+RECEIVE = (
+    "from handout.serialization import definitions, functions_by_value as by_value\n"
+    "import gc, pickle\n"
+    "def count(): gc.collect(); return len(definitions._received), len(by_value._namespaces)\n"
+    "{start}\n"
+    "functions = []\n"
+    "for number, each in enumerate(pickle.loads(data)):\n"
+    "    by_value.use(number % 2)\n"
+    "    functions.append(pickling.loads(each))\n"
+    "print([fn() for fn in functions], *count())\n"
+    "del functions\n"
+    "{drop}\n"
+)
+
+
+def received(bundle: Path, start: str, drop: str) -> list[str]:
     spaces = [script(f"LIMIT = {number}\ndef fn(): return LIMIT") for number in range(6)]
     blobs = pickle.dumps([dumps(space["fn"]) for space in spaces])
-    assert in_another_process(bundle, blobs, source).splitlines() == ["[0, 1, 2, 3, 4, 5] 3 3", "3"]
+    return in_another_process(bundle, blobs, RECEIVE.format(start=start, drop=drop)).splitlines()
+
+
+def test_a_process_keeps_no_function_that_it_received(bundle: Path) -> None:
+    assert received(bundle, "", "print(*count())") == ["[0, 1, 2, 3, 4, 5] 6 6", "0 0"]
+
+
+def test_a_worker_keeps_functions_and_namespaces_until_their_users_are_forgotten(bundle: Path) -> None:
+    drop = (
+        "print(*count(), sys.modules['__main__'].LIMIT)\n"
+        "print(by_value.forget([1]), *count(), sys.modules['__main__'].LIMIT)\n"
+        "print(by_value.forget([0]), *count(), sys.modules['__main__'] is before, by_value.forget([0]))\n"
+    )
+    start = "before = sys.modules['__main__']; pickling.become_worker()"
+    assert received(bundle, start, drop) == [
+        "[0, 1, 2, 3, 4, 5] 6 6", "6 6 5", "True 3 3 4", "True 0 0 True False",
+    ]  # fmt: skip
+
+
+def test_a_worker_keeps_only_so_many_snapshots(bundle: Path) -> None:
+    start = "by_value._MAX_SNAPSHOTS = 3\npickling.become_worker()"
+    assert received(bundle, start, "print(*count())") == ["[0, 1, 2, 3, 4, 5] 6 6", "3 3"]
+
+
+def test_a_module_made_at_run_time_stays_importable_for_the_run_that_is_left(bundle: Path) -> None:
+    module = types.ModuleType("handout_test_made")
+    exec("LIMIT = 1\ndef fn():\n    import handout_test_made\n    return handout_test_made.LIMIT", module.__dict__)
+    sys.modules[module.__name__] = module
+    try:
+        blobs = pickle.dumps([dumps(module.fn) for _ in range(2)])
+    finally:
+        del sys.modules[module.__name__]
+    source = (
+        "from handout.serialization import functions_by_value as by_value\n"
+        "import pickle\n"
+        "pickling.become_worker()\n"
+        "for number, each in enumerate(pickle.loads(data)):\n"
+        "    by_value.use(number)\n    fn = pickling.loads(each)\n"
+        "by_value.forget([0])\nprint(fn())\n"
+        "by_value.forget([1])\nprint('handout_test_made' in sys.modules)\n"
+    )
+    assert in_another_process(bundle, blobs, source).splitlines() == ["1", "False"]
+
+
+def test_a_function_that_is_sent_in_many_runs_is_noted_once() -> None:
+    space = script("def fn(): return 1")
+    before = len(definitions._originals)
+    for _ in range(5):
+        assert there_and_back(space["fn"]) is space["fn"]
+    assert len(definitions._originals) == before + 1
 
 
 def test_a_class_that_arrived_is_sent_on_as_it_arrived(bundle: Path) -> None:

@@ -278,7 +278,6 @@ class PriorRuns:
             yield number, part.nbytes, CONTROLLER
 
 
-
 def _class_named(module: str, name: str) -> type | None:
     """Return the class of a qualified name in a module that the program has imported. Return None if there is none.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ from handout.host.worker.objects import (
 )
 from handout.protocol import frames, messages
 from handout.protocol.messages import INLINE
-from handout.serialization import calls, exceptions, pickling
+from handout.serialization import calls, exceptions, functions_by_value, pickling
 
 __all__ = ["CallLoader", "MissingBundleError"]
 
@@ -52,7 +53,7 @@ class CallLoader:
         #: The source bundle, until it is installed.
         self._bundle_path = message.bundle_path
         self._modules_folder = message.modules_folder
-        #: The pickled functions, by number.
+        #: The pickled functions that are not loaded yet, by number.
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         #: Keys of the inputs that must be read with `untrusted.reader`, which accepts only data.
@@ -68,10 +69,13 @@ class CallLoader:
             reader.allow(batch.types)
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Forget functions that the agent will not name any more."""
+        """Forget functions that the agent will not name any more, and what was loaded for their tasks."""
+        numbers = list(numbers)
         for number in numbers:
             self._blobs.pop(number, None)
             self._functions.pop(number, None)
+        if functions_by_value.forget(numbers):
+            gc.collect()  # functions and their globals refer to each other
 
     def function(self, number: int) -> Callable[..., Any]:
         """Return the function with the given number. The first call with this number unpickles the function.
@@ -79,9 +83,11 @@ class CallLoader:
         Raises:
             LoadError: This host cannot unpickle the function.
         """
+        functions_by_value.use(number)
         fn = self._functions.get(number)
         if fn is None:
             fn = self._functions[number] = self._unpickle_function(number)
+            del self._blobs[number]
         main_module.lend(fn, self._scratch)
         return fn
 
