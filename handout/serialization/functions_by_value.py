@@ -160,6 +160,16 @@ def namespace(key: Key | int, name: str) -> types.ModuleType:
         return found
 
 
+def keys_of(module: types.ModuleType) -> list[Key]:
+    """Return the keys for which a module is the namespace."""
+    return [key for key, each in list(_namespaces.items()) if each is module]
+
+
+def add_namespace(key: Key, module: types.ModuleType) -> None:
+    """Use a module as the namespace for a key."""
+    _namespaces[key] = module
+
+
 def name_of(fn: Function) -> str:
     """Return the name of the module whose globals `fn` uses."""
     return str(fn.__globals__.get("__name__", "__main__"))

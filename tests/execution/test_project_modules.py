@@ -170,19 +170,34 @@ async def test_a_process_that_a_task_starts_has_the_functions_of_the_script(clus
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(
         textwrap.dedent("""
+            SCALE, SEEN = None, []
             class Cube:
-                def __init__(self, x): self.volume = x ** 3
-            def cube(x): return Cube(x)
+                def __init__(self, x): self.volume = SCALE * x ** 3
+            def set_scale(scale):
+                global SCALE
+                SCALE = scale
+                SEEN.append(scale)
+            def cube(x):
+                import __main__
+                return Cube(x), SEEN, __main__.SCALE, __main__.SEEN is SEEN
             def pooled(method, n):
                 import multiprocessing
-                with multiprocessing.get_context(method).Pool(2) as pool:
-                    return [each.volume for each in pool.map(cube, range(n))]
+                with multiprocessing.get_context(method).Pool(2, set_scale, [2]) as pool:
+                    return [(each.volume, *more) for each, *more in pool.map(cube, range(n))]
         """),
         space,
     )
     graph = Graph()
     graph.add(space["pooled"], method, 3, id="pooled", timeout_s=60)
-    assert (await cluster.execute(graph))["pooled"] == [0, 1, 8]
+    assert (await cluster.execute(graph))["pooled"] == [(each, [2], 2, True) for each in (0, 2, 16)]
+
+
+async def test_what_only_looks_for_the_file_of_the_script_writes_none(cluster: Cluster) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("def look():\n    import __main__\n    return hasattr(__main__, '__file__')", space)
+    graph = Graph()
+    graph.add(space["look"], id="look")
+    assert (await cluster.execute(graph))["look"] is False
 
 
 async def test_an_unpacked_bundle_is_removed_when_no_run_uses_it(

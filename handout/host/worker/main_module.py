@@ -9,56 +9,95 @@ file of the task's ``__main__`` first. For them, the worker writes a file that l
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import tempfile
 import types
+import weakref
 from typing import Any
 
 from handout.serialization import functions_by_value, pickling
 
-__all__ = ["lend"]
+__all__ = ["fill", "lend"]
 
+#: The process that runs this file makes ``__main__`` of a copy of its globals afterwards. Only then can ``__main__``
+#: become the namespace of the functions, so they are loaded when the process looks up the first name.
 _SOURCE = """
-from handout.serialization import pickling
-for name, data in {values!r}.items():
-    globals()[name] = pickling.loads(data)
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    import sys
+    from handout.host.worker import main_module
+    main = sys.modules["__main__"]
+    vars(main).pop("__getattr__", None)
+    main_module.fill(main, __file__ + ".globals")
+    return getattr(main, name)
 """
-#: For each namespace, by the ``id`` of its globals: the globals, and the file that was written for them.
-_files: dict[int, tuple[dict[str, Any], str]] = {}
+#: For each namespace, the file that was written for it.
+_files: weakref.WeakKeyDictionary[types.ModuleType, str] = weakref.WeakKeyDictionary()
 #: The folder for these files.
 _folder = ""
 
 
 class _Main(types.ModuleType):
-    """A namespace of ``__main__`` whose file is written when something asks for it."""
+    """A namespace of ``__main__`` whose file is written when a process is about to be started that runs the file.
+
+    Other code that looks for the file, such as `inspect`, finds none, as in an interactive session. Otherwise a
+    traceback could write all globals to disk.
+    """
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__file__":
-            return _file(vars(self))
+        if name == "__file__" and sys._getframe(1).f_code.co_name == "get_preparation_data":
+            return _file(self)
         raise AttributeError(f"module '__main__' has no attribute {name!r}")
 
 
-def _file(space: dict[str, Any]) -> str:
-    known = _files.get(id(space))
-    if known is None:
+def _file(main: types.ModuleType) -> str:
+    path = _files.get(main)
+    if path is None:
         os.makedirs(_folder, mode=0o700, exist_ok=True)
         handle, path = tempfile.mkstemp(prefix="main-", suffix=".py", dir=_folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_SOURCE.format(values=_pickled(space)))
-        known = _files[id(space)] = space, path
-    return known[1]
+            file.write(_SOURCE)
+        with open(path + ".globals", "xb") as data:
+            pickle.dump(_pickled(main), data, 5)
+        _files[main] = path
+        weakref.finalize(main, _remove, path)
+    return path
 
 
-def _pickled(space: dict[str, Any]) -> dict[str, bytes]:
-    """Return the globals that can be pickled. A global that cannot be pickled does not reach another process."""
+def _remove(path: str) -> None:
+    for each in (path, path + ".globals"):
+        try:
+            os.unlink(each)
+        except OSError:  # the agent has removed the folder
+            continue
+
+
+def _pickled(main: types.ModuleType) -> tuple[list[functions_by_value.Key], dict[str, bytes]]:
+    """Return the keys of a namespace, and its globals that can be pickled. Another process does without the others.
+
+    All have one snapshot, so that functions share their globals in the other process, too.
+    """
+    snapshot = pickling.Snapshot()
     found: dict[str, bytes] = {}
-    for name, value in list(space.items()):
+    for name, value in list(vars(main).items()):
         if not (name.startswith("__") and name.endswith("__")):
             try:
-                found[name] = b"".join(pickling.dumps(value))
+                found[name] = b"".join(pickling.dumps(value, snapshot))
             except Exception:  # a __reduce__ may raise any exception
                 continue
-    return found
+    return [*functions_by_value.keys_of(main), snapshot.key(vars(main))], found
+
+
+def fill(main: types.ModuleType, path: str) -> None:
+    """In a process that a task started, load the globals that the worker wrote into ``__main__``."""
+    with open(path, "rb") as file:
+        keys, values = pickle.load(file)
+    for key in keys:
+        functions_by_value.add_namespace(key, main)
+    for name, data in values.items():
+        vars(main).setdefault(name, pickling.loads(data))
 
 
 def lend(fn: Any, folder: str) -> None:
@@ -69,7 +108,7 @@ def lend(fn: Any, folder: str) -> None:
         folder: The folder for the files that the worker writes for other processes.
     """
     global _folder
-    if type(fn) is not types.FunctionType or fn.__globals__.get("__name__") != "__main__":
+    if type(fn) is not types.FunctionType:
         return
     main = functions_by_value.main_of(fn)
     if main is None:
