@@ -46,6 +46,9 @@ _homes: weakref.WeakValueDictionary[int, types.ModuleType] = weakref.WeakValueDi
 _names: weakref.WeakKeyDictionary[types.CodeType, Names] = weakref.WeakKeyDictionary()
 #: In a worker: the module that was ``__main__`` before any was received. None in other processes.
 _own_main: types.ModuleType | None = None
+#: The instructions that may read or write a global. Annotations and bounds inside a class use the last one, since
+#: Python 3.12.
+_GLOBAL = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 # ---- code ------------------------------------------------------------------------------------------------
@@ -79,7 +82,7 @@ def names_in(code: types.CodeType) -> Names:
         imported: dict[str, None] = {}
         for part in codes(code):
             for instruction in dis.get_instructions(part):
-                if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"):
+                if instruction.opname in _GLOBAL:
                     used[instruction.argval] = None
                 elif instruction.opname == "IMPORT_NAME" and instruction.argval:
                     imported[instruction.argval] = None
@@ -269,6 +272,7 @@ def parts(fn: Function) -> FunctionParts:
     attributes = {
         "__qualname__": fn.__qualname__, "__module__": fn.__module__, "__doc__": fn.__doc__,
         "__defaults__": fn.__defaults__, "__kwdefaults__": fn.__kwdefaults__, "__annotations__": fn.__annotations__,
+        "__type_params__": getattr(fn, "__type_params__", ()),  # since Python 3.12
     }  # fmt: skip
     kept = {name: value for name, value in attributes.items() if value or name == "__module__"}
     kept.update((name, value) for name, value in fn.__dict__.items() if not name.startswith("__handout"))

@@ -139,11 +139,25 @@ def _variable_parts(var: Any) -> Any:
             options["infer_variance"] = True
     if getattr(var, "has_default", bool)():  # since Python 3.13
         options["default"] = getattr(var, "__default__")  # noqa: B009, because checkers know no such attribute
+    if "infer_variance" in options and options["bound"] is not None and var.__name__.isidentifier():
+        default = (options["default"],) if "default" in options else ()
+        return _make_bounded, (var.__name__, *default), (None, {"handout_bound": options["bound"]})
     return _make_variable, (type(var), var.__name__, getattr(var, "__constraints__", ()), options), None
 
 
 def _make_variable(kind: Any, name: str, constraints: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return kind(name, *constraints, **options)
+
+
+def _make_bounded(name: str, *default: Any) -> Any:
+    """Return a type variable whose bound arrives later, because the bound may name the variable, as in ``Sorted[T]``.
+
+    Only a variable that Python's own syntax makes evaluates its bound when it is asked for. The syntax exists since
+    Python 3.12.
+    """
+    space: dict[str, Any] = {"default": default}
+    exec(f"def f[{name}: {name}.handout_bound{' = default[0]' if default else ''}](): pass", space)
+    return space["f"].__type_params__[0]
 
 
 def _alias_parts(alias: Any) -> Any:

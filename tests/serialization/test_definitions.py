@@ -21,7 +21,7 @@ import numpy
 import pytest
 
 from handout.serialization import definitions, diagnosis, pickling, tokens
-from tests.pythons import bundle, run_on_host
+from tests.pythons import MINORS, bundle, require_python, run_on_host
 
 __all__ = ["bundle"]
 
@@ -336,3 +336,52 @@ def test_a_lock_inside_a_definition_is_refused_with_its_path() -> None:
     with pytest.raises(diagnosis.CannotPickleError) as caught:
         diagnosis.dumps_or_diagnose(space["fn"], "fn")
     assert caught.value.path == "fn.<global C>.lock"
+
+
+# ---- syntax of Python 3.12 -----------------------------------------------------------------------------------
+
+SEND_TEXT = """
+from handout.serialization import pickling
+space = {"__name__": "__main__"}
+exec(sys.argv[1], space)
+sys.stdout.buffer.write(b"".join(pickling.dumps(space["task"])))
+"""
+CALL = """
+from handout.serialization import pickling
+print(pickling.loads(sys.stdin.buffer.read())())
+"""
+
+
+@pytest.mark.parametrize(
+    "source, printed",
+    [
+        (
+            "class Bound: pass\n"
+            "def task():\n"
+            "    class A:\n"
+            "        def m[T: Bound](self): pass\n"
+            "    return A.m.__type_params__[0].__bound__.__name__",
+            "Bound",
+        ),
+        (
+            "class Bound: pass\n"
+            "def fn[T: Bound, *U](x: T): return x\n"
+            "def task(): return fn.__type_params__, fn.__type_params__[0].__bound__ is Bound",
+            "((T, U), True)",
+        ),
+        (
+            "class Sorted[T]: pass\n"
+            "def fn[T: Sorted[T]](x): return x\n"
+            "def task():\n"
+            "    T, = fn.__type_params__\n"
+            "    return T.__bound__.__args__[0] is T",
+            "True",
+        ),
+    ],
+    ids=["a global in the bound of a method", "type parameters", "a bound that names its variable"],
+)
+@pytest.mark.parametrize("minor", [minor for minor in MINORS if minor >= 12])
+def test_type_parameters_and_their_bounds_travel(minor: int, source: str, printed: str, bundle: Path) -> None:
+    python = require_python(minor)
+    sent = run_on_host(python, SEND_TEXT, source, bundle=bundle)
+    assert run_on_host(python, CALL, stdin=sent, bundle=bundle).decode().strip() == printed
