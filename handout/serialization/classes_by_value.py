@@ -23,11 +23,14 @@ from handout.serialization.importable import importable_name
 Function = types.FunctionType
 _HEAP_TYPE = 1 << 9
 
-#: Attributes that Python makes with the class.
+#: Attributes that Python makes with the class. A class may have a ``__weakref__`` and a ``__dict__`` of its own; see
+#: `_is_state`.
 _NOT_STATE = frozenset({
-    "__weakref__", "__dict__", "__module__", "__slots__", "_abc_impl", "__abstractmethods__", "__qualname__",
-    "__annotations_cache__", "__annotate_func__", "__annotate__",
+    "__module__", "__slots__", "_abc_impl", "__abstractmethods__", "__qualname__", "__annotations_cache__",
+    "__annotate_func__", "__annotate__",
 })  # fmt: skip
+#: Attributes that the metaclass can store in the class, although it has data descriptors of these names.
+_STORED = frozenset({"__doc__", "__annotations__", "__type_params__"})
 _ENUM_MADE = frozenset({
     "_generate_next_value_", "_member_names_", "_member_map_", "_member_type_", "_value2member_map_", "_use_args_",
     "_unhashable_values_", "_hashable_values_", "_unhashable_values_map_", "_value_repr_", "__new__", "_flag_mask_",
@@ -81,8 +84,9 @@ class ClassParts(NamedTuple):
 
 def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
     """Take a class apart. `is_simple` tells which values can hold no object of a class that is sent by value."""
-    state = {name: value for name, value in vars(cls).items() if name not in _NOT_STATE}
+    state = {name: value for name, value in vars(cls).items() if _is_state(name, value)}
     head = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    head.update((name, state.pop(name)) for name in list(state) if _is_hidden(cls, name))
     bases = vars(cls).get("__orig_bases__", cls.__bases__)
     if isinstance(cls, enum.EnumMeta):
         return _enum_parts(cls, state, head, is_simple)
@@ -95,6 +99,21 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
     else:
         recipe = _plain_recipe(cls, state, head, bases)
     return ClassParts(recipe, state, {})
+
+
+def _is_state(name: str, value: Any) -> bool:
+    is_made = name in ("__weakref__", "__dict__") and isinstance(value, types.GetSetDescriptorType)
+    return name not in _NOT_STATE and not is_made
+
+
+def _is_hidden(cls: type, name: str) -> bool:
+    """Return True for an attribute that cannot be set later, because a data descriptor of the metaclass hides it.
+
+    An example is a property ``__name__`` or ``__class__``. A slot of such a name is made from ``__slots__``.
+    """
+    found = next((vars(kind)[name] for kind in type(cls).__mro__ if name in vars(kind)), None)
+    is_slot = type(vars(cls)[name]) is types.MemberDescriptorType
+    return hasattr(type(found), "__set__") and name not in _STORED and not is_slot
 
 
 def registered(cls: Any) -> list[type]:

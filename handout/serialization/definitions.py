@@ -235,7 +235,7 @@ _SIMPLE = frozenset({
 def is_simple(value: Any, depth: int = 3) -> bool:
     """Return True if a value can hold no object of a class that is sent by value."""
     kind = type(value)
-    if kind in _SIMPLE or isinstance(value, type):
+    if kind in _SIMPLE or issubclass(kind, type):
         return True
     if kind in (classmethod, staticmethod):
         return is_simple(value.__func__, depth)

@@ -326,7 +326,9 @@ def _modules(fn: Function, enclosed: list[Any]) -> dict[str, Any]:
     """Return the modules that a function reaches by dotted names, and the run-time modules that it imports."""
     names = {name for code in codes(fn.__code__) for name in code.co_names}
     held = [*(fn.__globals__.get(name) for name in names), *enclosed]
-    packages = [each.__name__ for each in held if isinstance(each, types.ModuleType) and hasattr(each, "__path__")]
+    packages = [
+        each.__name__ for each in held if issubclass(type(each), types.ModuleType) and hasattr(each, "__path__")
+    ]
     found: dict[str, types.ModuleType] = {}
     for package in packages:  # it grows while it is read
         inside = [f"{package}.{name}" for name in names if f"{package}.{name}" in sys.modules]

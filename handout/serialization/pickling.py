@@ -120,7 +120,7 @@ class Snapshot:
 
 
 def _is_part(value: Any, cls: type, name: str) -> bool:
-    if isinstance(value, type) or "__reduce__" not in vars(type(value)):
+    if issubclass(type(value), type) or "__reduce__" not in vars(type(value)):
         return False
     try:
         return bool(value.__reduce__()[1] == (cls, name))
@@ -248,6 +248,8 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
     if kind.__reduce_ex__ is object.__reduce_ex__:
         if kind.__reduce__ is not object.__reduce__:
             return Pickler.by_name
+        if any("__class__" in vars(base) for base in kind.__mro__[:-1]):
+            return _reduce_disguised
         if hasattr(kind, "__getattr__") and not hasattr(kind, "__dataclass_fields__"):
             return _reduce_safely
     return _no_rule
@@ -259,6 +261,13 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
         return exact
     found = (reducer for base, reducer in reducers.DERIVED.items() if issubclass(kind, base))
     return next(found, reducers.refuse if reducers.is_unpicklable(kind) else None)
+
+
+def _reduce_disguised(pickler: Pickler, obj: Any) -> Any:
+    """Have the object made by its type. The C pickler would refuse it, because its ``__class__`` is another one."""
+    reduced = _reduce_safely(pickler, obj)
+    is_made_by_type = isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__  # type: ignore[attr-defined]
+    return (reducers.new, *reduced[1:]) if is_made_by_type else reduced
 
 
 def _reduce_safely(_pickler: Pickler, obj: Any) -> Any:

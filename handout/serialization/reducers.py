@@ -85,6 +85,11 @@ def plain(obj: Any) -> tuple[Any, tuple[Any, ...], Any]:
     return bare, (type(obj),), (attributes, slots) if slots else attributes
 
 
+def new(kind: Any, *args: Any) -> Any:
+    """Make an object as `copyreg` does."""
+    return kind.__new__(kind, *args)
+
+
 def bare(kind: Any) -> Any:
     """Make an object without the class's own ``__new__``, which may need what the class does not hold yet."""
     makers = (each for each in kind.__mro__ if "__new__" in vars(each) and not isinstance(each.__new__, Function))

@@ -353,7 +353,7 @@ print(pickling.loads(sys.stdin.buffer.read())())
 
 
 @pytest.mark.parametrize(
-    "source, printed",
+    ("source", "printed"),
     [
         (
             "class Bound: pass\n"
