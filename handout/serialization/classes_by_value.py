@@ -271,23 +271,17 @@ def make_class(token: tokens.Token, number: int, *recipe: Any) -> type:
     return typing.cast(type, cls)
 
 
-class _Quiet:
-    """Takes the first place among the bases for a moment, so that no ``__init_subclass__`` of the user runs.
+def _quiet(slots: tuple[str, ...]) -> type:
+    """Return a class that takes the first place among the bases for a moment, so that no user's hook runs.
 
-    What such a method did to the class, it did in the sending process, and the attributes of the class show it.
+    What an ``__init_subclass__`` did to the class, it did in the sending process, and the attributes of the class show
+    it.
     """
-
-    def __init_subclass__(cls, **_options: Any) -> None:
-        pass
+    return type("_Quiet", (), {"__slots__": slots, "__init_subclass__": lambda cls, **_options: None})
 
 
-class _QuietSlots:
-    """`_Quiet` for classes without a ``__dict__``."""
-
-    __slots__ = ()
-
-    def __init_subclass__(cls, **_options: Any) -> None:
-        pass
+#: One of them has the layout in memory that the first base has. Python exchanges bases only within one layout.
+_QUIET = tuple(_quiet(slots) for slots in (("__dict__", "__weakref__"), (), ("__weakref__",), ("__dict__",)))
 
 
 def _make_plain(recipe: Recipe) -> Any:
@@ -297,7 +291,7 @@ def _make_plain(recipe: Recipe) -> Any:
     # attributes of the class show. So the first metaclass that is not sent by value makes the class.
     native = next(kind for kind in recipe.meta.__mro__ if not tokens.is_tracked(kind))
     make = recipe.meta if native is recipe.meta else functools.partial(native.__new__, recipe.meta)
-    for quiet in (_Quiet, _QuietSlots) if _has_hook(bases) else ():
+    for quiet in _QUIET if _has_hook(bases) else ():
         try:
             cls = make(recipe.name, (quiet, *bases), dict(head))
             cls.__bases__ = bases
