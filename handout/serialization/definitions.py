@@ -36,7 +36,8 @@ class Blob(NamedTuple):
         python: That version, for messages.
         name: Name of the function, class or module, for messages.
         keys: Keys of the namespaces.
-        versions: Versions of the classes. The first belongs to the class that is defined, if it is one.
+        versions: Versions of the classes, and of the objects of which each process has one copy. The first belongs to
+            the class that is defined, if it is one.
         data: The row of pickles.
     """
 
@@ -150,6 +151,11 @@ class Definitions:
             self.keys.append(self.snapshot.key(space))
         return self.numbers[id(space)]
 
+    def number_of_version(self, version: int) -> int:
+        """Return the number by which the bytes name a version."""
+        self.versions.append(version)
+        return len(self.versions) - 1
+
     def _fill_names(self, space: dict[str, Any], name: str, values: dict[str, Any]) -> None:
         number = self._number(space)
         fresh = {key: value for key, value in values.items() if (number, key) not in self.named}
@@ -180,8 +186,7 @@ class Definitions:
 
     def _define_class(self, cls: type) -> Any:
         recipe, state, members = classes_by_value.parts(cls, is_simple)
-        number, token = len(self.versions), tokens.token_of(cls)
-        self.versions.append(tokens.version_of(cls, self.snapshot.serial))
+        number, token = self.number_of_version(tokens.version_of(cls, self.snapshot.serial)), tokens.token_of(cls)
         self._fill_annotated(cls)
         self.snapshot.note_parts(cls, state)
         self._fill(self.attributes, classes_by_value.fill_attributes, cls, state)
@@ -223,6 +228,10 @@ class _Scout:
         if id(obj) not in self.definitions.defined:
             self.seen[id(obj)] = obj
         return object, ()
+
+    def number_of_version(self, _version: int) -> int:
+        """Return any number."""
+        return 0
 
 
 _SIMPLE = frozenset({

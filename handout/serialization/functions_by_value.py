@@ -379,7 +379,11 @@ def fill_modules(_target: None, values: dict[str, Any]) -> None:
 def make_module(key: Any, name: str, listed: bool) -> types.ModuleType:
     """Return a bare module for one that was made at run time. `listed` tells that an import found the module."""
     module = namespace(key, name)
-    return sys.modules.setdefault(name, module) if listed else module
+    if not listed:
+        return module
+    if sys.modules.get(name) in _namespaces.values():  # an earlier run brought it
+        sys.modules[name] = module
+    return sys.modules.setdefault(name, module)
 
 
 # ---- singledispatch --------------------------------------------------------------------------------------

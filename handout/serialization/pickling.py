@@ -223,7 +223,10 @@ class Pickler(pickle.Pickler):
             self.snapshot.modules.add(str(name))
             return reduced if home.__name__ == name else (importable.attribute, (name, reduced))
         self.snapshot.kept_alive.append(obj)
-        return reducers.reduce_named(obj)
+        version = tokens.version_of(obj, self.snapshot.serial)
+        if self.definitions is not None:
+            version = self.definitions.number_of_version(version)
+        return reducers.reduce_named(obj, version)
 
 
 def _no_rule(_pickler: Pickler, _obj: Any) -> Any:

@@ -100,11 +100,17 @@ def bare(kind: Any) -> Any:
 # ---- objects of which each process has one copy ----------------------------------------------------------
 
 
-def reduce_named(obj: Any) -> Any:
-    """Reduce an object that pickle would write as a name, because of which each process has one copy of it."""
+def reduce_named(obj: Any, version: int) -> Any:
+    """Reduce an object that pickle would write as a name, because of which each process has one copy of it.
+
+    Args:
+        obj: The object.
+        version: Its version, or in a definition, the number of the version. An older copy is brought up to date.
+    """
     take_apart: Reducer = _NAMED.get(type(obj), plain)
     make, args, state = take_apart(obj)
-    return _named, (tokens.token_of(obj), make, args), state, None, None, _fill_named
+    filled = None if state is None else (version, state)
+    return _named, (tokens.token_of(obj), make, args), filled, None, None, _fill_named
 
 
 def _named(token: tokens.Token, make: Any, args: Any) -> Any:
@@ -113,16 +119,28 @@ def _named(token: tokens.Token, make: Any, args: Any) -> Any:
         return tokens.track(make(*args), token, -1) if found is None else found
 
 
-def _fill_named(obj: Any, state: Any) -> None:
-    token = tokens.token_of(obj)
-    if not tokens.is_current(token, 0):
-        tokens.set_version(token, 0)
-        set_state(obj, state)
+def _fill_named(obj: Any, filled: Any) -> None:
+    number, state = filled
+    token, version = tokens.token_of(obj), tokens.loading.version(number)
+    if tokens.is_current(token, version):
+        return
+    tokens.set_version(token, version)
+    attributes = state[0] if isinstance(state, tuple) else state
+    for name in set(getattr(obj, "__dict__", ())).difference(attributes or (), _CACHE_MADE):
+        del obj.__dict__[name]
+    set_state(obj, state)
+    if type(obj) is _CACHE:  # an earlier function returned what it holds
+        obj.cache_clear()
+
+
+_CACHE: Any = type(functools.lru_cache(maxsize=None)(len))
+#: Attributes that `functools.lru_cache` makes.
+_CACHE_MADE = frozenset({"cache_parameters"})
 
 
 def _cache_parts(cached: Any) -> Any:
     limits = cached.cache_parameters()
-    state = {name: value for name, value in vars(cached).items() if name != "cache_parameters"}
+    state = {name: value for name, value in vars(cached).items() if name not in _CACHE_MADE}
     return _make_cache, (limits["maxsize"], limits["typed"]), state
 
 
@@ -175,7 +193,7 @@ def _make_alias(kind: Any, name: str, value: Any, type_params: tuple[Any, ...]) 
 
 #: How to take objects apart that are written as names. For other types, see `plain`.
 _NAMED: dict[Any, Reducer] = {
-    type(functools.lru_cache(maxsize=None)(len)): _cache_parts,
+    _CACHE: _cache_parts,
     **{getattr(typing, name, None): _variable_parts for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
     getattr(typing, "TypeAliasType", None): _alias_parts,
 }

@@ -160,7 +160,7 @@ class Loading:
 
     Attributes:
         keys: The keys of the namespaces.
-        versions: The versions of the classes.
+        versions: The versions of the classes, and of objects of which each process has one copy.
         fresh: The tokens of the classes that the definition fills, by ``id`` of the class.
         namespaces: The namespaces that the definition fills. No function may hold them yet.
     """
@@ -169,6 +169,13 @@ class Loading:
         self.keys, self.versions = keys, versions
         self.fresh: dict[int, Token] = {}
         self.namespaces: list[Any] = []
+
+    def version(self, number: int) -> int:
+        """Return the version that has a number in the definition. Outside of a definition, bytes hold versions.
+
+        A version is a time in nanoseconds, and so never as small as a number.
+        """
+        return self.versions[number] if number < len(self.versions) else number
 
 
 #: Protected by `lock`.

@@ -142,8 +142,48 @@ def test_a_class_that_arrived_is_sent_on_as_it_arrived(bundle: Path) -> None:
     assert in_another_process(bundle, dumps(space["Model"]()), source) == "True 2"
 
 
+ONE_COPY = """
+import functools, sys, types
+N = 1
+@functools.lru_cache
+def scaled(x): return N * x
+class Sentinel:
+    n = 1
+    def __reduce__(self): return "MARK"
+MARK = Sentinel()
+MARK.old = 1
+module = sys.modules["handout_test_made"] = types.ModuleType("handout_test_made")
+module.n = 1
+def fn():
+    import handout_test_made
+    return scaled(2), vars(MARK), module.n, handout_test_made.n
+"""
+
+
+def test_what_a_process_has_one_copy_of_is_brought_up_to_date(bundle: Path) -> None:
+    space = script(ONE_COPY)
+    first = dumps([space["fn"], space["MARK"], space["scaled"]])
+    space["N"] = space["module"].n = 10
+    space["MARK"].__dict__ = {"new": 2}
+    second = dumps([space["fn"], space["MARK"], space["scaled"]])
+    del sys.modules["handout_test_made"]
+    source = (
+        "import pickle\n"
+        "for each in pickle.loads(data):\n"
+        "    fn, mark, scaled = pickling.loads(each)\n"
+        "    print(fn(), mark is fn.__globals__['MARK'], scaled is fn.__globals__['scaled'])\n"
+    )
+    found = in_another_process(bundle, pickle.dumps([first, second, first]), source).splitlines()
+    assert found[0] == "(2, {'old': 1}, 1, 1) True True"
+    assert found[1] == "(20, {'new': 2}, 10, 10) True True"
+    assert found[2].startswith("(20, {'new': 2}"), "older bytes do not undo newer ones"
+
+
 def test_equal_definitions_have_equal_digests_in_two_runs() -> None:
-    space = script("LIMIT = 1\nclass C:\n    a = 1\ndef fn(): return LIMIT, C")
+    space = script(
+        "import functools\nLIMIT = 1\nclass C:\n    a = 1\n"
+        "@functools.cache\ndef cached(): return LIMIT\ndef fn(): return cached(), C"
+    )
     first, second = (pickling.Snapshot().blob(space["fn"]) for _ in range(2))
     assert first.digest == second.digest
     assert first.keys != second.keys
