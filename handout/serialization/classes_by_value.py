@@ -383,10 +383,22 @@ def fill_attributes(cls: Any, values: dict[str, Any]) -> None:
     """Set attributes of a class without a ``__setattr__`` of its metaclass that is written in Python."""
     if id(cls) not in tokens.loading.fresh:
         return
-    setters = [vars(kind)["__setattr__"] for kind in type(cls).__mro__ if "__setattr__" in vars(kind)]
-    native = next(each for each in setters if not isinstance(each, Function))  # ctypes has its own
+    native = _native(cls, "__setattr__")
     for name, value in values.items():
         native(cls, name, value)
+
+
+def _native(cls: Any, method: str) -> Any:
+    found = [vars(kind)[method] for kind in type(cls).__mro__ if method in vars(kind)]
+    return next(each for each in found if not isinstance(each, Function))  # ctypes has its own
+
+
+def drop_attributes(cls: Any, names: tuple[str, ...]) -> None:
+    """Delete the attributes that an earlier definition of the class brought and this one lacks."""
+    token = tokens.loading.fresh.get(id(cls))
+    for name in tokens.replace_names(token, names) if token else ():
+        if name in vars(cls):
+            _native(cls, "__delattr__")(cls, name)
 
 
 def fill_members(cls: Any, values: dict[str, Any]) -> None:

@@ -189,6 +189,7 @@ class Definitions:
         number, token = self.number_of_version(tokens.version_of(cls, self.snapshot.serial)), tokens.token_of(cls)
         self._fill_annotated(cls)
         self.snapshot.note_parts(cls, state)
+        self.simple.append(_Fill(classes_by_value.drop_attributes, cls, tuple(state)))
         self._fill(self.attributes, classes_by_value.fill_attributes, cls, state)
         self._fill(self.attributes, classes_by_value.fill_members, cls, members)
         abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}

@@ -27,6 +27,8 @@ _by_token: dict[Token, Callable[[], Any]] = {}
 _arrived: dict[Token, Any] = {}
 #: For each copy of another process's object, the version of the bytes that filled it. Originals have no entry.
 _versions: dict[Token, int] = {}
+#: For each copy of a class, the names of the attributes that its definition had.
+_names: dict[Token, tuple[str, ...]] = {}
 
 
 def _after_fork() -> None:
@@ -80,6 +82,7 @@ def _enter(obj: Any, token: Token) -> Token:
             del _by_token[token]
             _versions.pop(token, None)
             _arrived.pop(token, None)
+            _names.pop(token, None)
 
     try:
         reference: Callable[[], Any] = weakref.ref(obj, forget)
@@ -118,6 +121,12 @@ def is_current(token: Token, version: int) -> bool:
 def set_version(token: Token, version: int) -> None:
     """Note which bytes fill a copy. With the version -1, the next bytes that arrive fill the copy anew."""
     _versions[token] = version
+
+
+def replace_names(token: Token, names: tuple[str, ...]) -> set[str]:
+    """Note the names of the attributes of a class. Return those that only the definition before had."""
+    before, _names[token] = _names.get(token, ()), names
+    return set(before).difference(names)
 
 
 def keep(token: Token, bytes_: Any) -> None:

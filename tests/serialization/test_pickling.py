@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import pytest
@@ -160,17 +160,23 @@ def test_a_snapshot_reads_a_global_once_and_the_next_snapshot_reads_it_again(bun
 def test_a_class_that_changed_between_runs_is_brought_up_to_date_in_place(bundle: Path) -> None:
     class Model:
         size = 1
+        old: ClassVar[Any] = object()
+
+        def __len__(self) -> int:
+            return 0
 
     first = b"".join(pickling.dumps(Model(), pickling.Snapshot()))
     Model.size = 2
+    del Model.old, Model.__len__
     second = b"".join(pickling.dumps(Model(), pickling.Snapshot()))
     source = (
         "from handout.serialization import pickling\nimport pickle\n"
         "one, two = pickle.load(sys.stdin.buffer)\n"
         "old = pickling.loads(one)\nnew = pickling.loads(two)\npickling.loads(one)\n"
-        "print(type(old) is type(new), old.size, new.size)"
+        "print(type(old) is type(new), old.size, new.size, hasattr(old, 'old'), bool(old))"
     )
-    assert run_on_host(sys.executable, source, stdin=pickle.dumps((first, second)), bundle=bundle) == b"True 2 2\n"
+    found = run_on_host(sys.executable, source, stdin=pickle.dumps((first, second)), bundle=bundle)
+    assert found == b"True 2 2 False True\n"
 
 
 def test_forked_workers_do_not_give_two_classes_one_token() -> None:
