@@ -334,6 +334,43 @@ def test_a_change_within_a_batch_of_short_tasks_is_in_no_result(lasting: Rig, ch
     assert results == [lasting.result(first)] * 100
 
 
+@pytest.mark.parametrize("change", [
+    "os.dup2(os.open(f'{folder}/printed', os.O_WRONLY | os.O_CREAT, 0o600), 1)",
+    "os.umask(0)",
+    "os.close(sys.folder)",
+    "os.dup2(os.open(folder, os.O_RDONLY), sys.folder)",
+], ids=["output", "umask", "folder closed", "folder replaced"])  # fmt: skip
+def test_a_change_within_a_batch_does_no_lasting_harm(lasting: Rig, tmp_path: Path, change: str) -> None:
+    """A second run of the tasks behind the change would not undo what they have printed or written."""
+
+    def step(folder: str, change: str) -> None:
+        import os
+        import sys
+
+        if not hasattr(sys, "folder"):
+            sys.folder = next(fd for fd in range(512, 600) if os.path.isdir(f"/proc/self/fd/{fd}"))
+        if change:
+            exec(change, {"os": os, "sys": sys, "folder": folder})
+            return
+        print("later")
+        os.umask(mask := os.umask(0o22))
+        os.close(os.open(f"{folder}/made-{mask:o}-in-{os.getcwd().replace('/', '-')}", os.O_CREAT))
+
+    function = lasting.function(step)
+    first = 1_000_000 * next(Tasks._ids)
+    quiet, loud = lasting.call(str(tmp_path), ""), lasting.call(str(tmp_path), change)
+    for id in (first, first + 1):  # the first task may take long
+        lasting.submit([id], function, quiet)
+        lasting.wait_for(id)
+    before = os.listdir(tmp_path)
+    ids = range(first + 2, first + 42)
+    lasting.submit(ids, function, [loud if id % 10 == 7 else quiet for id in ids])
+    lasting.wait_for(*ids)
+    assert {lasting.ended[id].fields["name"] for id in ids} == {"finished"}
+    assert [name for name in os.listdir(tmp_path) if name != "printed"] == before
+    assert not (tmp_path / "printed").exists() or not (tmp_path / "printed").read_bytes()
+
+
 def test_results_before_a_task_that_takes_long_arrive_although_it_has_changed_something(
     make_rig: Callable[..., Rig],
 ) -> None:

@@ -32,16 +32,11 @@ class Descriptors:
         self._copies = [_open_high(os.devnull), _copy_high(1), _copy_high(2)]
         self._folder = _open_folder()
         self._path = _current_folder()
-        self._is_root = os.geteuid() == 0
-        #: Identity of the link and of the copies, by descriptor.
-        self._own = {fd: identity(fd) for fd in (link, *self._copies)}
-        self._check = _checker((1, 2, link))
+        own = [link, *self._copies, *([self._folder] if self._folder >= 0 else [])]
+        #: Identity of the link, of the copies and of the folder, by descriptor.
+        self._own = {fd: identity(fd) for fd in own}
+        self._check = _checker((1, 2))
         self._lowest = _lowest_free()
-        #: Reports the descriptors among these that are closed, in one system call. It does not see that a descriptor
-        #: refers to another file.
-        self._poller = select.poll()
-        for fd in (0, 1, 2, link):
-            self._poller.register(fd, 0)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -53,6 +48,10 @@ class Descriptors:
 
         Standard input is put back without a check, because that takes less time than the check.
         """
+        return self.are_standard_intact() and self.has_link
+
+    def are_standard_intact(self) -> bool:
+        """Return the same as `are_intact`, but only for standard input, output and error."""
         try:
             os.dup2(self._copies[0], 0)
             self._check()
@@ -62,23 +61,18 @@ class Descriptors:
 
     @property
     def are_the_same(self) -> bool:
-        """True if standard output, standard error and the link refer to the files to which they must refer."""
+        """True if standard output and standard error refer to the files to which they must refer."""
         try:
             self._check()
         except OSError:
             return False
         return True
 
-    @property
-    def any_closed(self) -> bool:
-        """True if a descriptor is closed, so that the next file that a task opens could get its number."""
-        return any(event & select.POLLNVAL for _, event in self._poller.poll(0))
-
     def restore(self) -> None:
         """Put standard input, output and error back.
 
         Raises:
-            OSError: The task has closed the link or a copy.
+            OSError: The task has closed the link, a copy or the folder.
         """
         for fd, expected in self._own.items():
             if identity(fd) != expected:
@@ -97,12 +91,15 @@ class Descriptors:
     def return_to_folder(self) -> bool:
         """Change to the folder in which the worker began. Return False if this is not possible.
 
-        Only the superuser can change the root folder. The path of the current folder shows this.
+        The path of the current folder shows if the task has changed the root folder, or has closed the worker's
+        descriptor and opened another folder, which got its number.
         """
-        if self._folder < 0:
-            return _current_folder() == self._path
-        os.fchdir(self._folder)
-        return not self._is_root or _current_folder() == self._path
+        if self._folder >= 0:
+            try:
+                os.fchdir(self._folder)
+            except OSError:
+                return False
+        return _current_folder() == self._path
 
     def are_plenty(self) -> bool:
         """Return True if at least half of the descriptors are free that were free when the worker began."""

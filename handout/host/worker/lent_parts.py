@@ -52,6 +52,9 @@ class Part(NamedTuple):
     write: Callable[[Any], object]
     #: True if a module may change the part for good while it is imported. The method `read` then changes nothing.
     kept_after_import: bool = True
+    #: Reads the part after a short task, if the next task could do harm that no second run undoes: print into a file,
+    #: or make a file in another folder or with another mode. None: the part is checked later.
+    read_at_once: Callable[[], Any] | None = None
 
 
 def after_each_task(descriptors: Descriptors) -> list[Part]:
@@ -130,8 +133,14 @@ def _signals() -> list[Part]:
 def _process(descriptors: Descriptors) -> list[Part]:
     return [
         _limits(),
-        Part("descriptors", descriptors.are_intact, lambda _: descriptors.restore(), False),
-        Part("folder", descriptors.return_to_folder, lambda _: None, False),
+        Part(
+            "descriptors",
+            descriptors.are_intact,
+            lambda _: descriptors.restore(),
+            False,
+            descriptors.are_standard_intact,
+        ),
+        Part("folder", descriptors.return_to_folder, lambda _: None, False, descriptors.return_to_folder),
         _umask(),
     ]
 
@@ -149,7 +158,7 @@ def _umask() -> Part:
         return found
 
     read()
-    return Part("umask", read, os.umask)
+    return Part("umask", read, os.umask, read_at_once=read)
 
 
 def _limits() -> Part:

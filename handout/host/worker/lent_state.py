@@ -32,6 +32,8 @@ class Checklist:
         self._parts = parts
         self._reads = [part.read for part in parts]
         self._expected = [_copy(read()) for read in self._reads]
+        #: How to read each part that is checked after a short task too, and its index.
+        self._at_once = [(part.read_at_once, index) for index, part in enumerate(parts) if part.read_at_once]
         #: Index of each part that a module may change for good while it is imported.
         self._kept = [index for index, part in enumerate(parts) if part.kept_after_import]
 
@@ -41,6 +43,16 @@ class Checklist:
             return [read() for read in self._reads] != self._expected
         except Exception:
             return True  # a read has failed, or a value that the task has set does not allow a comparison
+
+    def has_changed_at_once(self) -> bool:
+        """Return True if one of the parts may have changed that are checked after a short task too."""
+        try:
+            for read, index in self._at_once:
+                if read() != self._expected[index]:
+                    return True
+        except Exception:
+            return True  # a read has failed
+        return False
 
     def restore(self) -> tuple[int, list[str]]:
         """Put back what has changed. Return how many parts have changed, and the names of those that could not."""
@@ -110,8 +122,8 @@ class LentState:
         return self.descriptors.are_the_same and self._each_task.is_as_expected(self._each_task.snapshot())
 
     def restore_quickly(self) -> bool:
-        """Return to the folder, and put back descriptors that are closed. Return the same as `restore`."""
-        if self.descriptors.any_closed or not self.descriptors.return_to_folder():
+        """Check only the parts through which the next task could do lasting harm. Return the same as `restore`."""
+        if self._each_task.has_changed_at_once():
             self._restore(self._each_task)
         return not self.lost
 
