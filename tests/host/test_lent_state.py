@@ -491,6 +491,31 @@ def test_an_import_does_not_keep_what_it_does_to_descriptors(tasks: Tasks, modul
     assert tasks.run("seen = os.readlink('/proc/self/fd/1'), os.getcwd()")[1] == before
 
 
+def test_an_import_on_another_thread_keeps_nothing_of_what_the_task_changes(
+    tasks: Tasks, module: Callable[..., str]
+) -> None:
+    source = "import sys, warnings\nwarnings.simplefilter('ignore')\nsys.go.set()\nsys.changed.wait()"
+    load = module("imported_beside", source)
+    look = "seen = os.environ.get('SPOILT'), os.umask(0o22)"
+    pid, before = tasks.run(look)
+    code = f"""
+        import threading
+        sys.go, sys.changed = threading.Event(), threading.Event()
+        thread = threading.Thread(target=lambda: exec({load!r}, dict(sys=sys)))
+        thread.start()
+        sys.go.wait()
+        CHANGE
+        sys.changed.set()
+        thread.join()
+    """
+    tasks.run(code.replace("CHANGE", "os.environ['SPOILT'] = '1'; os.umask(0)"))
+    other, after = tasks.run(look)
+    assert after == before
+    assert other != pid
+    assert tasks.run(code.replace("CHANGE", "pass"))[0] == other
+    assert tasks.run(look) == (other, before)
+
+
 # ---- other versions of Python ------------------------------------------------------------------------------
 
 

@@ -39,6 +39,8 @@ _SIGNALS = [
 ]
 #: The other signals that a program can handle. No task of a batch waits for one of them.
 _RARE_SIGNALS = sorted(signal.valid_signals() - {*_SIGNALS, signal.SIGKILL, signal.SIGSTOP})
+#: Name of a part; see `Checklist.names_of_changes`.
+WARNING_FILTERS = "warning filters"
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
@@ -187,7 +189,7 @@ def _interpreter() -> list[Part]:
     return [
         _settings(),
         _hooks(),
-        Part("warning filters", lambda: warnings.filters, _set_filters),
+        Part(WARNING_FILTERS, lambda: warnings.filters, _set_filters),
         Part(
             "start method of multiprocessing",
             lambda: _start_method() if "multiprocessing" in modules else None,

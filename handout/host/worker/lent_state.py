@@ -11,6 +11,7 @@ it again, and may rely on what the import did.
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -82,6 +83,18 @@ class Checklist:
         except Exception:
             return False  # a value that the task has set does not allow a comparison
 
+    def names_of_changes(self, before: Sequence[Any]) -> list[str]:
+        """Return the names of the parts that differ from a snapshot. Warning filters do not count.
+
+        Many packages add warning filters when they are imported, and work without them.
+        """
+        names = [self._parts[index].name for index in self._kept]
+        return [
+            name
+            for name, old, new in zip(names, before, self.snapshot())
+            if name != lent_parts.WARNING_FILTERS and not _equals(old, new)
+        ]
+
     def keep_changes_since(self, before: Sequence[Any]) -> None:
         """Expect from now on what an import has changed since the snapshot ``before``."""
         for index, old, new in zip(self._kept, before, self.snapshot()):
@@ -99,7 +112,10 @@ class LentState:
         self.descriptors = Descriptors(link)
         self._each_task = Checklist(lent_parts.after_each_task(self.descriptors))
         self._each_batch = Checklist(lent_parts.after_each_batch(self.descriptors))
-        self._importing = False
+        #: The thread that runs the tasks.
+        self._thread = threading.get_ident()
+        #: The threads on which `keep_changes` is active.
+        self._importing: set[int] = set()
         #: Values of the context variables that an import has set in the context of the running task.
         self._variables: dict[contextvars.ContextVar[Any], Any] = {}
         #: How often a part was put back.
@@ -143,24 +159,36 @@ class LentState:
 
     @property
     def importing(self) -> bool:
-        """True while `keep_changes` is active."""
-        return self._importing
+        """True while `keep_changes` is active on this thread."""
+        return threading.get_ident() in self._importing
 
     @contextmanager
     def keep_changes(self) -> Iterator[None]:
-        """Keep what the code of this context changes: later tasks must find it. This code is an import."""
-        self._importing = True
+        """Keep what the code of this context changes: later tasks must find it. This code is an import.
+
+        If another thread than that of the task imports, the worker cannot tell what the import changes from what the
+        task changes meanwhile. So if anything but the warning filters changes, the worker must end. The next worker
+        imports the module again.
+        """
+        thread = threading.get_ident()
+        self._importing.add(thread)
         before = self._each_task.snapshot(), self._each_batch.snapshot()
         variables = contextvars.copy_context()
         try:
             yield
         finally:
-            self._importing = False
-            self._each_task.keep_changes_since(before[0])
-            self._each_batch.keep_changes_since(before[1])
-            for variable, value in contextvars.copy_context().items():
-                if variables.get(variable, self) is not value:
-                    self._variables[variable] = value
+            self._importing.discard(thread)
+            if thread == self._thread:
+                self._keep_changes_since(before, variables)
+            else:
+                self.lost += self._each_task.names_of_changes(before[0]) + self._each_batch.names_of_changes(before[1])
+
+    def _keep_changes_since(self, before: tuple[Sequence[Any], Sequence[Any]], variables: contextvars.Context) -> None:
+        self._each_task.keep_changes_since(before[0])
+        self._each_batch.keep_changes_since(before[1])
+        for variable, value in contextvars.copy_context().items():
+            if variables.get(variable, self) is not value:
+                self._variables[variable] = value
 
     def set_imported_variables(self) -> None:
         """Set the context variables that imports have set. Each task runs in a copy of the context of the caller."""
@@ -174,6 +202,13 @@ def _is_equal(part: Part, value: Any) -> bool:
         return bool(part.read() == value)
     except Exception:
         return False  # for example, the folder was removed, or a value that the task has set raises when it is compared
+
+
+def _equals(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:
+        return False  # a value that the task has set does not allow a comparison
 
 
 def _copy(value: Any) -> Any:
