@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -120,3 +122,26 @@ def test_a_bundle_may_be_named_by_its_path(project: Path, bundle: Path, tmp_path
         f"importer.install({str(path)!r}, {str(tmp_path / 'modules' / '1')!r})\nimport hoimp_g\nprint(hoimp_g.x)"
     )
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"
+
+
+def test_files_that_a_cleaner_has_removed_are_unpacked_again(project: Path, bundle: Path, tmp_path: Path) -> None:
+    write(project, hoimp_h__in____init__="", hoimp_h__in__kept="", hoimp_h__in__gone="x = 1")
+    path, folder = tmp_path / "code.zip", tmp_path / "modules" / "1"
+    path.write_bytes(bundled("hoimp_h").data)
+    source = (
+        "from handout.host.worker import importer\n"
+        f"importer.install({str(path)!r}, {str(folder)!r})\nimport hoimp_h.gone\nprint(hoimp_h.gone.x)"
+    )
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"
+    kept = (folder / "project" / "hoimp_h" / "kept.py").stat()
+    shutil.rmtree(folder / "project" / "hoimp_h" / "__pycache__", ignore_errors=True)
+    (folder / "project" / "hoimp_h" / "gone.py").unlink()
+    (folder / "modules.json").unlink()
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"
+    assert (folder / "project" / "hoimp_h" / "kept.py").stat() == kept
+    assert sorted(os.listdir(folder.parent)) == ["1", "1.lock"]
+    (folder / "project" / "hoimp_h" / "gone.py").unlink()
+    path.unlink()
+    check = source.replace("importer.install", "try:\n    importer.install").partition("\nimport hoimp_h")[0]
+    check += "\nexcept FileNotFoundError:\n    print('the bundle is gone')"
+    assert run_on_host(sys.executable, check, bundle=bundle) == b"the bundle is gone\n"

@@ -171,7 +171,7 @@ def install(bundle: str | bytes, folder: str) -> None:
 
     Args:
         bundle: The zip file, as a path or as bytes.
-        folder: The folder for the unpacked bundle. If it exists, another worker has unpacked the bundle.
+        folder: The folder for the unpacked bundle. If it has all sources, another worker has unpacked the bundle.
 
     Raises:
         OSError: The bundle cannot be unpacked.
@@ -184,7 +184,11 @@ def install(bundle: str | bytes, folder: str) -> None:
 
 
 def _unpack(bundle: str | bytes, folder: str) -> None:
-    """Unpack a bundle, unless another worker has done so. The folder appears only once all of its files are there."""
+    """Unpack a bundle, unless another worker has done so. The folder appears only once all of its files are there.
+
+    If another program has removed files from the folder, such as a cleaner of temporary files, they are put back one by
+    one, because other workers use the folder.
+    """
     parent = os.path.dirname(folder)
     os.makedirs(parent, mode=0o700, exist_ok=True)
     with open(f"{folder}.lock", "wb") as lock:
@@ -193,18 +197,41 @@ def _unpack(bundle: str | bytes, folder: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # the file system has no locks; each worker then unpacks the bundle, and all but one discard the files
-        if os.path.isdir(folder):
+        if _has_all_sources(folder):
             return
         made = tempfile.mkdtemp(prefix="unpacking-", dir=parent)
         try:
             with zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle)) as archive:
                 _extract(archive, made)
-            os.rename(made, folder)
+            if os.path.isdir(folder):
+                _put_back(made, folder)
+            else:
+                os.rename(made, folder)
         except OSError:
-            if not os.path.isdir(folder):
+            if not _has_all_sources(folder):
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _has_all_sources(folder: str) -> bool:
+    """Return True if a folder has the index of a bundle, and all sources that the index lists."""
+    try:
+        with open(f"{folder}/{INDEX}", encoding="utf-8") as file:
+            paths = json.load(file)["paths"]
+    except (OSError, ValueError):
+        return False
+    return all(os.path.exists(os.path.join(os.fsencode(folder), path.encode())) for path in paths)
+
+
+def _put_back(made: str, folder: str) -> None:
+    """Move the files to a folder that it lacks. Each file appears as a whole."""
+    for parent, _, names in os.walk(os.fsencode(made)):
+        into = os.path.join(os.fsencode(folder), os.path.relpath(parent, os.fsencode(made)))
+        os.makedirs(into, mode=0o700, exist_ok=True)
+        for name in names:
+            if not os.path.exists(os.path.join(into, name)):
+                os.rename(os.path.join(parent, name), os.path.join(into, name))
 
 
 def _extract(archive: zipfile.ZipFile, folder: str) -> None:
