@@ -220,6 +220,12 @@ class Failure:
                 "of the login user, have reached their limit. Find the function that starts too many, which need not "
                 "be the function that failed, or run fewer tasks at once."
             )
+        missing = self.report.get("missing")
+        if missing is not None:
+            return (
+                f"Install {missing!r} on that host, or give the function host= with the name of a host that has it. A "
+                "task that lacks a package is not tried again."
+            )
         if self.report.get("retryable") is False:
             return "Fix the function. Its retry_on= does not allow another attempt after this exception."
         if self.attempts > 1:

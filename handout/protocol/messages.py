@@ -374,6 +374,8 @@ class Failed(NamedTuple):
     """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
+    missing: str | None = None
+    """``raised``: name of the module that the task has tried to import, if the host does not have the module."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None
@@ -621,6 +623,8 @@ class TaskFailure(NamedTuple):
     """``unserializable``: path to the part that cannot be pickled. ``disk``: the folder that is full."""
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
+    missing: str | None = None
+    """``raised``: name of the module that the task has tried to import, if the host does not have the module."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import threading
 from dataclasses import dataclass
@@ -123,6 +124,19 @@ def leave_with(kind: type) -> None:
     leave(kind())
 
 
+def import_missing(how: str) -> None:
+    if how == "statement":
+        import not_installed_anywhere
+    elif how == "function":
+        importlib.import_module("not_installed_anywhere.sub")
+    elif how == "raised again":
+        try:
+            import not_installed_anywhere
+        except ImportError:
+            raise
+    raise ModuleNotFoundError("No module named 'not_installed_anywhere'", name="not_installed_anywhere")
+
+
 async def failure_of(cluster: Cluster, graph: Graph) -> tuple[BaseException, handout.Failure]:
     with pytest.raises(Exception) as caught:
         await asyncio.wait_for(cluster.execute(graph), HANG_S)
@@ -217,6 +231,22 @@ async def test_retry_on_knows_the_class(
     given = {"retries": 2, "backoff_s": 0.01}
     out = graph.add(fail_first, str(tmp_path / "tries"), kind, *args, retry_on=kind, **given, **kwargs)
     assert (await cluster.execute(graph))[out] == "done"
+
+
+@pytest.mark.parametrize("how", ["statement", "function", "raised again", "raised by the function"])
+async def test_a_missing_package_is_one_clear_error_without_retries(cluster: Cluster, how: str) -> None:
+    graph = Graph()
+    graph.add(import_missing, how, id="bad", retries=1)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        await asyncio.wait_for(cluster.execute(graph), HANG_S)
+    error, failure = caught.value, handout.failure(caught.value)
+    assert failure is not None
+    assert error.name == "not_installed_anywhere"
+    by_import = how != "raised by the function"
+    assert failure.attempts == (1 if by_import else 2)
+    assert (f"(imported at {__file__}, line " in str(error)) == by_import
+    assert ("it is not installed on this host" in str(error)) == by_import
+    assert ("Install 'not_installed_anywhere' on that host" in error.__notes__[-1]) == by_import
 
 
 async def test_an_exception_that_cannot_be_pickled_is_a_remote_error_whatever_its_class(cluster: Cluster) -> None:

@@ -135,8 +135,9 @@ class InboundMessages:
         retries = profile.retries if may_repeat(profile, failure.kind) else 0
         run.histories.setdefault(task, AttemptHistory(failure)).note(failure, retries)
         retry_on = run.plan.options[task].retry_on
-        if failure.kind in ("unserializable", "too_large"):
-            self._decided(run, task, attempt, failure, False)  # the next attempt would return such a result too
+        if failure.kind in ("unserializable", "too_large") or "missing" in failure.report:
+            # The next attempt would return such a result too, or lack the same package.
+            self._decided(run, task, attempt, failure, False)
         elif retry_on is None:
             self._decided(run, task, attempt, failure, True)
         else:

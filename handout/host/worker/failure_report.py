@@ -77,7 +77,7 @@ def _kind_of(error: Any, cancelled: bool) -> tuple[str, dict[str, Any]]:
         return "exited", {"exit": _status(error)}
     if issubclass(kind, asyncio.CancelledError) and cancelled:
         return "cancelled", {}
-    return "raised", {}
+    return "raised", {"missing": importer.explain_missing(error)}
 
 
 def _status(error: BaseException) -> int | str | None:

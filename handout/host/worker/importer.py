@@ -19,6 +19,7 @@ import importlib.abc
 import importlib.machinery
 import io
 import json
+import opcode
 import os
 import re
 import shutil
@@ -31,10 +32,12 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any
 
-__all__ = ["Project", "controller_paths", "install"]
+__all__ = ["Project", "controller_paths", "explain_missing", "install"]
 
 #: Name of the file in the bundle that lists its modules.
 INDEX = "modules.json"
+#: The instruction with which Python imports a module.
+_IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
 #: The projects that this process has installed.
 _projects: list[Project] = []
 
@@ -99,22 +102,11 @@ class Project(importlib.abc.MetaPathFinder):
         make_loader: Any = partial(ProjectLoader, self)
         return importlib.machinery.FileFinder(path, (make_loader, importlib.machinery.SOURCE_SUFFIXES))
 
-    def explain(self, error: ModuleNotFoundError, path: str) -> None:
-        """Add to the error the file and line that imported the missing module, and why the module is missing."""
-        # If a chain of imports has led to the missing module, the error passes through each module of the chain. Only
-        # the innermost module, which the error passes first, is named.
-        if getattr(error, "imported_at", None) is not None:
-            return
-        line, file = _line_in(error.__traceback__, path), self.controller_path(path)
-        error.imported_at = f"{file}:{line}"  # type: ignore[attr-defined]
-        why = (
-            "it is an extension module, which Handout never sends"
-            if error.name in self.extensions
-            else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
-        )
-        remedy = "Install it on this host, or give the function host= with the name of a host that has it."
-        error.msg = f"{error.msg} (imported at {file}, line {line}): {why}. {remedy}"
-        error.args = (error.msg,)
+    def has_source(self, name: str) -> bool:
+        """Return True if the bundle has the source of a module. The module is missing only if its file was removed."""
+        path = name.replace(".", "/")
+        ends = (f"{path}.py", f"{path}/__init__.py")
+        return any(f"{folder}/{end}" in self._paths for folder in ("project", "shadowing") for end in ends)
 
 
 class ProjectLoader(importlib.machinery.SourceFileLoader):
@@ -135,7 +127,7 @@ class ProjectLoader(importlib.machinery.SourceFileLoader):
         try:
             super().exec_module(module)
         except ModuleNotFoundError as error:
-            self._project.explain(error, self.path)
+            _explain(error, self.path, _line_in(error.__traceback__, self.path))
             raise
 
 
@@ -156,6 +148,50 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
+
+
+def explain_missing(error: BaseException) -> str | None:
+    """Return the name of the module that this host lacks, if an import has raised the error. Explain the error then.
+
+    Return None for any other error, also if user code has raised a `ModuleNotFoundError` itself.
+    """
+    if type(error) is not ModuleNotFoundError or type(error.name) is not str:
+        return None
+    by_function = False
+    trace, caller = error.__traceback__, None
+    while trace is not None:
+        # `importlib.import_module` leaves its frames in the traceback, and the statement `import` leaves none.
+        by_function = trace.tb_frame.f_globals.get("__package__") == "importlib"
+        if not by_function:
+            caller = trace
+        trace = trace.tb_next
+    if caller is None or any(project.has_source(error.name) for project in _projects):
+        return None
+    code = caller.tb_frame.f_code
+    if not by_function and code.co_code[caller.tb_lasti] != _IMPORT_NAME:
+        return None
+    _explain(error, code.co_filename, caller.tb_lineno)
+    return error.name
+
+
+def _explain(error: ModuleNotFoundError, path: str, line: int) -> None:
+    """Add to the error the file and line that imported the missing module, and why the module is missing."""
+    # If a chain of imports has led to the missing module, the error passes through each module of the chain. Only the
+    # innermost module, which the error passes first, is named.
+    if getattr(error, "imported_at", None) is not None:
+        return
+    file = path
+    for project in _projects:
+        file = project.controller_path(file)
+    error.imported_at = f"{file}:{line}"  # type: ignore[attr-defined]
+    why = (
+        "it is an extension module, which Handout never sends"
+        if any(error.name in project.extensions for project in _projects)
+        else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
+    )
+    remedy = "Install it on this host, or give the function host= with the name of a host that has it."
+    error.msg = f"{error.msg} (imported at {file}, line {line}): {why}. {remedy}"
+    error.args = (error.msg,)
 
 
 def controller_paths(text: str) -> str:
