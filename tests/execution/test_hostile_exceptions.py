@@ -131,7 +131,7 @@ def import_missing(how: str) -> None:
         importlib.import_module("not_installed_anywhere.sub")
     elif how == "raised again":
         try:
-            import not_installed_anywhere
+            import not_installed_anywhere  # noqa: F401
         except ImportError:
             raise
     raise ModuleNotFoundError("No module named 'not_installed_anywhere'", name="not_installed_anywhere")

@@ -291,6 +291,43 @@ def test_a_signal_that_a_task_has_blocked_is_discarded(tasks: Tasks) -> None:
     assert tasks.run("seen = signal.sigpending()") == (pid, set())
 
 
+#: Code that leaves a thread behind, and True if the worker must end because of it.
+THREADS = {
+    "own code": ("threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()", True),
+    "no daemon": ("threading.Thread(target=lambda: time.sleep(1000)).start()", True),
+    "low level": (
+        "import _thread; go = threading.Event();"
+        "_thread.start_new_thread(lambda go: (go.set(), time.sleep(1000)), (go,)); go.wait()",
+        True,
+    ),
+    "timer": ("threading.Timer(1000, print).start()", True),
+    "busy pool": (
+        "from concurrent.futures import ThreadPoolExecutor; sys.go = threading.Event();"
+        "sys.pool = ThreadPoolExecutor(); sys.pool.submit(lambda: (sys.go.set(), time.sleep(1000))); sys.go.wait()",
+        True,
+    ),
+    "idle pool": (
+        "from concurrent.futures import ThreadPoolExecutor, wait; sys.pool = ThreadPoolExecutor();"
+        "wait([sys.pool.submit(os.getpid) for _ in range(5)])",
+        False,
+    ),
+    "of a package": ("threading.Thread(target=threading.Event().wait, daemon=True).start()", False),
+}
+
+
+@pytest.mark.parametrize("name", THREADS)
+def test_a_thread_of_own_code_that_a_task_leaves_ends_the_worker(tasks: Tasks, name: str) -> None:
+    code, ends = THREADS[name]
+    pid, _ = tasks.run(f"import threading; {code}")
+    assert (tasks.run("pass")[0] != pid) == ends
+
+
+def test_a_thread_that_an_import_has_started_stays(tasks: Tasks, module: Callable[..., str]) -> None:
+    source = "import threading, time\nthreading.Thread(target=lambda: time.sleep(1000), daemon=True).start()"
+    pid, _ = tasks.run(module("starts_a_thread", source))
+    assert tasks.run("pass")[0] == pid
+
+
 # ---- batches of short tasks ------------------------------------------------------------------------------------
 
 

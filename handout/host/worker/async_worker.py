@@ -118,6 +118,7 @@ class SharedLoop:
             # worker cannot tell them from the processes of the running task.
             worker.page[shared_page.IDLE] = 1
             worker.kill_children()
+            worker.note_threads()
             worker.take_back_idle()
             if worker.leaving:
                 worker.leave()

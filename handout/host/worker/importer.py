@@ -32,7 +32,7 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any
 
-__all__ = ["Project", "controller_paths", "explain_missing", "install"]
+__all__ = ["Project", "controller_paths", "explain_missing", "has_sent", "install"]
 
 #: Name of the file in the bundle that lists its modules.
 INDEX = "modules.json"
@@ -148,6 +148,11 @@ def _line_in(trace: TracebackType | None, file: str) -> int:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
+
+
+def has_sent(path: str | None) -> bool:
+    """Return True if a source is one of the project's own."""
+    return path is not None and any(path.startswith(f"{project.folder}/") for project in _projects)
 
 
 def explain_missing(error: BaseException) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from handout.host.worker import lent_parts
 from handout.host.worker.descriptors import Descriptors
+from handout.host.worker.left_threads import LeftThreads
 from handout.host.worker.lent_parts import Part
 
 
@@ -110,6 +111,7 @@ class LentState:
 
     def __init__(self, link: int) -> None:
         self.descriptors = Descriptors(link)
+        self.threads = LeftThreads()
         self._each_task = Checklist(lent_parts.after_each_task(self.descriptors))
         self._each_batch = Checklist(lent_parts.after_each_batch(self.descriptors))
         #: The thread that runs the tasks.
@@ -173,13 +175,14 @@ class LentState:
         thread = threading.get_ident()
         self._importing.add(thread)
         before = self._each_task.snapshot(), self._each_batch.snapshot()
-        variables = contextvars.copy_context()
+        variables, threads = contextvars.copy_context(), self.threads.snapshot()
         try:
             yield
         finally:
             self._importing.discard(thread)
             if thread == self._thread:
                 self._keep_changes_since(before, variables)
+                self.threads.keep_since(threads)
             else:
                 self.lost += self._each_task.names_of_changes(before[0]) + self._each_batch.names_of_changes(before[1])
 

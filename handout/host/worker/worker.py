@@ -328,6 +328,7 @@ class Worker:
         self.streams.restore()
         remove_scratch(current)
         self.kill_children()
+        self.note_threads()
 
     def _take_back(self, everything: bool = True) -> None:
         """Put back what the task has changed in this process. If this is not possible, run no more tasks."""
@@ -363,6 +364,11 @@ class Worker:
             if time.monotonic() > deadline:
                 return
             time.sleep(0.002)
+
+    def note_threads(self) -> None:
+        """If a task has left a thread that runs the user's own code, run no more tasks. The thread ends with them."""
+        if self.lent.threads.are_left():
+            self.leaving = True
 
     def leave(self) -> NoReturn:
         """Send the last report and end."""
