@@ -591,6 +591,17 @@ class BatchReport(NamedTuple):
     """True if the worker is ending and takes no more tasks."""
 
 
+class TaskRaised(NamedTuple):
+    """A task has raised an exception, and the worker describes it now, which runs code of the exception's class. The
+    worker sends `TaskFailure` next. If the worker ends before, the task has failed all the same.
+    """
+
+    number: int
+    """Number of the task on this worker."""
+    type: str
+    """Qualified name of the exception's class."""
+
+
 class TaskFailure(NamedTuple):
     """A task that failed. The worker sends this as soon as the task has failed, but first reports the tasks that ended
     before this one.
@@ -760,6 +771,7 @@ class FromWorker(TypedDict):
     """What a worker sends to the agent."""
 
     batch_report: Handler[BatchReport]
+    task_raised: Handler[TaskRaised]
     task_failure: Handler[TaskFailure]
 
 

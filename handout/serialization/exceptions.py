@@ -21,8 +21,8 @@ from handout.serialization.pickling import Segment, dumps, loads
 from handout.serialization.user_objects import shortened, type_name
 
 __all__ = [
-    "Described", "add_note", "cause_of", "describe", "dump_exception", "load_class", "load_exception", "message",
-    "notes", "traceback_of", "traceback_text", "type_name",
+    "Described", "add_note", "cause_of", "describe", "dump_exception", "is_plain", "load_class", "load_exception",
+    "message", "notes", "traceback_of", "traceback_text", "type_name",
 ]  # fmt: skip
 
 #: A function that takes the type name and the message of an exception, and returns a substitute for the exception.
@@ -80,7 +80,7 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
             except BaseException:  # a metaclass may raise anything; the text goes without the exception
                 return
 
-    if _is_plain(exc):
+    if is_plain(exc):
         work()
         return found
     try:
@@ -94,7 +94,7 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
     return found
 
 
-def _is_plain(exc: BaseException) -> bool:
+def is_plain(exc: BaseException) -> bool:
     """Return True if describing an exception runs no user code."""
     seen: list[BaseException] = []
     todo: list[Any] = [exc]

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -67,6 +67,22 @@ def test_a_keyboard_interrupt_is_a_failure(rig: Rig) -> None:
 
     failed = rig.run(interrupt).fields
     assert (failed["kind"], failed["type"]) == ("raised", "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("shared_loop", [False, True])
+def test_an_exception_that_ends_its_process_is_the_tasks_own_failure(rig: Rig, shared_loop: bool) -> None:
+    class LethalError(Exception):
+        def __reduce__(self) -> Any:
+            return os._exit, (3,)
+
+    async def fail() -> None:
+        raise LethalError
+
+    rig.task_class(2, shared_loop=shared_loop)
+    failed = rig.run(fail, cls=2).fields
+    assert failed["kind"] == "raised"
+    assert failed["type"].endswith("LethalError")
+    assert failed["message"] == "<no text: the worker exited with status 3, in a method of the exception>"
 
 
 def test_a_result_that_cannot_travel_names_the_culprit(rig: Rig) -> None:

@@ -116,6 +116,10 @@ class WorkerEnds:
         if worker.killed_at_limit:
             self._oom_kills.reset()
             self._exits.fail(culprit, "memory", maxrss=report.rss)
+        elif worker.raised is not None:
+            facts = self._cause_of_death(worker, report)
+            said = f"<no text: {facts['message']}, in a method of the exception>".replace(" while the task ran", "")
+            self._exits.fail(culprit, "raised", type=worker.raised.type, message=said, maxrss=report.rss)
         else:
             declared = culprit.task_class.need.get("memory", 0) // PARTS
             self._exits.fail(culprit, "died", declared=declared, **self._cause_of_death(worker, report))
@@ -128,6 +132,8 @@ class WorkerEnds:
             so that the agent cannot tell which task it was. If several had started, each of these gets a worker of its
             own when it starts again.
         """
+        if worker.raised is not None and worker.raised.number in worker.queued:
+            return worker.queued[worker.raised.number]
         announced = worker.page[shared_page.ANNOUNCED]
         if not worker.shared:
             return worker.queued.get(announced, queued[0])

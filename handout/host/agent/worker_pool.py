@@ -131,6 +131,8 @@ class WorkerHandle:
         self.gone = False
         #: True if the worker has reported that it ends by itself. Such a worker does not start its queued tasks.
         self.reported_leaving = False
+        #: The task whose exception the worker describes now.
+        self.raised: messages.TaskRaised | None = None
 
     @property
     def shared(self) -> bool:

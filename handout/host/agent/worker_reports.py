@@ -51,6 +51,7 @@ class WorkerReports:
         self._losses: list[float] = []
         self._handlers: messages.FromWorker = {
             "batch_report": self._take_batch,
+            "task_raised": self._note_raised,
             "task_failure": self._take_failure,
         }
 
@@ -140,7 +141,11 @@ class WorkerReports:
             position += inlined
         return True
 
+    def _note_raised(self, worker: WorkerHandle, message: messages.TaskRaised, _: memoryview) -> None:
+        worker.raised = message
+
     def _take_failure(self, worker: WorkerHandle, failure: messages.TaskFailure, payload: memoryview) -> None:
+        worker.raised = None
         task = worker.queued.pop(failure.number, None)
         if task is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from handout.host.system import processes
 from handout.host.worker import importer
@@ -29,7 +29,9 @@ class FailureReport(NamedTuple):
     leaves_thread: bool
 
 
-def report_failure(number: int, error: BaseException, cancelled: bool) -> FailureReport:
+def report_failure(
+    number: int, error: BaseException, cancelled: bool, announce: Callable[[messages.TaskRaised], None]
+) -> FailureReport:
     """Return the report of a failure, and its payload: the pickled exception, or nothing if none is sent.
 
     The report has the duration 0. The caller must set the right one.
@@ -39,8 +41,11 @@ def report_failure(number: int, error: BaseException, cancelled: bool) -> Failur
         error: The exception that was raised by the function, or while its arguments were loaded, or while its
             result was encoded.
         cancelled: True if the agent cancelled the task.
+        announce: Called before code of the exception's class runs, which may end this process.
     """
     kind, facts = _kind_of(error, cancelled)
+    if kind == "raised" and not exceptions.is_plain(error):
+        announce(messages.TaskRaised(number, exceptions.type_name(error)))
     # The first frames of the traceback are left out, because they show the worker's own code.
     trace = exceptions.traceback_of(error)
     while trace is not None and _is_own_frame(trace):

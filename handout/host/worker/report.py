@@ -89,6 +89,10 @@ class WorkerReport:
         """
         self._lacking.append(number)
 
+    def send_raised(self, message: messages.TaskRaised) -> None:
+        """Send that a task has failed, before user code describes its exception."""
+        self._send(message, [])
+
     def send_failure(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
         """Send the failure of a task. First send the gathered report, because the tasks in it ended earlier."""
         self.flush()

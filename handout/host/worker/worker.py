@@ -294,10 +294,18 @@ class Worker:
 
         If a thread of user code is left, or if the bundle of the user's modules is missing, run no more tasks.
         """
-        report = report_failure(number, error, cancelled)
+        report = report_failure(number, error, cancelled, self._announce_failure)
         if report.leaves_thread or report.failure.kind == "bundle":
             self.leaving = True
         return report
+
+    def _announce_failure(self, message: messages.TaskRaised) -> None:
+        if not self.lent.descriptors.has_link:
+            return
+        try:
+            self.report.send_raised(message)
+        except OSError:
+            pass  # the agent has ended
 
     def _settle(self, current: Current, checked: bool) -> None:
         """Clean up after a task. If an error interrupts this, begin again, and run no more tasks afterwards."""
