@@ -136,7 +136,7 @@ class Failure:
             return self._remote(None)
         try:
             error = exceptions.load_exception(self.pickled, self._substitute, self._remote)
-        except Exception as problem:  # the bytes are no pickled exception
+        except Exception as problem:  # the bytes are no pickled exception, or loading it takes too long
             return self._remote(problem)
         kind = type(error)  # not `isinstance`, which asks the exception for its ``__class__``
         if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):

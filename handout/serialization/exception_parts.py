@@ -17,7 +17,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Parts", "attributes_of", "group_from", "group_shell", "has_own_pickling", "is_group", "reduce_exception"]
+__all__ = ["Parts", "attributes_of", "group_from", "group_shell", "is_group", "reduce_exception"]
 
 #: These descriptors read and write the parts of an exception even if its class has attributes of the same names.
 _ARGS: Any = BaseException.__dict__["args"]

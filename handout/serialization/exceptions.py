@@ -35,6 +35,9 @@ _MAX_TEXT = 64 << 10
 #: At most this many notes of one exception are encoded.
 _MAX_NOTES = 100
 
+#: The names of the types whose exceptions took too long to load once; see `_in_time`.
+_overdue: set[str] = set()
+
 _CAUSE: Any = BaseException.__dict__["__cause__"]
 _CONTEXT: Any = BaseException.__dict__["__context__"]
 _SUPPRESS: Any = BaseException.__dict__["__suppress_context__"]
@@ -95,7 +98,7 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
 
 
 def is_plain(exc: BaseException) -> bool:
-    """Return True if describing an exception runs no user code."""
+    """Return True if neither describing an exception nor loading it runs user code."""
     seen: list[BaseException] = []
     todo: list[Any] = [exc]
     while todo:
@@ -177,8 +180,8 @@ def _blob(exc: BaseException) -> bytes | None:
 def dump_exception(exc: BaseException) -> tuple[bytes, str]:
     """Return `exc` as bytes, and its traceback as text.
 
-    If `exc` itself cannot be pickled, the bytes hold its class, if that can be pickled, and the other exceptions of its
-    chain.
+    The bytes also hold the class of an exception that may not load, if the class can be pickled. If `exc` itself cannot
+    be pickled, the bytes hold its class and the other exceptions of its chain.
     """
     return _dump(exc), traceback_text(exc)
 
@@ -212,7 +215,8 @@ def _dump(exc: BaseException, class_only: bool = False) -> bytes:
         return number
 
     add(exc)
-    if chain[0]["blob"] is None or exception_parts.has_own_pickling(type(exc)):
+    chain[0]["plain"] = is_plain(exc)
+    if chain[0]["blob"] is None or not chain[0]["plain"]:
         chain[0]["class"] = _value_blob(type(exc))
     return pickle.dumps(chain, 5)
 
@@ -243,13 +247,14 @@ def _value_blob(value: Any) -> bytes | None:
 def load_class(blob: Segment) -> type[BaseException] | None:
     """Return the class of an exception that `dump_exception` encoded, if the class itself can be loaded here.
 
-    `dump_exception` encodes the class of each exception that may not load.
+    `dump_exception` encodes the class of each exception that may not load. Loading it takes at most
+    `user_objects.LIMIT_S` seconds.
     """
     found = pickle.loads(blob)[0].get("class")
     if found is None:
         return None
     try:
-        kind = loads(found)
+        kind = user_objects.bounded(lambda: loads(found))
     except KeyboardInterrupt:
         raise
     except BaseException:  # a module may be missing, and may raise anything when it is imported
@@ -264,6 +269,8 @@ def load_exception(
 ) -> BaseException:
     """Return the exception that `dump_exception` encoded, with its causes and contexts.
 
+    This runs user code, and takes at most `user_objects.LIMIT_S` seconds.
+
     Args:
         blob: The bytes.
         fallback: Makes the substitute for an exception that has no bytes or cannot be loaded in this process. Default:
@@ -274,8 +281,34 @@ def load_exception(
     Raises:
         Exception: Neither `fallback` nor `first` was given, and loading the first exception of the chain raised this
             error.
+        OverdueError: User code did not return in time, now or for an earlier exception of the same type.
+        RuntimeError: No thread could be started.
     """
     chain: list[dict[str, Any]] = pickle.loads(blob)
+    return _in_time(chain[0], lambda: _load_chain(chain, fallback, first))
+
+
+def _in_time(entry: dict[str, Any], load: Callable[[], BaseException]) -> BaseException:
+    """Call ``load``, which loads the exception of an entry, within `user_objects.LIMIT_S` seconds.
+
+    After one overdue call, exceptions of that type are not loaded any more, so that many of them cost one wait.
+    """
+    if entry.get("plain"):
+        return load()
+    if entry["type"] in _overdue:
+        raise user_objects.OverdueError("loading an exception of this type did not end in time before")
+    try:
+        return user_objects.bounded(load)
+    except user_objects.OverdueError:
+        _overdue.add(entry["type"])
+        raise
+
+
+def _load_chain(
+    chain: list[dict[str, Any]],
+    fallback: Fallback | None,
+    first: Callable[[BaseException | None], BaseException] | None,
+) -> BaseException:
     loaded: dict[int, BaseException] = {}
 
     def load(number: int) -> BaseException:

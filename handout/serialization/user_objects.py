@@ -1,4 +1,4 @@
-"""Calls methods of the user's objects: their text, their ``repr`` and their conversions.
+"""Calls methods of the user's objects: their text, their ``repr``, their conversions and their unpickling.
 
 A user's ``__str__``, ``__repr__`` or ``__reduce__`` may raise anything, may never return, and may return gigabytes. So
 Handout calls such methods only through this module. Each call is guarded against every exception, takes at most
@@ -75,14 +75,15 @@ def bounded(function: Callable[[], T], within_s: float | None = None) -> T:
         except BaseException as error:  # raised again in the thread that waits
             errors.append(error)
 
+    limit_s = LIMIT_S if within_s is None else within_s
     thread = threading.Thread(target=call, name="handout-user-object", daemon=True)
     thread.start()
-    thread.join(LIMIT_S if within_s is None else within_s)
+    thread.join(limit_s)
     if results:
         return results[0]
     if errors:
         raise errors.pop()
-    raise OverdueError
+    raise OverdueError(f"code of the program did not return within {limit_s:g} s")
 
 
 def type_name(value: object) -> str:

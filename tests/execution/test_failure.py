@@ -10,6 +10,7 @@ import pickle
 import re
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import handout
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
 from handout.failures import Failure, from_report, of_exception
-from handout.serialization import exceptions
+from handout.serialization import exceptions, user_objects
 from handout.serialization.user_objects import has_text
 
 
@@ -230,6 +231,38 @@ def test_an_exception_whose_unpickling_raises_anything_comes_as_remote_error() -
     rebuilt = from_report("a", "far", 1, {"kind": "raised", "type": "OnceOnlyError", "message": "hm"}, blob).exception
     assert isinstance(rebuilt, handout.RemoteError)
     assert rebuilt.type_name.endswith("OnceOnlyError")
+
+
+class LateError(Exception):
+    """An exception whose unpickling never ends once it has left its worker."""
+
+    at_home = True
+
+    def __setstate__(self, state: Any) -> None:
+        if not LateError.at_home:
+            threading.Event().wait()
+
+
+def test_an_exception_whose_unpickling_hangs_comes_as_remote_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_objects, "LIMIT_S", 0.05)
+    error = LateError("hm")
+    error.number = 1  # type: ignore[attr-defined]
+    report = {"kind": "raised", "type": "LateError", "message": "hm"}
+    failure = from_report("a", "far", 1, report, exceptions.dump_exception(error)[0])
+    monkeypatch.setattr(LateError, "at_home", False)
+    rebuilt = failure.exception
+    assert isinstance(rebuilt, handout.RemoteError)
+    assert "did not return within 0.05 s" in str(rebuilt)
+    assert rebuilt.type_name == "LateError"
+    again = from_report("a", "far", 1, report, failure.pickled).bare()  # without another wait
+    assert "did not end in time before" in str(again)
+    assert failure.lost_class is LateError
+
+
+def test_an_exception_whose_unpickling_runs_no_user_code_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    blob, _ = exceptions.dump_exception(ValueError("hm"))
+    monkeypatch.setattr(threading, "Thread", None)
+    assert type(from_report("a", "far", 1, {"kind": "raised"}, blob).exception) is ValueError
 
 
 def test_a_text_that_raises_anything_is_no_text() -> None:

@@ -71,7 +71,7 @@ class RetryDecisions:
         If ``retry_on`` raises an error or does not answer in time, the answer is no, and a note of the task's exception
         says why.
         """
-        # The exception is made on this thread, because this may import modules, which another thread could be doing.
+        # The thread of this call waits while the exception is made, so that no two threads import modules at once.
         question = _Question(retry_on, failure, failure.bare(), then)
         if _is_comparison(retry_on):
             self._conclude(question, _judge(question))
