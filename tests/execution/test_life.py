@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import handout
 from handout import Cluster, Graph, Host
 from handout.execution.membership.takeover import KnownAgent
 from handout.execution.shell.driver import Driver
+from handout.execution.shell.run_objects import RunObjects, SpillFile
 from handout.transport.bootstrap import StartedAgent
 from handout.transport.shielded import uninterrupted
 from tests import work
@@ -52,6 +54,29 @@ def alive(path: Path) -> bool:
 
 @pytest.mark.asyncio(loop_scope="module")
 class TestOnOneCluster:
+    @pytest.mark.parametrize("failures", [1, 99])
+    async def test_a_full_disk_of_the_controller_costs_no_host(
+        self, cluster: Cluster, failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        made, left = RunObjects.new_file, [failures]
+
+        def new_file(self: RunObjects) -> SpillFile:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return made(self)
+
+        monkeypatch.setattr(RunObjects, "new_file", new_file)
+        run = cluster.execute(one(), max_memory=0)
+        if failures == 1:
+            assert (await asyncio.wait_for(run, HANG_S))["one"] == 1
+        else:
+            with pytest.raises(handout.HostLostError, match="could not be copied") as caught:
+                await asyncio.wait_for(run, HANG_S)
+            assert "disk space" in str(caught.value.remedy)
+        assert "could not store the result of task 'one'" in caplog.text
+        assert (await asyncio.wait_for(cluster.execute(one()), HANG_S))["one"] == 1
+
     async def test_an_execution_is_for_one_run(self, cluster: Cluster) -> None:
         execution = cluster.start(one())
         async with execution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,20 @@ def test_memory_left_counts_results_in_memory_and_neither_values_nor_files() -> 
     assert table.segments(3) is None
     assert (0 in table, 1 in table, len(table)) == (True, False, 1)
     assert not file.path.exists()
+
+
+def test_a_folder_that_was_removed_is_told_and_the_object_is_not_held() -> None:
+    table = RunObjects(max_memory=0)
+    table.put_new(1, encoded("first"))
+    open_file, held = table.new_file(), table.file(1)
+    assert held is not None
+    shutil.rmtree(held.path.parent)
+    with pytest.raises(FileNotFoundError):
+        table.put_new(2, encoded("second"))
+    assert 2 not in table
+    open_file.remove()
+    table.drop([1])
+    assert len(table) == 0
 
 
 def test_a_damaged_file_is_told_by_name(tmp_path: Path) -> None:

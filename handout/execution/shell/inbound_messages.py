@@ -15,12 +15,14 @@ from handout.events import TaskStarted
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.driver import Driver, FailedAttempt
+from handout.execution.shell.object_streams import warn_no_room
 from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message, Piece, ProtocolError
 from handout.scheduler import events as ev
 from handout.scheduler.handlers.retries import may_repeat
+from handout.scheduler.run_spec import CONTROLLER
 
 __all__ = ["InboundMessages"]
 
@@ -81,7 +83,7 @@ class InboundMessages:
             number, task, attempt = numbering.parts(attempt_id)
             if batch is None or batch.run.number != number:
                 if batch is not None:
-                    self._driver.post(batch.event(agent.name))
+                    self._driver.post(*batch.events(agent.name))
                 run = self._driver.runs.get(number)
                 if run is None:
                     # The caller has left the run. With this event the core can free the amounts that the task took.
@@ -103,14 +105,16 @@ class InboundMessages:
                         raise ValueError(
                             f"{length} bytes for an object of {size} bytes, with {len(view) - position} in the payload"
                         )
-                    if current:  # the core ignores the result of any other attempt, so its bytes are dropped
-                        batch.run.objects.put_new(made, bytes(view[position : position + length]))
-                        if batch.run.recorder is not None and batch.run.outcomes[task] is not None:
-                            # A lost result was made again. Record it here, because the core does not announce the end
-                            # of a task a second time.
-                            batch.run.recorder.arrived(batch.run, made, batch.current)
+                    # The core ignores the result of any other attempt, so its bytes are dropped.
+                    if current and not _is_stored(batch.run, made, view[position : position + length]):
+                        held = False
+                        batch.unstored.append(made)
+                    elif current and batch.run.recorder is not None and batch.run.outcomes[task] is not None:
+                        # A lost result was made again. Record it here, because the core does not announce the end of a
+                        # task a second time.
+                        batch.run.recorder.arrived(batch.run, made, batch.current)
                     position += length
-                    if batch.run.on_object:
+                    if batch.run.on_object and made in batch.run.objects:
                         self._loop.call_soon(batch.run.arrived, made)
                 elif size >= 0:
                     held = False
@@ -120,7 +124,7 @@ class InboundMessages:
             batch.sizes.append(sizes)
             batch.held.append(held)
         if batch is not None:
-            self._driver.post(batch.event(agent.name))
+            self._driver.post(*batch.events(agent.name))
 
     def _on_failed(self, agent: AgentProxy, message: messages.Failed, payload: memoryview) -> None:
         number, task, attempt = numbering.parts(message.attempt_id)
@@ -229,7 +233,7 @@ class InboundMessages:
 class _Batch:
     """The tasks of one run that one message reports as finished."""
 
-    __slots__ = ("attempts", "current", "durations_s", "held", "run", "sizes", "tasks")
+    __slots__ = ("attempts", "current", "durations_s", "held", "run", "sizes", "tasks", "unstored")
 
     def __init__(self, run: RunState, current: Sequence[int]) -> None:
         self.run = run
@@ -240,11 +244,29 @@ class _Batch:
         self.durations_s: list[float] = []
         self.sizes: list[Sequence[int]] = []
         self.held: list[bool] = []
+        #: The objects that the controller got, but had no room for.
+        self.unstored: list[int] = []
 
-    def event(self, host: str) -> ev.TasksFinished:
-        return ev.TasksFinished(
-            host, self.run.number, self.tasks, self.attempts, self.durations_s, self.sizes, self.held
-        )
+    def events(self, host: str) -> list[ev.Event]:
+        """Return the events for the core. An object that found no room counts as one failed copy to the controller.
+
+        The core then requests the object from the host, or has it made again. After some failures it ends the run.
+        """
+        number = self.run.number
+        return [
+            ev.TasksFinished(host, number, self.tasks, self.attempts, self.durations_s, self.sizes, self.held),
+            *(ev.CopyFailed(CONTROLLER, number, made, host, missing=False) for made in self.unstored),
+        ]
+
+
+def _is_stored(run: RunState, number: int, data: memoryview) -> bool:
+    """Store an object that came with a report. Return False if the controller has no room for the object."""
+    try:
+        run.objects.put_new(number, bytes(data))
+    except (OSError, MemoryError) as error:
+        warn_no_room(f"the result of task {run.plan.ids[run.spec.producer[number]]!r}", error)
+        return False
+    return True
 
 
 #: Numbers as large as this are refused. No real count is that large, and a huge integer could not become a float.

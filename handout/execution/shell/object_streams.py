@@ -20,7 +20,7 @@ from handout.protocol.frames import Buffer, ProtocolError
 from handout.protocol.session import Source
 from handout.transport.conversation import GrowingSource
 
-__all__ = ["BytesSource", "CheckedSource", "Fetches", "Gathered", "Relay", "Room", "Sink"]
+__all__ = ["BytesSource", "CheckedSource", "Fetches", "Gathered", "Relay", "Room", "Sink", "warn_no_room"]
 
 logger = logging.getLogger("handout")
 
@@ -342,12 +342,7 @@ class Fetches:
         try:
             yield
         except (OSError, MemoryError) as error:
-            logger.warning(
-                "The controller could not store an arriving object. Check the free memory and disk space of this "
-                "machine. The error was %s: %s",
-                type(error).__name__,
-                error,
-            )
+            warn_no_room("an arriving object", error)
             self.arriving.pop(stream, None)
             sink.fail(False)
 
@@ -359,3 +354,13 @@ class Fetches:
         if not queue:
             del self.waiting[key]
         return sink
+
+
+def warn_no_room(what: str, error: Exception) -> None:
+    """Warn that the controller could not store an object."""
+    logger.warning(
+        "The controller could not store %s. Check the free memory and disk space of this machine. The error was %s: %s",
+        what,
+        type(error).__name__,
+        str(error),  # the error itself would keep the run in memory for as long as a handler keeps the log record
+    )

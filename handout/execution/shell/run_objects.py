@@ -52,7 +52,7 @@ class SpillFile:
             self._file.close()
         except OSError:
             pass  # the last bytes could not be written, for example on a full disk; the file is closed anyway
-        os.unlink(self.path)
+        _remove(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,11 @@ class RunObjects:
             self._held[number] = _Later(read, nbytes)
 
     def put_new(self, number: int, data: bytes) -> None:
-        """Hold a complete result: in memory, or in a file if there is not enough memory."""
+        """Hold a complete result: in memory, or in a file if there is not enough memory.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         held = self._held
         if number in held:
             return
@@ -164,8 +168,12 @@ class RunObjects:
             self.nbytes += len(data)
         else:
             file = self.new_file()
-            file.write(data)
-            self.put(number, file, len(data))
+            try:
+                file.write(data)
+                self.put(number, file, len(data))
+            except OSError:
+                file.remove()
+                raise
 
     def segments(self, number: int) -> list[Segment] | None:
         """Return the segments of an object, or None if the object is not held.
@@ -232,4 +240,11 @@ class RunObjects:
             if isinstance(held, bytes | bytearray | memoryview):
                 self.nbytes -= len(held)
             elif isinstance(held, FileObject) and held.spilled:
-                held.path.unlink(missing_ok=True)
+                _remove(held.path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:
+        pass  # the file is gone, or its disk has failed; the folder is removed when the process ends
