@@ -120,10 +120,13 @@ class ObjectStore:
         if entry.data is not None:
             incoming = Incoming(self, key, entry.size, small=False)
             incoming.write(entry.data)
-            # The entry is deleted only after the write, so that the object stays in memory if the write fails.
             del self._entries[key]
+            try:
+                incoming.finish()
+            except StoreFullError:
+                self._entries[key] = entry  # the object stays in memory
+                raise
             self.small_bytes -= entry.size
-            incoming.finish()
             entry = self._entries[key]
         return f"{self.folders[entry.folder]}/{file_name(key)}"
 
@@ -337,8 +340,9 @@ class Incoming:
                 data = os.pread(old, _COPY_SIZE, offset)
                 if not data:
                     return
-                offset += os.write(self._fd, data)
-                self._crc = zlib.crc32(data, self._crc)
+                written = os.write(self._fd, data)
+                self._crc = zlib.crc32(data[:written], self._crc)
+                offset += written
         except OSError as error:
             self.give_up()
             raise self._full(error) from None
@@ -358,9 +362,12 @@ class Incoming:
             return
         fd, self._fd = self._fd, -1
         try:
-            if store.trailer_size(self._folder):
-                os.write(fd, crc_bytes(self._crc))
-            os.close(fd)
+            try:
+                trailer = memoryview(crc_bytes(self._crc) if store.trailer_size(self._folder) else b"")
+                while trailer:
+                    trailer = trailer[os.write(fd, trailer) :]
+            finally:
+                os.close(fd)
             if self.key in store:
                 _remove(self._path)
                 return
