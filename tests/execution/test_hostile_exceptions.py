@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import sys
 import threading
@@ -275,6 +276,20 @@ async def test_a_retry_on_that_raises_is_a_no_also_for_what_takes_no_note(
     graph.add(fail, kind, 404, retries=2, retry_on=retry_on)
     error, _ = await failure_of(cluster, graph)
     assert type(error) is kind
+
+
+ALLOWED: contextvars.ContextVar[bool] = contextvars.ContextVar("ALLOWED", default=False)
+
+
+async def test_a_retry_on_has_the_callers_context_variables(cluster: Cluster) -> None:
+    ALLOWED.set(True)
+    graph = Graph()
+    graph.add(fail, FrozenError, 404, retries=1, backoff_s=0.01, retry_on=lambda error: ALLOWED.get())
+    with pytest.raises(FrozenError) as caught:
+        await cluster.execute(graph)
+    found = handout.failure(caught.value)
+    assert found is not None
+    assert found.attempts == 2
 
 
 async def test_a_retry_on_that_hangs_is_a_no_and_the_loop_goes_on(

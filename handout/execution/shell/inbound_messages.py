@@ -146,7 +146,7 @@ class InboundMessages:
             self._decided(run, task, attempt, failure, True)
         else:
             self._driver.retry_decisions.ask(
-                retry_on, failure, lambda yes: self._decided(run, task, attempt, failure, yes)
+                retry_on, failure, run.context, lambda yes: self._decided(run, task, attempt, failure, yes)
             )
 
     def _decided(self, run: RunState, task: int, attempt: int, failure: Failure, retryable: bool) -> None:

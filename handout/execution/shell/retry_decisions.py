@@ -8,6 +8,7 @@ meanwhile: otherwise a function that hangs would stop the heartbeats to all host
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections import deque
@@ -31,6 +32,8 @@ class _Question(NamedTuple):
     failure: Failure
     #: The exception of the failure.
     error: Exception
+    #: The context variables in which the function is called.
+    context: contextvars.Context
     #: Takes the answer, on the thread of the event loop.
     then: Callable[[bool], None]
 
@@ -65,14 +68,18 @@ class RetryDecisions:
         #: The functions that did not answer in time. They are not called again, because each such call costs a thread.
         self._overdue: list[Any] = []
 
-    def ask(self, retry_on: RetryOn, failure: Failure, then: Callable[[bool], None]) -> None:
+    def ask(
+        self, retry_on: RetryOn, failure: Failure, context: contextvars.Context, then: Callable[[bool], None]
+    ) -> None:
         """Find out if another attempt may help. Pass the answer to ``then``: at once, or in a later turn of the loop.
+
+        The function is called with a copy of ``context``, because a function that is overdue never leaves its context.
 
         If ``retry_on`` raises an error or does not answer in time, the answer is no, and a note of the task's exception
         says why.
         """
         # The thread of this call waits while the exception is made, so that no two threads import modules at once.
-        question = _Question(retry_on, failure, failure.bare(), then)
+        question = _Question(retry_on, failure, failure.bare(), context.copy(), then)
         if _is_comparison(retry_on):
             self._conclude(question, _judge(question))
             return
@@ -105,7 +112,7 @@ class RetryDecisions:
                 question = caller.question = self._waiting.popleft()
                 caller.since = time.monotonic()
             late = any(question.retry_on is each for each in self._overdue)
-            answer = "did not answer in time before" if late else _judge(question)
+            answer = "did not answer in time before" if late else question.context.run(_judge, question)
             with self._lock:
                 if caller.is_given_up:
                     return

@@ -7,6 +7,7 @@ here is the data that the core does not need.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,8 @@ class RunState:
     #: For each object, 1 if a task, the caller or the cluster needs it, otherwise 0.
     wanted: bytearray
     started_at: float
+    #: The caller's context variables, with which the function ``retry_on`` is called.
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
     #: For each task, how it ended, or None if it has not ended.
     outcomes: list[Outcome | None] = field(default_factory=list)
     #: For each task, the host to which its last attempt was handed over.
