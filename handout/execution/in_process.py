@@ -151,13 +151,14 @@ class _InProcessCall:
 
     def _fill(self, value: Any) -> Any:
         """Return a value with all its placeholders replaced. A value without placeholders is returned as it is."""
-        if isinstance(value, Input):
+        kind = type(value)  # not `isinstance`, which asks the value for its ``__class__``
+        if issubclass(kind, Input):
             return self._value_of(self._slot_of(value))
-        if not isinstance(value, list | tuple | dict) or not value:
+        if not issubclass(kind, list | tuple | dict) or not value:
             return value
         if id(value) in self._rebuilt:
             return self._rebuilt[id(value)]
-        filled = self._fill_dict(value) if isinstance(value, dict) else self._fill_sequence(value)
+        filled = self._fill_dict(value) if issubclass(kind, dict) else self._fill_sequence(value)
         self._rebuilt[id(value)] = filled
         return filled
 

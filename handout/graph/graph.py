@@ -82,7 +82,7 @@ class Graph(TypedCalls):
             scores = graph.map(score, range(100), table=table)
             ```
         """
-        if isinstance(value, Input):
+        if issubclass(type(value), Input):  # not `isinstance`, which asks the value for its ``__class__``
             raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Pass it to functions as it is.")
         if id is not None:
             check_options({"id": id}, "graph.value")

@@ -42,6 +42,7 @@ class Scanner:
 
         Raises:
             GraphError: An output is inside a set, or the arguments are nested too deeply.
+            Exception: A container of a class of the program raised it.
         """
         found: list[Input[Any]] = []
         try:
@@ -60,14 +61,15 @@ class Scanner:
         return tuple(found)
 
     def _look(self, value: Any, found: list[Input[Any]]) -> None:
-        if isinstance(value, Input):
+        kind = type(value)  # not `isinstance`, which asks the value for its ``__class__``
+        if issubclass(kind, Input):
             found.append(value)
-        elif isinstance(value, dict):
+        elif issubclass(kind, dict):
             self._look_inside(value, [*value.keys(), *value.values()] if value else [], found)
-        elif isinstance(value, list | tuple):
+        elif issubclass(kind, list | tuple):
             self._look_inside(value, value, found)
-        elif isinstance(value, set | frozenset):
-            if any(isinstance(item, Input) for item in value):
+        elif issubclass(kind, set | frozenset):
+            if any(issubclass(type(item), Input) for item in value):
                 raise GraphError(
                     f"an output is inside a set: {brief(value)}.",
                     remedy="Put the output into a list, tuple or dict instead.",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from handout.errors import GraphError
+from handout.errors import GraphError, UnserializableError
 from handout.graph.arg import Arg
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes
 from handout.graph.order import find_cycle, topological
 from handout.graph.output import Input, Output
 from handout.graph.scan import Scanner
+from handout.serialization.user_objects import short_name, text, type_name
 from handout.slices import Slices, column, is_slice_end
 
 __all__ = ["Wiring"]
@@ -50,6 +51,7 @@ class Wiring:
 
         Raises:
             GraphError: An output is inside a set, an `Arg` has no producer, or arguments are nested too deeply.
+            UnserializableError: An argument raises an error when its items are read.
         """
         references, kwargs = Scanner().references, self.nodes.kwargs
         fns, args, refs = self.fns, self.args, self.refs
@@ -57,7 +59,13 @@ class Wiring:
         while node < len(fns):  # `_enter` appends dump nodes, which this loop scans as well
             if is_slice_end(node):
                 yield
-            found = () if fns[node] is None else references(args[node], kwargs.get(node) if node < self.count else None)
+            named = kwargs.get(node) if node < self.count else None
+            try:
+                found = () if fns[node] is None else references(args[node], named)
+            except GraphError:
+                raise
+            except Exception as error:  # a subclass of list or dict may raise anything
+                raise _unreadable(self.id_of(node), args[node], named or {}, error) from error
             refs.append(found)
             for ref in found:
                 if type(ref) is not Output:
@@ -176,3 +184,22 @@ class Wiring:
         fn = self.fns[node]
         assert fn is not None
         return fn
+
+
+def _unreadable(
+    id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
+) -> UnserializableError:
+    """Return the error for a function of which an argument raised an error while its items were read."""
+    path, value = "args", args
+    for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
+        try:
+            Scanner().references((value,), None)
+        except Exception:  # this is the argument
+            break
+    return UnserializableError(
+        f"{id!r} cannot be sent to a host, because reading the items of {path} ({type_name(value)}), or of a container "
+        f"in it, raised {short_name(error)}: {text(error)}.",
+        remedy="Pass a plain list, tuple, dict or set.",
+        path=path,
+        type=type_name(value),
+    )

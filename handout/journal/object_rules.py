@@ -78,7 +78,7 @@ def an_object(walk: ValueWalk, value: Any) -> bytes:
         reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
     except Exception:  # a __reduce__ may raise anything
         for base, rule in DERIVABLE.items():
-            if isinstance(value, base):
+            if issubclass(kind, base):
                 state = getattr(value, "__dict__", None)
                 return digest(b"derived", walk.of(kind), rule(walk, value), walk.of(state))
         return walk.unknown()

@@ -83,7 +83,7 @@ class ValueWalk:
         kind = type(value)
         if kind in _SCALARS:
             return digest(kind.__name__.encode(), plain_text(value).encode("utf-8", "surrogatepass"))
-        if isinstance(value, Input) and self._promise is not None:
+        if issubclass(kind, Input) and self._promise is not None:  # `isinstance` would ask for the ``__class__``
             return self._promise(value, self)
         if (met := self._met.get(id(value))) is not None:
             return digest(b"met", b"%d" % met[0])
@@ -93,11 +93,12 @@ class ValueWalk:
     def whole(self, value: Any) -> bytes:
         """Return the identity of the value that the walk is for.
 
-        If the value is nested too deeply for a walk, the identity matches nothing.
+        If the value is nested too deeply for a walk, or raises an error when its parts are read, the identity matches
+        nothing.
         """
         try:
             return self.of(value)
-        except RecursionError:
+        except Exception:  # a property or an iterator of a user's class may raise anything
             return self.unknown()
 
     def unknown(self) -> bytes:

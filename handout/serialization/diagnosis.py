@@ -43,7 +43,7 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
     """
     search = _Search(pickle_part or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
-    while not isinstance(value, UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
+    while not issubclass(type(value), UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
         found = search.refused_part(value)
         if found is None:
             break
@@ -88,22 +88,23 @@ class _Search:
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield ``(step, part)`` for each part of `value`. The step, such as ``[0]``, leads from `value` to the part."""
-    if isinstance(value, dict):
+    kind = type(value)  # not `isinstance`, which asks the value for its ``__class__``
+    if issubclass(kind, dict):
         for key, item in value.items():
             yield f"[{brief(key, _MAX_KEY)}]", item
             yield f"[key {brief(key, _MAX_KEY)}]", key
-    elif isinstance(value, (list, tuple)):
+    elif issubclass(kind, (list, tuple)):
         for index, item in enumerate(value):
             yield f"[{index}]", item
-    elif isinstance(value, (set, frozenset)):
+    elif issubclass(kind, (set, frozenset)):
         for item in value:
             yield f"{{{brief(item, _MAX_KEY)}}}", item
-    if isinstance(value, types.FunctionType):
+    if issubclass(kind, types.FunctionType):
         yield from _function_parts(value)
-    elif isinstance(value, types.MethodType):
+    elif issubclass(kind, types.MethodType):
         yield ".__self__", value.__self__
         yield ".__func__", value.__func__
-    elif isinstance(value, type):
+    elif issubclass(kind, type):
         yield from ((f".{name}", part) for name, part in vars(value).items() if name not in ("__dict__", "__weakref__"))
     else:
         yield from _attributes(value)
@@ -134,7 +135,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
                 yield f".{name}", getattr(value, name)
     for name in ("fget", "fset", "__func__", "func", "args", "keywords", "__wrapped__"):
         part = getattr(value, name, None)
-        if part is not None and not isinstance(value, types.ModuleType):
+        if part is not None and not issubclass(type(value), types.ModuleType):
             yield f".{name}", part
     yield ".__class__", type(value)
 

@@ -331,12 +331,13 @@ class _CallEncoder:
 
         Return None for anything else.
         """
-        if isinstance(obj, Input):
+        kind = type(obj)  # not `isinstance`, which asks the object for its ``__class__``
+        if issubclass(kind, Input):
             self.outputs_seen += 1
             if self.slot_of is None:
                 self.slot_of = self.encoder.plan.slot_of(self.task)
             return self.slot_of(obj)
-        return obj if isinstance(obj, Slot) else None
+        return obj if kind is Slot else None
 
     # ---- large arguments -----------------------------------------------------------------------------------
 
@@ -369,7 +370,7 @@ class _CallEncoder:
         A large container that holds outputs cannot become an object, because objects contain no placeholders. The large
         items of the container become objects instead.
         """
-        if isinstance(arg, Input | Slot) or type(arg) in _TINY:
+        if issubclass(type(arg), Input | Slot) or type(arg) in _TINY:
             return arg
         self.outputs_seen = 0
         segments = self._attempt(arg)

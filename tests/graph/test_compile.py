@@ -65,6 +65,16 @@ def test_outputs_in_a_long_list_are_found_for_each_that_takes_it(graph: Graph) -
     assert plan.inputs[100] == plan.inputs[101] == tuple(range(100))
 
 
+def test_outputs_in_a_list_that_does_not_show_its_class_are_found(graph: Graph) -> None:
+    class Hidden(list[Any]):
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("no class")
+
+    graph.add(take, Hidden([graph.add(make)]))
+    assert graph.compile().inputs[1] == (0,)
+
+
 def test_containers_that_hold_themselves_end(graph: Graph) -> None:
     long: list[Any] = [*range(20), graph.add(make)]
     long.append(long)

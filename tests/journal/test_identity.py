@@ -477,3 +477,19 @@ def test_keys_of_elements_count_by_what_they_hold() -> None:
 
     assert by_id(build("a"))["taken"] == by_id(build("a"))["taken"]
     assert by_id(build("a"))["taken"] != by_id(build("b"))["taken"]
+
+
+class Secretive:
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+class Unreadable(list[Any]):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (), None, (1 // 0 for _ in range(1))
+
+
+@pytest.mark.parametrize("make", [Secretive, lambda: [Secretive()], Unreadable])
+def test_a_value_that_raises_when_it_is_read_is_not_recognized(make: Callable[[], Any]) -> None:
+    value = make()
+    assert identity_of(value) != identity_of(value)

@@ -250,6 +250,28 @@ class Model:
         self.lock = threading.Lock()
 
 
+class Refusing:
+    """An object that has no attributes to show."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+class Liar:
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+
+class ListLiar(Liar, list[Any]):
+    pass
+
+
+class Unreadable(list[Any]):
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
 def anything(*_args: Any, **_kwargs: Any) -> None:
     pass
 
@@ -260,6 +282,12 @@ def anything(*_args: Any, **_kwargs: Any) -> None:
         ((1, {"model": Model()}), {}, "args[1]['model'].lock"),
         ((), {"x": Model()}, "x.lock"),
         ((1, [threading.Event()]), {}, "args[1][0]"),
+        ((1, Refusing()), {}, "args[1]"),
+        ((1, [Liar()]), {}, "args[1][0]"),
+        ((), {"x": {1: Liar()}}, "x[1]"),
+        ((ListLiar(),), {}, "args[0]"),
+        (({Refusing},), {"x": [Refusing()]}, "x[0]"),
+        ((1, [Unreadable()]), {}, "args[1]"),
     ],
 )
 def test_an_argument_that_cannot_travel_is_refused_with_function_and_path(args: Any, kwargs: Any, path: str) -> None:
@@ -280,6 +308,10 @@ def test_a_function_and_a_value_that_cannot_travel_are_refused_by_name() -> None
     graph = Graph()
     graph.add(same, graph.value({"a": lock}, id="held"))
     with pytest.raises(UnserializableError, match=r"'held'.*value\['a'\]"):
+        at_once(encode_plan(graph.compile()))
+    graph = Graph()
+    graph.add(same, graph.value(Refusing(), id="silent"))
+    with pytest.raises(UnserializableError, match=r"'silent'.*value"):
         at_once(encode_plan(graph.compile()))
 
 
