@@ -90,6 +90,9 @@ class Cluster:
     def start(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Execution:
         """Make an execution of a graph: ``async with cluster.start(graph) as execution``.
 
+        The arguments of the functions must not be changed before the ``async with`` block is entered, because they are
+        read in several turns of the event loop until then.
+
         Args:
             graph: A graph, or a list of `function` entries.
             **run: The options of the run, see `RunOptions`.
@@ -104,6 +107,9 @@ class Cluster:
 
     async def execute(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Results:
         """Run a graph and return its results.
+
+        The arguments of the functions must not be changed before the run has begun, because they are read in several
+        turns of the event loop.
 
         Args:
             graph: A graph, or a list of `function` entries.

@@ -22,6 +22,9 @@ logger = logging.getLogger("handout")
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
     """Make an execution that connects to hosts itself: ``async with handout.start(graph, ...) as execution``.
 
+    The arguments of the functions must not be changed before the ``async with`` block is entered, because they are read
+    in several turns of the event loop until then.
+
     Args:
         graph: A graph, or a list of `function` entries.
         **run: The hosts and the options of the run, see `ClusterOptions` and `RunOptions`.
@@ -57,6 +60,9 @@ def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
 
 async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph on the hosts of an inventory, and return its results.
+
+    The arguments of the functions must not be changed before the run has begun, because they are read in several turns
+    of the event loop.
 
     Args:
         graph: A graph, or a list of `function` entries.
