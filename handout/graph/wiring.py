@@ -186,9 +186,7 @@ class Wiring:
         return fn
 
 
-def _unreadable(
-    id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception
-) -> UnserializableError:
+def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> UnserializableError:
     """Return the error for a function of which an argument raised an error while its items were read."""
     path, value = "args", args
     for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
