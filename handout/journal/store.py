@@ -17,7 +17,7 @@ from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder, damaged, is_whole, read_whole
 from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
-from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select, sound_rows
+from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select
 from handout.journal.writer import LargeObject, Rows, Writer, result_rows
 
 __all__ = ["INLINE", "Journal"]
@@ -48,8 +48,8 @@ class Journal:
         #: The journal's number for the run that is being recorded; 0 before `begin_run`. Agents have a number of their
         #: own for the run.
         self.run = 0
-        #: How many rows of results `committed` left out, because they do not match their checksums.
-        self.damaged_rows = 0
+        #: For each table, how many rows the last read of the table left out, because they do not match their checksums.
+        self.damaged: dict[str, int] = {}
         #: A thread holds this lock while it reads, so that `close` waits for the end of the read. `close` may be called
         #: during a read, because the asyncio task that asked for the read may have been cancelled.
         self._reading = threading.Lock()
@@ -90,6 +90,9 @@ class Journal:
     def committed(self, identities: Iterable[bytes]) -> dict[bytes, CommittedTask]:
         """Find tasks that succeeded in earlier runs, without loading their results.
 
+        Damaged rows of ``runs`` and ``results`` are left out. The results of a run whose row is damaged count as
+        damaged, too.
+
         Args:
             identities: The identities of the tasks to look for.
 
@@ -98,15 +101,24 @@ class Journal:
         """
         wanted, found = set(identities), dict[bytes, CommittedTask]()
         with self._reading_lock():
-            known = {run: identities for run, *_, identities in sound_rows(self._database, "runs")}
+            known = {run: identities for run, *_, identities in self._sound_rows("runs")}
             rows = self._database.execute(select("results", "ORDER BY rowid", "rowid, "))
-            self.damaged_rows = 0
-            for row, *values in rows if known else ():
-                if is_sound(values):
+            self.damaged["results"] = 0
+            for row, *values in rows:
+                if is_sound(values) and values[0] in known:
                     self._take(found, wanted, known, row, values)
                 else:
-                    self.damaged_rows += 1
+                    self.damaged["results"] += 1
         return found
+
+    def _sound_rows(self, table: str, extra: str = "") -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a table that match their checksums. Count the others in `damaged`."""
+        self.damaged[table] = 0
+        for row in self._database.execute(select(table, extra)):
+            if is_sound(row):
+                yield row[:-1]
+            else:
+                self.damaged[table] += 1
 
     def _take(
         self,
@@ -144,6 +156,8 @@ class Journal:
     def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
         """Find the recorded starts that neither `clear_starts` nor `cancel_starts` has removed.
 
+        Damaged rows are left out.
+
         Args:
             identities: The identities of the tasks to look for.
 
@@ -152,7 +166,7 @@ class Journal:
         """
         wanted = set(identities)
         with self._reading_lock():
-            rows = sound_rows(self._database, "starts")
+            rows = self._sound_rows("starts")
             return {identity: (host, attempt) for identity, _, _, host, attempt in rows if identity in wanted}
 
     def load_parts(self, parts: Iterable[StoredPart], limit: int) -> list[StoredPart]:
@@ -198,26 +212,30 @@ class Journal:
         return data
 
     def classes(self) -> list[ClassName]:
-        """Return the names of classes that are pickled by value, and that committed results may contain."""
+        """Return the names of classes that are pickled by value, and that committed results may contain.
+
+        Damaged rows are left out.
+        """
         with self._reading_lock():
-            return [ClassName(*row) for row in sound_rows(self._database, "classes")]
+            return [ClassName(*row) for row in self._sound_rows("classes")]
 
     def left_agents(self) -> list[tuple[str, str, str]]:
         """Return the agents that an earlier controller may have left running.
 
         Each entry has the host's name, the secret that the agent's controller must know, and the agent's `StartedAgent`
-        as JSON.
+        as JSON. Damaged rows are left out.
         """
         with self._reading_lock():
-            return [(host, token, started) for host, token, started in sound_rows(self._database, "agents")]
+            return [(host, token, started) for host, token, started in self._sound_rows("agents")]
 
     def last_run(self) -> tuple[int, bytes]:
         """Return the number that agents used for the last run, and the joined identities of that run's tasks.
 
-        The number is 0 if the journal has no run.
+        The number is 0 if the journal has no run. Damaged rows are left out, so the run may be an earlier one than the
+        last. `damaged` then tells that there is a later one.
         """
         with self._reading_lock():
-            for _, _, _, number, _, identities in sound_rows(self._database, "runs", "ORDER BY run DESC LIMIT 1"):
+            for _, _, _, number, _, identities in self._sound_rows("runs", "ORDER BY run DESC"):
                 return number, identities
         return 0, b""
 

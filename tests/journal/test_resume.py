@@ -7,9 +7,11 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -447,6 +449,34 @@ async def test_a_damaged_journal_does_not_let_a_task_run_twice_that_must_not(tmp
     with pytest.raises(JournalError, match=r"1 records of results do not match .* All tasks then run anew"):
         await handout.execute(graph, inventory=HERE, journal=journal)
     assert ran.read_text().split() == ["once"]
+
+
+@pytest.mark.parametrize("table", ["runs", "agents", "classes", "starts"])
+async def test_a_damaged_record_costs_at_most_what_it_is_about(
+    tmp_path: Path, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran, journal = tmp_path / "ran", tmp_path / "run.db"
+    graph = Graph()
+    graph.add(tasks.noted, str(ran), "often")
+    await handout.execute(graph, inventory=HERE, journal=journal)
+    rows = {
+        "agents": "INSERT INTO agents VALUES ('gone', 'token', '{}', x'00')",
+        "classes": "INSERT INTO classes VALUES ('o', 1, 'm', 'A', x'00')",
+        "starts": "INSERT INTO starts VALUES (x'00', 1, 'once', 'here', 1, x'00')",
+        "runs": "UPDATE runs SET checksum = x'00'",
+    }
+    with closing(sqlite3.connect(journal)) as database, database:
+        database.execute(rows[table])
+    await handout.execute(graph, inventory=HERE, journal=journal)
+    assert ran.read_text().split() == (["often", "often"] if table == "runs" else ["often"])
+    assert (f"1 records of {table} cannot be used" in caplog.text) == (table != "starts")
+    graph.add(tasks.noted, str(ran), "once", id="once", idempotent=False)
+    if table in ("runs", "starts"):
+        with pytest.raises(JournalError, match=f"1 records of {table} do not match"):
+            await handout.execute(graph, inventory=HERE, journal=journal)
+    else:
+        await handout.execute(graph, inventory=HERE, journal=journal)
+        assert ran.read_text().split() == ["often", "once"]
 
 
 async def test_a_damaged_file_of_a_result_is_told_to_the_caller_by_name(tmp_path: Path) -> None:

@@ -297,8 +297,36 @@ def test_the_tasks_of_a_damaged_row_are_not_committed(tmp_path: Path, damage: st
         database.execute(damage)
     journal = Journal(path)
     assert set(journal.committed([ONE, TWO])) == {TWO}
-    assert journal.damaged_rows == 1
+    assert journal.damaged == {"runs": 0, "results": 1}
     journal.close()
+
+
+@pytest.mark.parametrize("table", ["runs", "agents", "classes", "starts"])
+def test_a_damaged_row_of_another_table_is_left_out_alone(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "run.db"
+    journal = written(path)
+    journal.record_agent("h1", "token", "{}")
+    journal.record_starts([AttemptStart(b"3" * 16, "three", "h1", 1)], lambda error: None)
+    journal.begin_run(["one"], [ONE], 1, 7, [ClassName("o", 2, "__main__", "B")])
+    journal.record_agent("h2", "token", "{}")
+    journal.record_starts([AttemptStart(b"4" * 16, "four", "h1", 1)], lambda error: None)
+    journal.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        (first,) = database.execute(f"SELECT min({(column := KEYS[table])}) FROM {table}").fetchone()
+        database.execute(f"UPDATE {table} SET checksum = x'00' WHERE {column} = ?", (first,))
+    journal = Journal(path)
+    left = {table: 1}
+    assert set(journal.committed([ONE, TWO])) == (set() if table == "runs" else {ONE, TWO})
+    assert len(journal.open_starts([b"3" * 16, b"4" * 16])) == 2 - left.get("starts", 0)
+    assert len(journal.left_agents()) == 2 - left.get("agents", 0)
+    assert len(journal.classes()) == 2 - left.get("classes", 0)
+    wanted = {"runs": 0, "agents": 0, "classes": 0, "starts": 0, "results": 2 if table == "runs" else 0}
+    assert journal.damaged == {**wanted, **left}
+    assert journal.last_run() == (7, ONE)
+    journal.close()
+
+
+KEYS = {"runs": "run", "agents": "host", "classes": "number", "starts": "identity"}
 
 
 def test_a_damaged_object_is_not_read(tmp_path: Path) -> None:

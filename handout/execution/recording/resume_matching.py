@@ -53,6 +53,8 @@ class PriorRuns:
         self._known: Mapping[bytes, CommittedTask] = {}
         self._lost: Mapping[bytes, tuple[str, int]] = {}
         self._outputs: frozenset[int] = frozenset()
+        #: False if the journal's record of the last run is damaged, so that the run's number is not known.
+        self._is_last_known = True
         #: The tasks that an earlier run committed.
         self.reused: set[int] = set()
         #: The tasks in ``reused``, and the tasks whose results exist only on agents.
@@ -71,6 +73,7 @@ class PriorRuns:
             number: The smallest number that the cluster allows.
         """
         last, identities = self._journal.last_run()
+        self._is_last_known = not self._journal.damaged["runs"]
         if last and identities == b"".join(self._tasks):
             return last
         return max(number, last + 1)
@@ -78,11 +81,14 @@ class PriorRuns:
     def known_agents(self) -> dict[str, KnownAgent]:
         """Return a mapping from the name of a host to the agent that an earlier controller left running there.
 
-        Agents of another version of Handout are left out.
+        Agents of another version of Handout are left out. If the record of the last run is damaged, all agents are left
+        out: the new run may get the number of that run, and the attempts on the agents have this number in their ids.
         """
         digest = agent_bundle().digest
-        known = {}
-        for host, token, text in self._journal.left_agents():
+        known: dict[str, KnownAgent] = {}
+        left = self._journal.left_agents()
+        self._tell_damage("agents", "The agents in them are not taken over.")
+        for host, token, text in left if self._is_last_known else ():
             said = json.loads(text)
             if said.pop("digest") == digest:
                 said["python"] = tuple(said["python"])
@@ -95,7 +101,9 @@ class PriorRuns:
         This must come before the run's functions are pickled; see `tokens.adopt`. If there is no such class now, its
         objects use the definition that was pickled with them.
         """
-        for origin, number, module, name in self._journal.classes():
+        classes = self._journal.classes()
+        self._tell_damage("classes", "Objects of these classes in results have copies of the classes.")
+        for origin, number, module, name in classes:
             cls = _class_named(module, name)
             if cls is not None:
                 tokens.adopt((origin, number), cls)
@@ -110,16 +118,19 @@ class PriorRuns:
             data_only: The names of the hosts with ``trust="data"``.
 
         Raises:
-            JournalError: The journal is damaged. If no task of the run has ``idempotent=False``, damaged records of
-                results are left out instead, so that their tasks run anew.
+            JournalError: The structure of the journal is damaged, or a task of the run has ``idempotent=False`` and a
+                record of a run, a result or a start is damaged. In all other cases, damaged records are left out, and
+                their tasks run anew.
         """
         tasks = self._tasks
         if self._once:
             await asyncio.to_thread(self._journal.check_structure)
         known = await asyncio.to_thread(self._journal.committed, tasks)
-        if self._journal.damaged_rows:
-            self._tell_damage(self._journal.damaged_rows)
+        for table in ("runs", "results"):
+            self._refuse_once(table)
+            self._tell_damage(table, "Their tasks run anew.")
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
+        self._refuse_once("starts")
         self.take_in(run, known, lost)
         parts = await sliced(self._output_parts(run))
         refused = await asyncio.to_thread(self._journal.load_parts, parts.values(), run.objects.memory_left)
@@ -127,20 +138,26 @@ class PriorRuns:
         self._leave_out(run, [number for number, part in parts.items() if id(part) in damaged])
         await sliced(self.use_committed(run, data_only))
 
-    def _tell_damage(self, rows: int) -> None:
-        path = str(self._journal.path)
-        if self._once:
+    def _refuse_once(self, table: str) -> None:
+        """Refuse the journal if a task of the run has ``idempotent=False`` and rows of a table were left out.
+
+        Raises:
+            JournalError: This is so.
+        """
+        rows, path = self._journal.damaged[table], str(self._journal.path)
+        if rows and self._once:
             raise JournalError(
-                f"The journal {path!r} is damaged: {rows} records of results do not match their checksums. So it is "
+                f"The journal {path!r} is damaged: {rows} records of {table} do not match their checksums. So it is "
                 "not known which tasks with idempotent=False have run.",
                 remedy="Give the path of another file. All tasks then run anew.",
                 path=path,
             )
-        logger.warning(
-            "The journal %s is damaged: %d records of results do not match their checksums. Their tasks run anew.",
-            path,
-            rows,
-        )
+
+    def _tell_damage(self, table: str, effect: str) -> None:
+        """Warn if rows of a table were left out because they are damaged."""
+        rows, path = self._journal.damaged[table], self._journal.path
+        if rows:
+            logger.warning("The journal %s is damaged: %d records of %s cannot be used. %s", path, rows, table, effect)
 
     def _leave_out(self, run: RunState, numbers: Iterable[int]) -> None:
         """Forget committed objects whose bytes are damaged. The core has these objects made again."""
