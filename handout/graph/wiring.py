@@ -188,12 +188,11 @@ class Wiring:
 
 def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> UnserializableError:
     """Return the error for a function of which an argument raised an error while its items were read."""
-    path, value = "args", args
-    for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
-        try:
-            Scanner().references((value,), None)
-        except Exception:  # this is the argument
-            break
+    path, value = next(
+        (name, arg)
+        for name, arg in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items(), ("args", args)]
+        if name == "args" or not _is_readable(arg)
+    )
     return UnserializableError(
         f"{id!r} cannot be sent to a host, because reading the items of {path} ({type_name(value)}), or of a container "
         f"in it, raised {short_name(error)}: {text(error)}.",
@@ -201,3 +200,11 @@ def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error
         path=path,
         type=type_name(value),
     )
+
+
+def _is_readable(value: Any) -> bool:
+    try:
+        Scanner().references((value,), None)
+    except Exception:  # see `_unreadable`
+        return False
+    return True
