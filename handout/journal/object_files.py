@@ -1,21 +1,28 @@
-"""Stores large objects as files in the folder beside a journal's file. A file's name is the digest of its bytes."""
+"""Stores large objects as files in the folder beside a journal's file. A file's name is the digest of its bytes.
+
+Files are read, and not mapped into memory. If a sector of a mapped file cannot be read, or if another program shortens
+the file, the system kills the process with SIGBUS.
+"""
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from handout.errors import DamagedFileError
 from handout.journal import checksums
 from handout.journal.checksums import Segments
 
-__all__ = ["ObjectFolder", "damaged", "is_whole", "map_file", "read_whole"]
+__all__ = ["FileSegments", "ObjectFolder", "check", "damaged", "is_whole", "read_whole"]
 
 #: The names of files that are still being written begin with this.
 _UNFINISHED: Final = "new-"
+#: The size of the pieces in which a file is read.
+_BLOCK: Final = 1 << 20
 
 
 class ObjectFolder:
@@ -56,16 +63,22 @@ class ObjectFolder:
         Raises:
             OSError: The file cannot be written.
             ValueError: The bytes do not have this digest.
+            DamagedFileError: The bytes are those of a file, which cannot be read.
         """
         name = checksums.of_object(segments)
         if digest not in (None, name):
             raise ValueError(f"the object with the digest {digest} has other bytes now")
-        size = sum(memoryview(segment).nbytes for segment in segments)
+        if isinstance(segments, FileSegments):
+            size = segments.nbytes
+        else:
+            size = sum(memoryview(segment).nbytes for segment in segments)
         self._path.mkdir(mode=0o700, exist_ok=True)
         path = self._path / name
         # An object that was made again because its file is damaged has the same name, so a file is read before it is
         # taken for the object.
-        if not is_whole(path, size) or checksums.of_object([map_file(path, size)]) != name:
+        try:
+            check(path, size, name)
+        except (OSError, DamagedFileError):
             self._write_new(path, segments)
         return name
 
@@ -97,28 +110,79 @@ def is_whole(path: Path, nbytes: int) -> bool:
         return False
 
 
-def map_file(path: Path, nbytes: int) -> memoryview:
-    """Return the bytes of a file as a read-only view.
+class FileSegments(Sequence[bytes]):
+    """The bytes of a file, in pieces that are read when they are needed.
+
+    The file stays open until this object is freed, so its bytes can be read even if the file is deleted meanwhile.
+
+    Args:
+        path: Path of the file.
+        nbytes: The size of the file.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be opened.
         DamagedFileError: The file does not have ``nbytes`` bytes.
     """
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size != nbytes:
+
+    def __init__(self, path: Path, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd)
+        if os.fstat(self._fd).st_size != nbytes:
             raise damaged(path)
-        return memoryview(mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ) if nbytes else b"")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on, or fewer bytes at the end of the file.
+
+        Raises:
+            DamagedFileError: The bytes cannot be read, or are not there any more.
+        """
+        size = max(0, min(size, self.nbytes - offset))
+        try:
+            data = os.pread(self._fd, size, offset)
+        except OSError as error:
+            raise damaged(self._path) from error
+        if len(data) != size:
+            raise damaged(self._path)
+        return data
+
+    def __len__(self) -> int:
+        return -(-self.nbytes // _BLOCK)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one piece. Slices are not supported."""
+        if index >= len(self):
+            raise IndexError(index)
+        return self.read(index * _BLOCK, _BLOCK)
+
+
+def check(path: Path, nbytes: int, digest: str) -> None:
+    """Compare the bytes of a file with their digest.
+
+    Raises:
+        OSError: The file cannot be opened.
+        DamagedFileError: The file does not have the bytes that were written to it.
+    """
+    if checksums.of_object(FileSegments(path, nbytes)) != digest:
+        raise damaged(path)
 
 
 def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
-    """Return the bytes of a file as a read-only view, after a comparison with their digest.
+    """Return the bytes of a file in memory of the caller's own, after a comparison with their digest.
 
     Raises:
         OSError: The file cannot be read.
         DamagedFileError: The file does not have the bytes that were written to it.
     """
-    data = map_file(path, nbytes)
-    if checksums.of_object([data]) != digest:
+    with path.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != nbytes:
+            raise damaged(path)
+        data, made, at = memoryview(bytearray(nbytes)), checksums.new_digest(), 0
+        while count := file.readinto(data[at : at + _BLOCK]):
+            made.update(data[at : at + count])
+            at += count
+    if at != nbytes or made.hexdigest() != digest:
         raise damaged(path)
     return data
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from handout.errors import DamagedFileError, JournalError
 from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
-from handout.journal.object_files import ObjectFolder, damaged, is_whole, read_whole
+from handout.journal.object_files import ObjectFolder, check, damaged, is_whole, read_whole
 from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
 from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select
 from handout.journal.writer import LargeObject, Rows, Writer, result_rows
@@ -181,6 +181,9 @@ class Journal:
         with self._reading_lock():
             for part in sorted(parts, key=lambda part: part.row):
                 try:
+                    if part.file is not None and part.nbytes > limit:
+                        check(part.file, part.nbytes, part.file.name)
+                        continue
                     data = self._read(part)
                 except (DamagedFileError, OSError):
                     refused.append(part)

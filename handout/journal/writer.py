@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from handout.errors import DamagedFileError
 from handout.journal import checksums
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder
@@ -142,7 +143,7 @@ class Writer:
             return None
         try:
             file = self._folder.write(entry.segments, entry.digest)
-        except ValueError as error:
+        except (ValueError, DamagedFileError) as error:
             logger.warning("A result is not committed to the journal %s, because it is damaged: %s.", self._path, error)
             return None
         except Exception as error:  # the thread must go on, because callers wait until it calls `then`

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from handout.execution.shell.object_streams import BytesSource, CheckedSource, Fetches, Gathered, Relay
 from handout.execution.shell.run_objects import RunObjects, SpillFile
 from handout.journal import checksums
+from handout.journal.object_files import FileSegments
 from handout.protocol.frames import ProtocolError
 
 
@@ -213,17 +214,33 @@ async def test_a_relayed_object_that_is_damaged_in_its_file_does_not_arrive() ->
     assert story == ["start 6", "more", "more", "stop", "failed False"]
 
 
-async def test_a_damaged_file_of_the_controller_is_not_sent_to_its_end() -> None:
+async def test_a_damaged_file_of_the_controller_is_not_sent_to_its_end(tmp_path: Path) -> None:
     whole, damaged = b"0123456789", b"012345678X"
     told: list[str] = []
     digest = checksums.of_object([whole])
-    good = CheckedSource([whole], digest, lambda: told.append("good"))
+    good = CheckedSource(file_of(tmp_path / "good", whole), digest, lambda: told.append("good"))
     assert [bytes(good.read(at, 4)) for at in (0, 4, 0, 4, 8, 8)] == [b"0123", b"4567", b"0123", b"4567", b"89", b"89"]
-    bad = CheckedSource([damaged], digest, lambda: told.append("bad"))
+    bad = CheckedSource(file_of(tmp_path / "bad", damaged), digest, lambda: told.append("bad"))
     assert [bytes(bad.read(at, 4)) for at in (0, 4, 8, 8, 0)] == [b"0123", b"4567", b"", b"", b""]
     assert told == []
     await asyncio.sleep(0)
     assert told == ["bad"]
+
+
+async def test_a_file_that_is_shortened_while_it_is_sent_is_damaged_and_kills_nothing(tmp_path: Path) -> None:
+    told: list[str] = []
+    file = file_of(tmp_path / "cut", b"0123456789")
+    source = CheckedSource(file, checksums.of_object([b"0123456789"]), lambda: told.append("cut"))
+    assert source.read(0, 4) == b"0123"
+    os.truncate(tmp_path / "cut", 6)
+    assert [source.read(at, 4) for at in (4, 4)] == [b"", b""]
+    await asyncio.sleep(0)
+    assert told == ["cut"]
+
+
+def file_of(path: Path, data: bytes) -> FileSegments:
+    path.write_bytes(data)
+    return FileSegments(path, len(data))
 
 
 @pytest.mark.parametrize("data", [b"abc", b"abcdefg"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -13,7 +14,7 @@ import pytest
 from handout.host.task_context import Current
 from handout.host.worker.call_loader import CallLoader
 from handout.host.worker.lent_state import LentState
-from handout.host.worker.objects import StoreAccessError, WorkerObjects, file_name
+from handout.host.worker.objects import MissingInputError, StoreAccessError, WorkerObjects, file_name
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.worker import Worker
 from handout.protocol.frames import MAX_PAYLOAD
@@ -35,6 +36,33 @@ def test_a_result_that_is_made_again_is_counted_once(tmp_path: Path) -> None:
     for _ in range(1000):
         objects.remember(1, bytes(INLINE))
     assert objects.get(1, {}) == bytes(INLINE)
+
+
+@pytest.mark.parametrize("how", ["whole", "changed", "cut", "unreadable"])
+def test_a_file_that_cannot_be_read_is_damaged_and_does_not_kill_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    objects = WorkerObjects([str(tmp_path)] * 2, ".w1")
+    objects.write(1, [b"x" * 3_000_000], True)
+    (path,) = tmp_path.iterdir()
+    if how == "whole":
+        assert bytes(objects.get(1, {})) == b"x" * 3_000_000
+        return
+    if how == "changed":
+        with path.open("r+b") as file:
+            file.seek(2_000_000)
+            file.write(b"y")
+    elif how == "cut":
+        os.truncate(path, 2)
+    else:
+
+        def bad_sector(fd: int, buffers: list[memoryview], offset: int) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "preadv", bad_sector)
+    with pytest.raises(MissingInputError):
+        objects.get(1, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_of_a_result_that_cannot_be_pickled_are_removed(worker: Worker, tmp_path: Path) -> None:
@@ -75,6 +103,6 @@ def test_an_input_that_the_system_does_not_let_the_worker_read_is_no_error_of_th
     worker: Worker, tmp_path: Path
 ) -> None:
     loader = CallLoader(SetUp("h", [], "", {}, "", ""), worker.objects, cast(LentState, Nothing()), None)
-    (tmp_path / file_name(7)).mkdir()  # a folder can be opened, but not mapped
-    with pytest.raises(StoreAccessError, match=r"cannot read input 7 from the store: .*No such device"):
+    (tmp_path / file_name(7)).mkdir()  # a folder can be opened, but not read
+    with pytest.raises(StoreAccessError, match=r"cannot read input 7 from the store: .*Is a directory"):
         loader._load_input(7, {})

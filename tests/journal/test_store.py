@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ import pytest
 
 from handout.errors import DamagedFileError, JournalError
 from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, read
+from handout.journal.object_files import FileSegments, ObjectFolder
 from handout.journal.tables import FORMAT
 from tests.patience import HANG_S
 
@@ -347,6 +349,29 @@ def test_a_damaged_object_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(DamagedFileError, match="is damaged"):
             journal.read_part(part)
     journal.close()
+
+
+def test_a_file_that_is_shortened_or_cannot_be_read_is_damaged_and_kills_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "object"
+    path.write_bytes(b"x" * 3_000_000)
+    segments = FileSegments(path, 3_000_000)
+    assert b"".join(segments) == path.read_bytes()
+    os.truncate(path, 2_000_000)
+    with pytest.raises(DamagedFileError):
+        list(segments)
+    segments = FileSegments(path, 2_000_000)
+    folder = ObjectFolder(tmp_path / "objects")
+    name = folder.write(segments)
+    assert folder.file(name).read_bytes() == path.read_bytes()
+
+    def bad_sector(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", bad_sector)
+    with pytest.raises(DamagedFileError):
+        folder.write(segments)
 
 
 def test_an_object_whose_file_is_damaged_is_written_again(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from handout.errors import DamagedFileError
 from handout.execution.shell.run_objects import SpillFile
 from handout.journal import checksums
+from handout.journal.object_files import FileSegments
 from handout.protocol.frames import Buffer, ProtocolError
 from handout.protocol.session import Source
 from handout.transport.conversation import GrowingSource
@@ -76,20 +78,21 @@ class _FirstReads:
             self.covered = end
 
 
-class CheckedSource(BytesSource):
+class CheckedSource(Source):
     """The source of an object that the controller has in a file.
 
     The digest of the bytes is computed while they are sent. If it is not the object's digest, the last bytes are not
     sent, so that the agent never has the damaged object.
 
     Args:
-        segments: The bytes of the file.
+        file: The open file.
         digest: The digest that the bytes had when they were written; see `checksums.of_object`.
         damaged: Called once, in a later turn of the event loop, if the bytes are damaged.
     """
 
-    def __init__(self, segments: list[Buffer], digest: str, damaged: Callable[[], None]) -> None:
-        super().__init__(segments)
+    def __init__(self, file: FileSegments, digest: str, damaged: Callable[[], None]) -> None:
+        self.size = file.nbytes
+        self._file = file
         self._digest = digest
         self._damaged = damaged
         self._computed = checksums.new_digest()
@@ -98,14 +101,18 @@ class CheckedSource(BytesSource):
 
     def read(self, offset: int, size: int) -> Buffer:
         """See `Source`. Once the file has turned out to be damaged, there are no more bytes."""
-        data = super().read(offset, size)
-        self._first_reads.read(offset, data)
-        if self._first_reads.covered == self.size and self._computed.hexdigest() != self._digest:
-            if not self._is_damaged:
-                self._is_damaged = True
-                asyncio.get_running_loop().call_soon(self._damaged)
+        if self._is_damaged:
             return b""
-        return data
+        try:
+            data = self._file.read(offset, size)
+            self._first_reads.read(offset, data)
+            if self._first_reads.covered < self.size or self._computed.hexdigest() == self._digest:
+                return data
+        except DamagedFileError:
+            pass  # the file cannot be read to its end
+        self._is_damaged = True
+        asyncio.get_running_loop().call_soon(self._damaged)
+        return b""
 
 
 class Sink(Protocol):

@@ -6,13 +6,14 @@ The core, the part of the scheduler that makes all decisions, commands these mov
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from handout.errors import DamagedFileError, JournalError
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.object_streams import CheckedSource, Gathered, Relay
 from handout.execution.shell.run_objects import SpillFile
 from handout.execution.shell.run_state import RunState
+from handout.journal.object_files import FileSegments
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
 from handout.scheduler import commands as do
@@ -68,7 +69,7 @@ class ObjectTraffic:
             segments = self._segments(run, number)
             if segments is None:
                 self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing=True))
-            elif sum(len(memoryview(s).cast("B")) for s in segments) > INLINE:
+            elif run.objects.size(number) > INLINE:
                 self._stream(run, number, segments, agent)
             else:
                 keys.append(run.base | number)
@@ -78,11 +79,11 @@ class ObjectTraffic:
             agent.put_many(keys, blobs)
             self._post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
-    def _stream(self, run: RunState, number: int, segments: list[Segment], agent: AgentProxy) -> None:
+    def _stream(self, run: RunState, number: int, segments: Sequence[Segment], agent: AgentProxy) -> None:
         """Send a large object of the controller to a host. If its bytes are in a file, check them meanwhile."""
         key, file = run.base | number, run.objects.file(number)
-        if file is None:
-            agent.put(key, segments, sum(len(memoryview(s).cast("B")) for s in segments))
+        if file is None or not isinstance(segments, FileSegments):
+            agent.put(key, segments, run.objects.size(number))
             return
 
         def damaged() -> None:
@@ -95,7 +96,7 @@ class ObjectTraffic:
 
         stream = agent.conversation.send_object(key, CheckedSource(segments, file.digest, damaged))
 
-    def _segments(self, run: RunState, number: int) -> list[Segment] | None:
+    def _segments(self, run: RunState, number: int) -> Sequence[Segment] | None:
         """Return an object's bytes, or None if the controller does not have them or cannot read their file.
 
         The bytes of a large object from a file are not checked yet.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handout.journal import checksums
-from handout.journal.object_files import map_file, read_whole
+from handout.journal.object_files import FileSegments, read_whole
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
 from handout.serialization.pickling import Segment, loads
@@ -175,7 +175,7 @@ class RunObjects:
                 file.remove()
                 raise
 
-    def segments(self, number: int) -> list[Segment] | None:
+    def segments(self, number: int) -> Sequence[Segment] | None:
         """Return the segments of an object, or None if the object is not held.
 
         The bytes of a file of more than `INLINE` bytes are not checked. The caller must compare them with the digest
@@ -190,8 +190,9 @@ class RunObjects:
         if held is None:
             return None
         if isinstance(held, FileObject):
-            checked = held.nbytes <= INLINE
-            return [read_whole(held.path, held.nbytes, held.digest) if checked else map_file(held.path, held.nbytes)]
+            if held.nbytes > INLINE:
+                return FileSegments(held.path, held.nbytes)
+            return [read_whole(held.path, held.nbytes, held.digest)]
         if isinstance(held, _Later):
             return [held.read()]
         return held if isinstance(held, list) else [held]
@@ -226,7 +227,9 @@ class RunObjects:
             DamagedFileError: The object's file does not have the bytes that were written to it.
         """
         file = self.file(number)
-        segments = self.segments(number) if file is None else [read_whole(file.path, file.nbytes, file.digest)]
+        if file is not None:
+            return load(read_whole(file.path, file.nbytes, file.digest))
+        segments = self.segments(number)
         if segments is None:
             raise KeyError(number)
         data = segments[0] if len(segments) == 1 else b"".join(segments)

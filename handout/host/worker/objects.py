@@ -28,6 +28,8 @@ _RECENT_BYTES = 8 << 20
 #: without it.
 _TRAILER = struct.Struct("<I")
 TRAILER_SIZE = _TRAILER.size
+#: A file is checked in blocks of this size.
+_BLOCK = 1 << 20
 #: The numbers of the errors of a system call that say that the host or the process has too little of something.
 _SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: One system call writes at most this many segments. Segments are the pieces of which the bytes of an object consist.
@@ -127,17 +129,16 @@ class WorkerObjects:
         # first.
         for file in (base, base + self._suffix) * 2:
             for folder in self._folders:
+                checked = folder == self._folders[1]
                 try:
-                    data = _map_file(f"{folder}/{file}")
+                    data = _map_file(f"{folder}/{file}", checked)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     refusal = error
                     continue
-                if folder != self._folders[1]:
-                    return data
-                if is_sound(data):
-                    return memoryview(data)[:-TRAILER_SIZE]
+                if data is not None:
+                    return memoryview(data)[:-TRAILER_SIZE] if checked else data
                 # The disk has changed the bytes. Without the file, the agent has the object made again.
                 _remove(f"{folder}/{file}")
         if refusal is not None:
@@ -190,16 +191,36 @@ def crc_bytes(crc: int) -> bytes:
     return _TRAILER.pack(crc)
 
 
-def is_sound(data: Buffer) -> bool:
-    """Return True if the bytes of a file end with the checksum of the bytes before it."""
-    view = memoryview(data)
-    return trailer([view[:-TRAILER_SIZE]]) == view[-TRAILER_SIZE:]
+def _is_sound(fd: int, size: int) -> bool:
+    """Return True if a file ends with the checksum of the bytes before it. A bad sector is damage, too.
+
+    The file is not mapped for this: reading a bad sector of a mapped file kills the process with SIGBUS.
+
+    Raises:
+        OSError: The file cannot be read for another reason.
+    """
+    buffer, crc, offset, end = memoryview(bytearray(min(size, _BLOCK))), 0, 0, size - TRAILER_SIZE
+    try:
+        while offset < end:
+            count = os.preadv(fd, [buffer[: end - offset]], offset)
+            if not count:
+                return False
+            crc = zlib.crc32(buffer[:count], crc)
+            offset += count
+        return os.pread(fd, TRAILER_SIZE, end) == crc_bytes(crc) if end >= 0 else False
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False
 
 
-def _map_file(path: str) -> Buffer:
+def _map_file(path: str, checked: bool) -> Buffer | None:
+    """Return the bytes of a file. If the file ends with a checksum that is wrong, return None."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
+        if checked and not _is_sound(fd, size):
+            return None
         return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_COPY)) if size else b""
     finally:
         os.close(fd)
