@@ -20,7 +20,7 @@ from handout.transport.bootstrap import Bootstrap, StartedAgent, relay_command
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.shielded import uninterrupted
 from handout.transport.ssh_login import CONNECT_TIMEOUT_S, SshLogin
-from handout.transport.start_output import HopelessOutput, MarkedOutput, read_answer
+from handout.transport.start_output import HopelessOutput, MarkedOutput, quoted, read_answer
 from handout.transport.threads import in_thread
 
 __all__ = ["SshLauncher"]
@@ -122,7 +122,11 @@ class SshLauncher:
                 if tries == 0 or not connection.is_closed():
                     raise self._login.unreachable(error, self._why_no_start(connection, error)) from error
                 # An agent may have started all the same. It ends by itself, because no controller connects to it.
-                logger.info("The connection to host %s broke during the start of its agent: %s", self._host.name, error)
+                logger.info(
+                    "The connection to host %s broke during the start of its agent: %s",
+                    self._host.name,
+                    quoted(str(error)),  # a server chooses the reason of its disconnect
+                )
             connection = await self._connected()
 
     def _why_no_start(self, connection: asyncssh.SSHClientConnection, error: Exception) -> str:

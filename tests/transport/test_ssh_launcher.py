@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
+import asyncssh
 import pytest
 
 import handout
@@ -79,6 +82,29 @@ async def test_a_connection_lost_while_its_agent_starts_is_no_fault_of_the_login
                 await starting
             await launcher.aclose()
     (tmp_path / "over").touch()
+
+
+async def test_the_reason_that_a_server_gives_for_a_disconnect_is_escaped_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Closed:
+        def is_closed(self) -> bool:
+            return True
+
+    async def breaks(*_: object) -> Never:
+        raise asyncssh.ConnectionLost("bye\x1b[2J\nINFO all is well")
+
+    async def connected() -> Closed:
+        return Closed()
+
+    caplog.set_level(logging.INFO, "handout")
+    launcher = SshLauncher(Host("far", address="far.invalid"))
+    monkeypatch.setattr(launcher, "_connected", connected)
+    monkeypatch.setattr(launcher, "_bootstrap", breaks)
+    with pytest.raises(HostUnreachableError):
+        await launcher.start(Bootstrap("far", None, {}))
+    assert len(caplog.messages) == 2
+    assert all(each.isprintable() and r"bye\x1b[2J\nINFO" in each for each in caplog.messages)
 
 
 @pytest.mark.parametrize("nbytes", [500, 4_000, 8_000, 100_000, 400_000])
