@@ -32,6 +32,12 @@ _CONNECT_TIMEOUT_S = CONNECT_TIMEOUT_S
 _START_TIMEOUT_S = 45.0
 #: A start that takes longer than this many seconds is told in the log.
 _SLOW_S = 15.0
+#: The log adds this if the login is not complete by then. A login takes seven round trips, and a new connection takes
+#: ten (see `agent_link`), so a new connection takes over 21 s. The lease leaves 6 s for it, and 24 s if scaled by 4.
+_SLOW_LOGIN = (
+    " A new connection over so slow a line takes longer than the default lease leaves for it, so also pass "
+    "timings=Timings().scaled(4) or longer timings."
+)
 #: The agent is started at most this many times, if the connection breaks meanwhile.
 _START_TRIES = 3
 #: The session in which an agent was started gets this many seconds to end.
@@ -88,19 +94,20 @@ class SshLauncher:
 
     def _tell_slow(self, bootstrap: Bootstrap) -> None:
         """Log how far a start has come that takes long, because a slow line looks like a start that hangs."""
-        output = bootstrap.output
+        output, advice = bootstrap.output, ""
         if not bootstrap.command_sent:
-            how = "the login is not complete"
+            how, advice = "the login is not complete", _SLOW_LOGIN
         elif output.received:
             how = f"{output.received >> 10} KiB of the agent's code have arrived there"
         else:
             how = "nothing came from the start command"
         logger.warning(
             "The agent on host %s is still being started after %.0f s: %s. If the line to the host is slow, wait: the "
-            "start goes on as long as bytes arrive.",
+            "start goes on as long as bytes arrive.%s",
             self._host.name,
             _SLOW_S,
             how,
+            advice,
         )
 
     async def _start_over(
