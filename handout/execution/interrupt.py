@@ -67,7 +67,7 @@ class _Interruptible(Generic[T]):
         for number in self._taken:
             signal.signal(number, self._signalled)
         try:
-            return self._runner.run(self._noted())
+            result = self._runner.run(self._noted())
         except asyncio.CancelledError:
             if self._first is not None:
                 _end(self._first)
@@ -83,6 +83,9 @@ class _Interruptible(Generic[T]):
                 _abandon(self._loop)
             else:
                 self._runner.close()
+        if self._first is not None:  # the signal came too late to cancel the run
+            _end(self._first)
+        return result
 
     async def _noted(self) -> T:
         self._running = asyncio.current_task()

@@ -139,6 +139,22 @@ def test_a_run_takes_only_signals_that_the_program_does_not_handle(number: signa
     _restores(number, handler)
 
 
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_in_the_last_turn_of_a_run_ends_the_program_too(
+    number: signal.Signals, end: type[BaseException]
+) -> None:
+    async def ends() -> None:
+        signal.raise_signal(number)
+
+    before = signal.signal(number, _OURS[number == signal.SIGINT])
+    try:
+        with pytest.raises(end):
+            run_until_interrupted(ends)
+        assert signal.getsignal(number) is _OURS[number == signal.SIGINT]
+    finally:
+        signal.signal(number, before)
+
+
 def test_in_another_thread_no_signal_is_taken() -> None:
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=lambda: run_until_interrupted(_handlers))
