@@ -21,7 +21,7 @@ from asyncssh.public_key import get_default_public_key_algs
 
 from handout.errors import HostKeyError
 
-__all__ = ["KeyChecker", "KeyPolicy", "host_key_error", "load_known_hosts", "preferred_algorithms"]
+__all__ = ["KeyChecker", "KeyPolicy", "host_key_error", "load_known_hosts", "preferred_algorithms", "revoked_lines"]
 
 _SSH_PORT = 22
 
@@ -38,6 +38,7 @@ class KeyPolicy:
         strict: The configuration's ``StrictHostKeyChecking``, or "" if there is no configuration.
         hashed: True if names are to be recorded as hashes (``HashKnownHosts``).
         direct: True if no jump host and no proxy is between the controller and the host.
+        revoked: The file of the configuration's ``RevokedHostKeys``, or None.
     """
 
     files: Sequence[str]
@@ -47,6 +48,7 @@ class KeyPolicy:
     strict: str = ""
     hashed: bool = False
     direct: bool = True
+    revoked: str | None = None
 
 
 class KeyChecker(asyncssh.SSHClient):
@@ -84,10 +86,13 @@ class KeyChecker(asyncssh.SSHClient):
         return False
 
 
-def load_known_hosts(files: Sequence[str]) -> asyncssh.SSHKnownHosts:
-    """Read files of known keys. As ``ssh`` does, ignore files that are not there, and lines that cannot be read."""
+def load_known_hosts(policy: KeyPolicy) -> asyncssh.SSHKnownHosts:
+    """Read the known and the revoked keys.
+
+    As ``ssh`` does, ignore files of known keys that are not there, and lines in them that cannot be read.
+    """
     known = asyncssh.SSHKnownHosts()
-    for _, _, line in _lines(files):
+    for _, _, line in _lines(policy):
         try:
             known.load(line)
         except ValueError:
@@ -95,28 +100,54 @@ def load_known_hosts(files: Sequence[str]) -> asyncssh.SSHKnownHosts:
     return known
 
 
-def _lines(files: Sequence[str]) -> Iterator[tuple[str, int, str]]:
-    for path in files:
+def _lines(policy: KeyPolicy) -> Iterator[tuple[str, int, str]]:
+    """Yield each line about keys with its file and its number. A revoked key gets the form of ``known_hosts``."""
+    for path in policy.files:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 yield from ((path, number, line) for number, line in enumerate(file, 1))
         except OSError:
             pass
+    if policy.revoked is not None:
+        for number, line in revoked_lines(policy.revoked):
+            yield policy.revoked, number, f"@revoked * {line}"
 
 
-def preferred_algorithms(known: asyncssh.SSHKnownHosts, name: str, port: int) -> list[str] | None:
+def revoked_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file for ``RevokedHostKeys`` that are neither empty nor comments, with their numbers.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield number, line
+
+
+def preferred_algorithms(
+    known: asyncssh.SSHKnownHosts, name: str, port: int, allowed: Sequence[str] | None
+) -> list[str] | None:
     """Return the algorithms to ask a host for: those of its known keys first, then all others.
 
     By default, asyncssh asks for those of the known keys only. If the host has got a key of another kind, the error
     would then speak of algorithms, and not of a key that has changed.
+
+    Args:
+        known: The known keys.
+        name: The name under which the host's key is recorded.
+        port: The port of the host.
+        allowed: The algorithms that the configuration allows, or None if it sets none.
 
     Returns: None if asyncssh's default is right, because no plain key of the host is known.
     """
     keys, authorities, *_ = known.match(name, "", None if port == _SSH_PORT else port)
     if not keys or authorities:
         return None
-    first = [algorithm for key in keys for algorithm in key.sig_algorithms]
-    return list(dict.fromkeys(each.decode() for each in [*first, *get_default_public_key_algs()]))
+    first = [algorithm.decode() for key in keys for algorithm in key.sig_algorithms]
+    if allowed is None:
+        allowed = [*first, *(each.decode() for each in get_default_public_key_algs())]
+    return list(dict.fromkeys([*(each for each in first if each in allowed), *allowed]))
 
 
 class _Entry(NamedTuple):
@@ -133,13 +164,13 @@ class _Entry(NamedTuple):
 
 def _entries(policy: KeyPolicy, port: int, address: str) -> Iterator[_Entry]:
     """Find the lines about a host."""
-    for path, number, line in _lines(policy.files):
+    for path, number, line in _lines(policy):
         try:
             found = asyncssh.import_known_hosts(line).match(policy.name, address, None if port == _SSH_PORT else port)
         except ValueError:
             continue
         for keys, revoked in ((found[0], False), (found[2], True)):
-            for key in keys:
+            for key in dict.fromkeys(keys):  # asyncssh finds a line twice if the name is the address
                 yield _Entry(path, number, key, revoked)
 
 

@@ -32,7 +32,7 @@ from handout.transport.host_keys import (
 from handout.transport.proxy_command import ProxyCommand
 from handout.transport.shielded import uninterrupted
 from handout.transport.ssh_configuration import Configured, find_ssh, read_configuration
-from handout.transport.ssh_options import connect_options
+from handout.transport.ssh_options import connect_options, refuse_known_hosts_command, revoked_keys_file
 from handout.transport.start_output import quoted
 from handout.transport.threads import in_thread
 
@@ -274,6 +274,9 @@ class SshLogin:
             jumps = options.pop("tunnel").split(",")
         elif any(way in ssh for way in _WAYS):
             jumps = ()
+        is_unchecked = ssh.get("known_hosts", ()) is None
+        if "known_hosts" not in ssh:
+            refuse_known_hosts_command(configured, self._host.name)
         alias = options.get("host_key_alias")
         files, record_in = configured.known_hosts_files
         policy = KeyPolicy(
@@ -284,6 +287,7 @@ class SshLogin:
             strict=configured.get("stricthostkeychecking"),
             hashed=configured.is_on("hashknownhosts"),
             direct=not jumps and not any(way in options for way in _WAYS),
+            revoked=None if is_unchecked else revoked_keys_file(configured, self._host.name),
         )
         hop = _Hop(name, configured.address, int(options["port"]), options, jumps, policy, is_jump)
         return _checked(hop, ssh)
@@ -412,10 +416,10 @@ def _checked(hop: _Hop, ssh: Any) -> _Hop:
         policy = replace(policy, files=files, record_in=files[0], strict="")
     elif "config" not in hop.options:
         return hop  # asyncssh reads the configuration, and finds the files there
-    known = load_known_hosts(policy.files)
+    known = load_known_hosts(policy)
     hop.options["known_hosts"] = known
-    if "server_host_key_algs" not in hop.options:
-        algorithms = preferred_algorithms(known, policy.name, hop.port)
+    if "server_host_key_algs" not in ssh:
+        algorithms = preferred_algorithms(known, policy.name, hop.port, hop.options.get("server_host_key_algs"))
         if algorithms is not None:
             hop.options["server_host_key_algs"] = algorithms
     return replace(hop, policy=policy)

@@ -15,9 +15,10 @@ from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
 from handout.errors import InventoryError
+from handout.transport.host_keys import revoked_lines
 from handout.transport.ssh_configuration import Configured
 
-__all__ = ["connect_options"]
+__all__ = ["connect_options", "refuse_known_hosts_command", "revoked_keys_file"]
 
 logger = logging.getLogger("handout.link")
 
@@ -75,6 +76,50 @@ def connect_options(configured: Configured, host: str) -> dict[str, Any]:
     if configured.all("sendenv"):
         options["send_env"] = [word for each in configured.all("sendenv") for word in each.split()]
     return options
+
+
+def refuse_known_hosts_command(configured: Configured, host: str) -> None:
+    """Refuse a configuration that gets the known keys from a program.
+
+    Raises:
+        InventoryError: The configuration has ``KnownHostsCommand``.
+    """
+    if configured.get("knownhostscommand", "none") != "none":
+        raise InventoryError(
+            f"Host {host!r}: the SSH configuration has KnownHostsCommand, which Handout does not run.",
+            remedy='Write the known keys into a file. Name it with UserKnownHostsFile, and set "KnownHostsCommand none".',
+            host=host,
+        )
+
+
+def revoked_keys_file(configured: Configured, host: str) -> str | None:
+    """Return the file of the configuration's ``RevokedHostKeys``, or None.
+
+    Raises:
+        InventoryError: A part of the file cannot be honoured. `ssh` then refuses every host, too.
+    """
+    named = configured.get("revokedhostkeys", "none")
+    if named == "none":
+        return None
+    path = configured.path(named)
+    try:
+        with open(path, "rb") as file:
+            wrong = "is a key revocation list (KRL), which Handout cannot read" if file.read(6) == b"SSHKRL" else ""
+        for number, line in () if wrong else revoked_lines(path):
+            try:
+                asyncssh.import_public_key(line)
+            except asyncssh.KeyImportError:
+                wrong = f"has no public key in line {number}"
+                break
+    except OSError as error:
+        wrong = f"cannot be read: {error.strerror}"
+    if wrong:
+        raise InventoryError(
+            f"Host {host!r}: {path!r}, the file of RevokedHostKeys in the SSH configuration, {wrong}.",
+            remedy="Name a file with one revoked public key in each line.",
+            host=host,
+        )
+    return path
 
 
 def _line(configured: Configured) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 import handout
 from handout import Graph, Host
-from handout.errors import HostKeyError
+from handout.errors import HostKeyError, InventoryError
 from tests import work
 from tests.sshd import OpenSsh, need_sshd, start_sshd
 
@@ -88,7 +88,7 @@ async def test_a_key_that_has_changed_is_told_with_the_old_one_and_its_line(
     known.write_text(f"# mine\n\n\n[127.0.0.1]:{sshd.port} {old}")
     path = aliases(sshd, tmp_path / "config", known)
     error = await refused(path, "node")
-    assert f"line 4 of {known}" in str(error)
+    assert str(error).count(f"line 4 of {known}") == 1
     assert fingerprint(sshd.folder / "client_key.pub") in str(error)
     assert fingerprint(sshd.folder / "host_key.pub") in str(error)
     typed(error)
@@ -117,6 +117,55 @@ async def test_a_revoked_key_is_never_to_be_added(sshd: OpenSsh, tmp_path: Path,
     assert fingerprint(sshd.folder / "host_key.pub") in told
     assert ">>" not in told
     assert 'known_hosts": None' not in told
+
+
+async def test_the_keys_that_the_configuration_names_as_revoked_are_refused(
+    sshd: OpenSsh, tmp_path: Path, known: Path
+) -> None:
+    known.parent.mkdir()
+    key = (sshd.folder / "host_key.pub").read_text()
+    known.write_text(f"[127.0.0.1]:{sshd.port} {key}")
+    revoked = known.parent / "revoked keys"
+    path = aliases(sshd, tmp_path / "config", known, f'RevokedHostKeys "{revoked}"')
+    revoked.write_text(f"# mine\n\n{key}")
+    told = str(await refused(path, "node"))
+    assert f"line 3 of {revoked} revokes ssh-ed25519 {fingerprint(sshd.folder / 'host_key.pub')}" in told
+    revoked.write_text((sshd.folder / "client_key.pub").read_text())
+    assert await accepted(path, "node")
+
+
+@pytest.mark.parametrize("name", ["node", "far"])
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ("RevokedHostKeys {folder}/krl", "revocation list"),
+        ("RevokedHostKeys {folder}/none", "cannot be read: No such file"),
+        ("RevokedHostKeys {folder}/text", "no public key in line 2"),
+        ("KnownHostsCommand /bin/echo %H", "KnownHostsCommand"),
+    ],
+)
+async def test_what_the_configuration_says_about_keys_and_cannot_be_honoured_is_refused(
+    sshd: OpenSsh, tmp_path: Path, extra: str, told: str, name: str
+) -> None:
+    """Also for the jump host ``node`` before ``far``."""
+    (tmp_path / "krl").write_bytes(b"SSHKRL\n\0\0\0\0\1")
+    (tmp_path / "text").write_text(f"{(sshd.folder / 'client_key.pub').read_text()}[127.0.0.1] ssh-ed25519 A\n")
+    known = sshd.folder / "known_hosts"
+    with pytest.raises(InventoryError, match=f"'{name}'.*{told}"):
+        await accepted(aliases(sshd, tmp_path / "config", known, extra.format(folder=tmp_path)), name)
+
+
+async def test_the_known_kind_of_key_comes_first_among_the_algorithms_of_the_configuration(
+    tmp_path: Path, known: Path
+) -> None:
+    """The server has a key of another kind too, which `ssh` would not ask for either."""
+    need_sshd()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", tmp_path / "ecdsa"], check=True)
+    (tmp_path / "sshd").mkdir()
+    with start_sshd(tmp_path / "sshd", [f"HostKey {tmp_path / 'ecdsa'}"]) as server:
+        known.parent.mkdir()
+        known.write_text(f"[127.0.0.1]:{server.port} {(tmp_path / 'ecdsa.pub').read_text()}")
+        assert await accepted(aliases(server, tmp_path / "config", known, "HostKeyAlgorithms +ssh-rsa"), "node")
 
 
 async def test_a_certificate_of_an_unknown_authority_is_told_as_such(tmp_path: Path, known: Path) -> None:
