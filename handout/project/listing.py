@@ -2,6 +2,7 @@
 
 Junk does not travel: names that begin with a dot, bytecode, compiled libraries, caches, virtual environments and
 ``node_modules``. Compiled libraries stay because a host may have another system. Sockets, pipes and devices stay too.
+So do private keys, because a host with ``trust="data"`` gets the files as well.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from handout.project.ownership import EXTENSIONS, split_archive
@@ -20,6 +22,7 @@ from handout.project.ownership import EXTENSIONS, split_archive
 __all__ = [
     "Listed",
     "Listing",
+    "is_key",
     "list_beside",
     "list_beside_in_archive",
     "list_package",
@@ -38,6 +41,11 @@ _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "d
 _SKIPPED_ENDS = (".pyc", ".pyo", "~", *EXTENSIONS)
 #: A folder with one of these files is a virtual environment, or a cache: https://bford.info/cachedir.
 _MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
+#: The names of files that hold private keys.
+_KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key|p12|pfx|ppk|jks|keystore|kdbx)", re.IGNORECASE)
+_KEY_BEGINS = re.compile(rb"\s*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File)")
+#: A text with a pattern for file names, such as ``"*.json"`` or ``"**/part-*.csv"``.
+_PATTERN = re.compile(rb"(?:[\"']|[*}.]/)([\w.-]*\*\.\w[\w.-]*)[\"']")
 #: Files and folders about which a warning was logged.
 _warned: set[str] = set()
 
@@ -68,8 +76,12 @@ class Listing:
     names: int = 0
 
     def add(self, listed: Listed) -> None:
-        """Add a file, unless a folder that comes earlier on the package's path has a file of the same name."""
-        self.files.setdefault(listed.inside, listed)
+        """Add a file, unless a folder that comes earlier on the package's path has a file of the same name.
+
+        A file that has the name of a private key is left out.
+        """
+        if listed.inside not in self.files and not _is_key(listed):
+            self.files[listed.inside] = listed
 
 
 def warn_once(key: str, text: str) -> None:
@@ -95,11 +107,18 @@ def list_package(name: str, places: list[str]) -> Listing:
     return listing
 
 
-def list_beside(listing: Listing, folder: str, source: bytes, max_size: int) -> None:
-    """Add to a listing the files beside a module that is in no package, in the bundle's top folder.
+def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") -> None:
+    """Add to a listing the files of a folder that a source names, in the bundle's top folder.
 
-    A file of up to `max_size` bytes is added. A larger file, or a folder with all its files, is added only if its name
-    stands in the module's source, because the folder of a script may hold anything.
+    The folder of a script may hold anything, for example the user's home folder. So a file, or a folder with all its
+    files, is added only if its name stands in the source as a text.
+
+    Args:
+        listing: The listing.
+        folder: The folder.
+        source: The source of the module beside the files, or the sources of a package in the folder.
+        module: The name of the module, if the folder is the module's own. Then a file may also match a pattern such as
+            ``"*.json"`` in the source, or have the module's name and a suffix that stands in the source.
     """
     try:
         listing.folders[folder] = os.stat(folder).st_mtime_ns
@@ -107,14 +126,13 @@ def list_beside(listing: Listing, folder: str, source: bytes, max_size: int) -> 
     except OSError:
         return  # the module is in a zip file, or its folder is gone
     for child in children:
-        status = None if _is_junk(child.name) else _status(child.path)
+        status = None if _is_junk(child.name) or not _is_named(child.name, source, module) else _status(child.path)
         if status is None:
             continue
-        is_named = _names(source, child.name)
         if stat.S_ISDIR(status.st_mode):
-            if is_named and not _is_importable_name(child.name, child.path):
+            if not _is_importable_name(child.name, child.path):
                 _walk(listing, child.name, child.path, set())
-        elif not child.name.endswith(".py") and (is_named or status.st_size <= max_size):
+        elif not child.name.endswith(".py"):
             _add_file(listing, child.name, child.path, status)
 
 
@@ -178,15 +196,14 @@ def _add_file(listing: Listing, inside: str, path: str, status: os.stat_result) 
     listing.add(Listed(inside, path, status.st_mtime_ns, status.st_size, executable))
 
 
-def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: bytes, max_size: int) -> None:
+def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: bytes, module: str) -> None:
     """Do as `list_beside` does, for a module in a folder of a zip file."""
     start = f"{prefix}/" if prefix else ""
     for info, mtime_ns in _members(listing, archive):
         below = info.filename.removeprefix(start)
-        name, _, rest = below.partition("/")
         if not info.filename.startswith(start) or below.endswith(".py") or any(map(_is_junk, below.split("/"))):
             continue
-        if _names(source, name) or not (rest or info.file_size > max_size):
+        if _is_named(below.partition("/")[0], source, module):
             listing.add(Listed(below, os.path.join(archive, info.filename), mtime_ns, info.file_size, False))
 
 
@@ -218,9 +235,53 @@ def _members(listing: Listing, archive: str) -> Iterator[tuple[zipfile.ZipInfo, 
         warn_once(archive, f"Nothing in {archive} is sent to hosts, because the file cannot be read: {error}.")
 
 
-def _names(source: bytes, name: str) -> bool:
-    """Return True if the name of a file or folder stands in a source as a text, or as a part of a path."""
-    return re.search(rb"[\"'/]%s[\"'/]" % re.escape(os.fsencode(name)), source) is not None
+def _is_named(name: str, source: bytes, module: str) -> bool:
+    """Return True if a source names a file or folder; see `list_beside`."""
+    if _has_text(source, name):
+        return True
+    if not module:
+        return False
+    if name.startswith(f"{module}.") and _has_text(source, name.removeprefix(module)):
+        return True
+    return any(fnmatchcase(name, os.fsdecode(pattern)) for pattern in _PATTERN.findall(source))
+
+
+def _has_text(source: bytes, text: str) -> bool:
+    """Return True if a text stands in a source within quotes, or as a part of a path."""
+    return re.search(rb"[\"'/]%s[\"'/]" % re.escape(os.fsencode(text)), source) is not None
+
+
+def _is_key(listed: Listed) -> bool:
+    """Return True and log a warning if a file has the name of a private key, and does not hold certificates only."""
+    name = os.path.basename(listed.inside)
+    if _KEYS.fullmatch(name) is None or (name.lower().endswith(".pem") and _has_only_certificates(listed)):
+        return False
+    _warn_of_key(listed)
+    return True
+
+
+def _has_only_certificates(listed: Listed) -> bool:
+    try:
+        data = read_file(listed.path)
+    except OSError:
+        return False
+    return b"-----BEGIN CERTIFICATE" in data and b"PRIVATE KEY" not in data
+
+
+def is_key(listed: Listed, data: bytes) -> bool:
+    """Return True and log a warning if the contents of a file begin as those of a private key do."""
+    if _KEY_BEGINS.match(data) is None:
+        return False
+    _warn_of_key(listed)
+    return True
+
+
+def _warn_of_key(listed: Listed) -> None:
+    warn_once(
+        f"key {listed.path}",
+        f"{listed.path} is not sent to hosts, because it looks like a private key. If your tasks need it, pass it to "
+        "them as an argument.",
+    )
 
 
 def _is_junk(name: str) -> bool:

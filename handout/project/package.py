@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import logging
 import os
 import re
 import time
@@ -20,6 +21,7 @@ from typing import Any
 from handout.project.listing import (
     Listed,
     Listing,
+    is_key,
     list_beside,
     list_beside_in_archive,
     list_package,
@@ -32,21 +34,25 @@ from handout.project.metadata import metadata_of
 from handout.project.ownership import split_archive
 from handout.serialization.modules_in_text import modules_in_text
 
+logger = logging.getLogger("handout")
+
 __all__ = ["MAX_NBYTES", "Module", "Package", "imports_of", "read_listed"]
 
 #: The files of one package that are no modules have at most this many bytes together. The largest files are left out
 #: until the others fit. A host gets all of these files before its first task, whether or not the tasks read them.
 MAX_NBYTES = 32 << 20
-#: The files beside a module that is in no package have at most this many bytes each, unless the module names them.
-MAX_BESIDE = 1 << 20
-#: A module in whose source none of these words stands does not know its folder, so it reads no files there.
-_FINDS_ITS_FOLDER = re.compile(rb"__file__|__spec__|__loader__|get_data|resources|inspect|co_filename")
+#: A module in whose source nothing like this stands does not know its folder, so it reads no files there.
+_FINDS_ITS_FOLDER = re.compile(
+    rb"__file__|__spec__|__loader__|co_filename|get_data|importlib\.resources|\bresources\.|files\s*\(|get(source)?file\b"
+)
 #: A package in whose sources nothing like this stands does not use files above its own folder.
 _LEADS_ABOVE = re.compile(rb"parent\s*\.\s*parent|parents\s*\[|dirname\s*\(.*dirname\s*\(|\.\./|[\"']\.\.[\"']|pardir")
-#: Seconds between two comparisons of a source's times.
+#: Seconds between two comparisons of a source's times. The same holds for all files of a package with many files.
 SOURCE_CHECK_S = 1.0
-#: How many files a warning names.
-_NAMED = 5
+#: A package with more files than this has many files. To compare 500 files takes 2 ms.
+MANY_FILES = 500
+#: How many files a warning names, and a message about files that travel.
+_NAMED, _TOLD = 5, 50
 
 _versions = itertools.count(1)
 
@@ -121,9 +127,9 @@ class Package:
             self._relist()
 
     def _has_changed_on_disk(self) -> bool:
-        files: Iterable[Listed] = self.files.values()
+        # A changed source only causes a warning, so sources are compared less often. A large project has thousands.
+        files: Iterable[Listed] = self.files.values() if len(self.files) <= MANY_FILES else ()
         if time.monotonic() >= self._next_check_s:
-            # A changed source only causes a warning, so sources are compared less often. A large project has thousands.
             self._next_check_s = time.monotonic() + SOURCE_CHECK_S
             files = self._listing.files.values()
         try:
@@ -158,6 +164,7 @@ class Package:
         modules = {module.inside for module in self.modules.values()}
         files = {path: listed for path, listed in self._listing.files.items() if path not in modules}
         files = _fitting(self.name, files)
+        _tell(self.name, [listed for path, listed in files.items() if path not in self.files])
         if files != self.files or not self.version:
             self.files = files
             self.version = next(_versions)
@@ -168,7 +175,7 @@ class Package:
         if os.path.isdir(self.places[0]):
             source = b"\n".join(module.source for module in self.modules.values())
             if _LEADS_ABOVE.search(source):
-                list_beside(self._listing, folder, source, -1)
+                list_beside(self._listing, folder, source)
 
     def _list(self) -> Listing:
         place = self.places[0]
@@ -187,9 +194,9 @@ class Package:
         if split is not None:
             listing.folders[split[0]] = status.st_mtime_ns
             if finds_its_folder:
-                list_beside_in_archive(listing, split[0], os.path.dirname(split[1]), source, MAX_BESIDE)
+                list_beside_in_archive(listing, split[0], os.path.dirname(split[1]), source, self.name)
         elif finds_its_folder:
-            list_beside(listing, os.path.dirname(place), source, MAX_BESIDE)
+            list_beside(listing, os.path.dirname(place), source, self.name)
         return listing
 
     def _add(self, name: str, listed: Listed, is_package: bool) -> None:
@@ -280,13 +287,22 @@ def _fitting(name: str, files: dict[str, Listed]) -> dict[str, Listed]:
     return {path: listed for path, listed in files.items() if path not in missing}
 
 
+def _tell(name: str, files: Sequence[Listed]) -> None:
+    """Log which further files travel, because a user may not expect that a module's data do."""
+    if files:
+        told = ", ".join(f"{each.inside} ({each.size:,} bytes)" for each in files[:_TOLD])
+        more = f" and {len(files) - _TOLD} more" if len(files) > _TOLD else ""
+        logger.info("Hosts that run code of %r also get these files: %s%s.", name, told, more)
+
+
 def read_listed(listed: Listed) -> bytes | None:
-    """Return the contents of a file. If it cannot be read, log a warning and return None."""
+    """Return the contents of a file. If it cannot be read or is a private key, log a warning and return None."""
     try:
-        return read_file(listed.path)
+        data = read_file(listed.path)
     except OSError as error:
         _warn_unreadable(listed.path, error)
         return None
+    return None if is_key(listed, data) else data
 
 
 def _warn_unreadable(path: str, error: OSError) -> None:

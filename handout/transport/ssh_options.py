@@ -87,7 +87,7 @@ def refuse_known_hosts_command(configured: Configured, host: str) -> None:
     if configured.get("knownhostscommand", "none") != "none":
         raise InventoryError(
             f"Host {host!r}: the SSH configuration has KnownHostsCommand, which Handout does not run.",
-            remedy='Write the known keys into a file. Name it with UserKnownHostsFile, and set "KnownHostsCommand none".',
+            remedy="Write the known keys into a file of UserKnownHostsFile, and set `KnownHostsCommand none`.",
             host=host,
         )
 

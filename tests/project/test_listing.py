@@ -104,21 +104,63 @@ def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, warn
 @pytest.mark.parametrize(
     ("source", "travel"),
     [
-        ("VALUE = 1", set()),
-        ("import pathlib\nPATH = pathlib.Path(__file__)", {"small.json"}),
-        ("PATH = __file__ + 'large.bin'", {"small.json", "large.bin"}),
-        ("PATH = __file__ + 'large' + '.bin'", {"small.json"}),
-        ("PATH = open(f'{__file__}/../large.bin')", {"small.json", "large.bin"}),
-        ("PATH = [__file__, 'data', 'pkg']", {"small.json", "data/x.txt"}),
+        ("VALUE = 'small.json'", set()),
+        ("import inspect, resources, other  # 'small.json'", set()),
+        ("import pathlib\nPATH = pathlib.Path(__file__).parent", set()),
+        ("PATH = __file__ + 'large.bin'", {"large.bin"}),
+        ("PATH = __file__ + 'large' + '.bin'", set()),
+        ("PATH = open(f'{__file__}/../large.bin')", {"large.bin"}),
+        ("PATH = [__file__, 'data', 'pkg']", {"data/x.txt"}),
+        ("PATH = Path(__file__).with_suffix('.txt')", {"mod.txt"}),
+        ("PATH = list(Path(__file__).parent.glob('*.json'))", {"small.json"}),
+        ("PATH = __file__, 'sm*.json', '*', '*.*', '.*', r'[a-z]*.txt', 'data/*.txt'", {"small.json", "data/x.txt"}),
+        ("from importlib import resources\nPATH = resources.files(), 'small.json'", {"small.json"}),
+        ("import inspect\nPATH = inspect.getfile(f), 'small.json'", {"small.json"}),
     ],
 )
-def test_beside_a_single_module_travels_what_it_can_find(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, travel: set[str]
+@pytest.mark.parametrize("zipped", [False, True])
+def test_beside_a_single_module_travels_what_it_names(
+    tmp_path: Path, source: str, travel: set[str], zipped: bool
 ) -> None:
-    monkeypatch.setattr(package, "MAX_BESIDE", 10)
-    write(tmp_path, "data/x.txt", "pkg/__init__.py", "other.py", **{"mod.py": source.encode(), "large.bin": b"x" * 11})
-    write(tmp_path, "small.json")
-    assert Package("mod", [str(tmp_path / "mod.py")]).files.keys() == travel
+    """The folder may be the user's home folder, and hosts with ``trust="data"`` get the files too."""
+    names = ["data/x.txt", "other.py", "small.json", "large.bin", "mod.txt", "mode.txt", "secrets.yaml"]
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "lib.zip", "w") as archive:
+            archive.writestr("in/mod.py", source)
+            for name in names:
+                archive.writestr(f"in/{name}", "x")
+    else:
+        write(tmp_path / "in", *names, "pkg/__init__.py", **{"mod.py": source.encode()})
+    folder = tmp_path / "lib.zip" / "in" if zipped else tmp_path / "in"
+    assert Package("mod", [str(folder / "mod.py")]).files.keys() == travel
+
+
+KEY = b"\n-----BEGIN OPENSSH PRIVATE KEY-----\n"
+CERTIFICATE = b"-----BEGIN CERTIFICATE-----\n"
+
+
+def test_private_keys_never_travel(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    keys = {"id_rsa": b"x", "prod.pem": b"x", "deep/server.KEY": b"x", "chain.pem": CERTIFICATE + KEY, "notes.txt": KEY}
+    sent = {"id_rsa.pub": b"x", "ca.pem": CERTIFICATE, "id_map.json": b"x", "why.txt": b"a " + KEY}
+    write(tmp_path / "pkg", "__init__.py", **keys, **sent)
+    listed = package_in(tmp_path).files.values()
+    assert {each.inside for each in listed if package.read_listed(each)} == {f"pkg/{name}" for name in sent}
+    assert len(warnings.messages) == len(keys)
+    for name in keys:
+        assert f"{name} is not sent to hosts, because it looks like a private key" in warnings.text
+    warnings.clear()
+    write(tmp_path, "id_rsa", **{"mod.py": b"KEY = open(f'{dirname(__file__)}/id_rsa')"})
+    assert Package("mod", [str(tmp_path / "mod.py")]).files == {}
+    assert len(warnings.messages) == 1
+
+
+def test_the_files_that_travel_are_logged_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
+    warnings.set_level(logging.INFO, "handout")
+    write(tmp_path, **{"mod.py": b"X = open(Path(__file__).parent / 'table.json')", "table.json": b"[]"})
+    made = Package("mod", [str(tmp_path / "mod.py")])
+    write(tmp_path, **{"table.json": b"[1]"})
+    made.refresh()
+    assert warnings.messages == ["Hosts that run code of 'mod' also get these files: table.json (2 bytes)."]
 
 
 def test_above_a_package_travels_what_it_names_if_it_leads_there(tmp_path: Path) -> None:
@@ -146,6 +188,29 @@ def test_a_zip_file_is_read_as_a_folder_is(tmp_path: Path) -> None:
     version = single.version
     single.refresh()
     assert single.version == version
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_files_of_a_package_with_many_are_compared_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    monkeypatch.setattr(package, "MANY_FILES", 2)
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    write(tmp_path / "pkg", "__init__.py", "a.txt", "b.txt", *(["c.txt"] if many else []))
+    made = package_in(tmp_path)
+    made.refresh()
+    version = made.version
+    write(tmp_path / "pkg", **{"a.txt": b"longer"})
+    made.refresh()
+    assert (made.version == version) == many
+    now_s += package.SOURCE_CHECK_S
+    made.refresh()
+    assert made.version > version
+    version = made.version
+    write(tmp_path / "pkg", "d.txt")
+    made.refresh()
+    assert made.version > version
 
 
 def test_a_data_file_is_read_anew_when_it_has_changed_and_a_removed_package_is_kept(
