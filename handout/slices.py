@@ -7,14 +7,16 @@ the graph is a generator. It yields after each slice of its work, and returns it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from itertools import islice
-from typing import Any, Final, TypeAlias, TypeVar
+from threading import Lock
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-__all__ = ["SLICE", "Slices", "at_once", "column", "empty", "is_slice_end"]
+__all__ = ["SLICE", "SharedWork", "Slices", "at_once", "column", "empty", "is_slice_end"]
 
 T = TypeVar("T")
 A = TypeVar("A")
+K = TypeVar("K", bound=Hashable)
 
 Slices: TypeAlias = Generator[None, None, T]
 """Work that yields between two slices, and returns its result."""
@@ -58,3 +60,60 @@ def empty(entries: list[Any]) -> Slices[None]:
     while entries:
         del entries[-_REMOVED:]
         yield
+
+
+class SharedWork(Generic[K, T]):
+    """Does work only once although several callers need its result at the same time, such as runs that begin together.
+
+    Each caller does the next slices of the work when it has its turn. So no caller waits for another one, which may
+    have been cancelled, or may get no turn while `at_once` runs.
+    """
+
+    def __init__(self) -> None:
+        self._started: dict[K, _Started[T]] = {}
+
+    def __contains__(self, key: K) -> bool:
+        """Return True if the work with this key has begun and has not ended."""
+        return key in self._started
+
+    def do(self, key: K, work: Callable[[], Slices[T]]) -> Slices[T]:
+        """Do the work, or the rest of the work with this key that another caller has begun. Return its result."""
+        started = self._started.get(key)
+        if started is None:
+            started = self._started[key] = _Started(work())
+        try:
+            while not started.advance():
+                yield
+        finally:
+            if self._started.get(key) is started:
+                del self._started[key]
+        return started.result()
+
+
+class _Started(Generic[T]):
+    """Work that has begun."""
+
+    def __init__(self, work: Slices[T]) -> None:
+        self._work = work
+        #: Callers in several threads may advance the work.
+        self._lock = Lock()
+        self._has_ended = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def advance(self) -> bool:
+        """Do one slice. Return True if the work has ended."""
+        with self._lock:
+            if not self._has_ended:
+                try:
+                    next(self._work)
+                except StopIteration as end:
+                    self._has_ended, self._result = True, end.value
+                except BaseException as error:  # also a KeyboardInterrupt, after which the work cannot go on
+                    self._has_ended, self._error = True, error
+            return self._has_ended
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._result)

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "events": {"errors", "failures"},
     # Hosts, modules and graphs, which the user describes, and the decisions about their tasks.
     "resources": {"errors", "serialization"},
-    "project": {"serialization"},
+    "project": {"slices", "serialization"},
     "graph": {"errors", "slices", "project", "resources", "serialization"},
     "allocators": {"errors", "resources", "protocol"},
     "scheduler": {"errors", "slices", "resources", "allocators", "protocol"},

@@ -9,7 +9,7 @@ from time import thread_time
 import pytest
 
 from handout.execution.sliced import sliced
-from handout.slices import SLICE, Slices, at_once, column, empty
+from handout.slices import SLICE, SharedWork, Slices, at_once, column, empty
 
 
 @pytest.mark.parametrize("count", [0, 1, 8 * SLICE - 1, 8 * SLICE, 8 * SLICE + 1, 20 * SLICE])
@@ -69,3 +69,21 @@ async def test_an_error_of_the_work_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="on purpose"):
         await sliced(work(2, fail))
+
+
+def test_shared_work_that_fails_does_so_for_each_caller_and_can_be_begun_anew() -> None:
+    shared: SharedWork[str, str] = SharedWork()
+
+    def fails() -> Slices[str]:
+        yield
+        yield
+        raise OSError("no such file")
+
+    first, second = shared.do("key", fails), shared.do("key", fails)
+    next(first)
+    next(second)
+    for caller in (first, second):
+        with pytest.raises(OSError, match="no such file"):
+            at_once(caller)
+    assert "key" not in shared
+    assert at_once(shared.do("key", lambda: work(3, lambda: None))) == "done"

@@ -19,6 +19,7 @@ from handout.journal.value_walk import ValueWalk, digest
 from handout.project.sources import own_sources
 from handout.serialization.functions_by_value import names_in
 from handout.serialization.importable import importable_name, main_name
+from handout.slices import at_once
 
 __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "module_sources"]
 
@@ -126,7 +127,7 @@ def module_sources(walk: ValueWalk, name: str) -> bytes:
         if script is None or not os.path.isfile(script):  # there is no file: the program was typed into an interpreter
             return walk.unknown()
     if top not in walk.sources:
-        found = own_sources([main_name() or top if script else top], script)
+        found = at_once(own_sources([main_name() or top if script else top], script))
         parts = [part for each in sorted(found.files) for part in (each.encode(), digest(found.files[each]))]
         binaries = sorted(each for package in found.packages.values() for each in package.extensions.items())
         parts += [part for each, path in binaries for part in (each.encode(), digest(Path(path).read_bytes()))]

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from handout.project.ownership import EXTENSIONS, split_archive
+from handout.slices import Slices, is_slice_end
 
 __all__ = [
     "Listed",
@@ -91,7 +92,7 @@ def warn_once(key: str, text: str) -> None:
         logger.warning("%s", text)
 
 
-def list_package(name: str, places: list[str]) -> Listing:
+def list_package(name: str, places: list[str]) -> Slices[Listing]:
     """List all files of a package.
 
     Args:
@@ -101,13 +102,13 @@ def list_package(name: str, places: list[str]) -> Listing:
     listing = Listing()
     for place in places:
         if os.path.isdir(place):
-            _walk(listing, name, place, set())
+            yield from _walk(listing, name, place, set())
         elif (split := split_archive(place)) is not None:
             _list_archive(listing, name, *split)
     return listing
 
 
-def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") -> None:
+def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") -> Slices[None]:
     """Add to a listing the files of a folder that a source names, in the bundle's top folder.
 
     The folder of a script may hold anything, for example the user's home folder. So a file, or a folder with all its
@@ -125,13 +126,15 @@ def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") 
         children = sorted(os.scandir(folder), key=lambda each: each.name)
     except OSError:
         return  # the module is in a zip file, or its folder is gone
-    for child in children:
+    for number, child in enumerate(children):
+        if is_slice_end(number):
+            yield
         status = None if _is_junk(child.name) or not _is_named(child.name, source, module) else _status(child.path)
         if status is None:
             continue
         if stat.S_ISDIR(status.st_mode):
             if not _is_importable_name(child.name, child.path):
-                _walk(listing, child.name, child.path, set())
+                yield from _walk(listing, child.name, child.path, set())
         elif not child.name.endswith(".py"):
             _add_file(listing, child.name, child.path, status)
 
@@ -141,7 +144,7 @@ def _is_importable_name(name: str, folder: str) -> bool:
     return name.isidentifier() and os.path.exists(f"{folder}/__init__.py")
 
 
-def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]]) -> None:
+def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]]) -> Slices[None]:
     """Add all files below a folder to a listing.
 
     Args:
@@ -161,10 +164,13 @@ def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]
         return
     listing.folders[folder] = status.st_mtime_ns
     listing.names += len(children)
+    yield
     if listing.names > MAX_NAMES:
         _warn_of_too_many(inside, MAX_NAMES)
         return
-    for child in children:
+    for number, child in enumerate(children):
+        if is_slice_end(number):
+            yield
         path = f"{inside}/{child.name}"
         if _is_extension(child.name):
             listing.extensions.setdefault(_dotted(path), child.path)
@@ -174,7 +180,7 @@ def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]
         if found is None:
             continue
         if stat.S_ISDIR(found.st_mode):
-            _walk(listing, path, child.path, above | {identity})
+            yield from _walk(listing, path, child.path, above | {identity})
         else:
             _add_file(listing, path, child.path, found)
 

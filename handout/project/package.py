@@ -8,13 +8,14 @@ read anew whenever their times or sizes have changed, because a program would re
 from __future__ import annotations
 
 import ast
+import copy
 import itertools
 import logging
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +34,7 @@ from handout.project.loaded import is_loaded, loaded_spec_of, may_have_changed, 
 from handout.project.metadata import metadata_of
 from handout.project.ownership import split_archive
 from handout.serialization.modules_in_text import modules_in_text
+from handout.slices import Slices, is_slice_end
 
 logger = logging.getLogger("handout")
 
@@ -57,7 +59,7 @@ _NAMED, _TOLD = 5, 50
 _versions = itertools.count(1)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Module:
     """A module and its source."""
 
@@ -75,7 +77,9 @@ class Module:
 
 
 class Package:
-    """A top-level package with all files in it, or a single top-level module.
+    """A top-level package with all files in it, or a single top-level module, as `read` or `refreshed` found it.
+
+    After that, it does not change, because the preparation of a run may pause while another run reads the package anew.
 
     Args:
         name: The name.
@@ -89,14 +93,20 @@ class Package:
         self.modules: dict[str, Module] = {}
         #: The files that are no modules, by their paths in the bundle.
         self.files: dict[str, Listed] = {}
-        #: Changes with every change of what is sent.
+        #: Differs for all packages that send something else.
         self.version = 0
         self._listing = Listing()
         #: When the times of the sources are to be compared again.
         self._next_check_s = 0.0
         self._imports: tuple[int, frozenset[str]] = (0, frozenset())
-        self._relist()
-        self._add_removed()
+
+    @classmethod
+    def read(cls, name: str, places: Sequence[str]) -> Slices[Package]:
+        """Read a package for the first time."""
+        package = cls(name, places)
+        yield from package._relist()
+        package._add_removed()
+        return package
 
     @property
     def extensions(self) -> dict[str, str]:
@@ -118,15 +128,25 @@ class Package:
 
     # ---- what has changed ----------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
-        """Notice what has changed since the last call: files on disk, and modules that the program has loaded."""
-        for module in self.modules.values():
-            if loaded_spec_of(module.name) is not module.spec:
-                self._follow(module)
-        if self._has_changed_on_disk():
-            self._relist()
+    def refreshed(self) -> Slices[Package]:
+        """Return the package as it is now: with changes on disk, and with modules that the program has loaded since.
 
-    def _has_changed_on_disk(self) -> bool:
+        If nothing has changed, this is the same object.
+        """
+        loaded = [module for module in self.modules.values() if loaded_spec_of(module.name) is not module.spec]
+        has_changed_on_disk = yield from self._has_changed_on_disk()
+        if not loaded and not has_changed_on_disk:
+            return self
+        package = copy.copy(self)
+        package.modules = dict(self.modules)
+        for module in loaded:
+            yield
+            package._follow(module)
+        if has_changed_on_disk:
+            yield from package._relist()
+        return package
+
+    def _has_changed_on_disk(self) -> Slices[bool]:
         # A changed source only causes a warning, so sources are compared less often. A large project has thousands.
         files: Iterable[Listed] = self.files.values() if len(self.files) <= MANY_FILES else ()
         if time.monotonic() >= self._next_check_s:
@@ -136,7 +156,9 @@ class Package:
             for folder, mtime_ns in self._listing.folders.items():
                 if os.stat(folder).st_mtime_ns != mtime_ns:
                     return True
-            for listed in files:
+            for number, listed in enumerate(files):
+                if is_slice_end(number):
+                    yield
                 status = os.stat(listed.path)
                 if status.st_mtime_ns != listed.mtime_ns or status.st_size != listed.size:
                     return True
@@ -146,21 +168,22 @@ class Package:
             return True
         return False
 
-    def _relist(self) -> None:
+    def _relist(self) -> Slices[None]:
         """List the files anew, and read new modules."""
         if self.modules and not any(os.path.exists(place) or split_archive(place) for place in self.places):
             warn_once(f"gone {self.name}", f"{self.places[0]} is gone. Hosts still get its modules as they were.")
             return
-        before, self._listing = self._listing, self._list()
+        before, self._listing = self._listing, (yield from self._list())
         for name, listed, is_package in module_names(self._listing):
             module = self.modules.get(name)
             if name.partition(".")[0] != self.name:
                 continue  # a file beside the module, in a folder that the module names
             if module is None:
+                yield
                 self._add(name, listed, is_package)
             elif before.files.get(listed.inside) != listed:
                 _warn_of_change(module, listed)
-        self._list_above()
+        yield from self._list_above()
         modules = {module.inside for module in self.modules.values()}
         files = {path: listed for path, listed in self._listing.files.items() if path not in modules}
         files = _fitting(self.name, files)
@@ -169,18 +192,18 @@ class Package:
             self.files = files
             self.version = next(_versions)
 
-    def _list_above(self) -> None:
+    def _list_above(self) -> Slices[None]:
         """List the files in the folder above a package, if the package's sources name them and lead there."""
         folder = os.path.dirname(self.places[0])
         if os.path.isdir(self.places[0]):
             source = b"\n".join(module.source for module in self.modules.values())
             if _LEADS_ABOVE.search(source):
-                list_beside(self._listing, folder, source)
+                yield from list_beside(self._listing, folder, source)
 
-    def _list(self) -> Listing:
+    def _list(self) -> Slices[Listing]:
         place = self.places[0]
         if not place.endswith(".py") or os.path.isdir(place):
-            return list_package(self.name, self.places)
+            return (yield from list_package(self.name, self.places))
         listing = Listing()
         split = None if os.path.exists(place) else split_archive(place)
         try:
@@ -196,7 +219,7 @@ class Package:
             if finds_its_folder:
                 list_beside_in_archive(listing, split[0], os.path.dirname(split[1]), source, self.name)
         elif finds_its_folder:
-            list_beside(listing, os.path.dirname(place), source, self.name)
+            yield from list_beside(listing, os.path.dirname(place), source, self.name)
         return listing
 
     def _add(self, name: str, listed: Listed, is_package: bool) -> None:
@@ -209,9 +232,9 @@ class Package:
             if source is None:
                 return
             found = source
-        module = Module(name, listed.path, listed.inside, is_package, found if source is None else source, (), spec)
-        module.imports = tuple(imports_of(module.source))
-        self.modules[name] = module
+        source = found if source is None else source
+        imports = tuple(imports_of(source))
+        module = self.modules[name] = Module(name, listed.path, listed.inside, is_package, source, imports, spec)
         self.version = next(_versions)
         if spec is not None and _differs(name, module.source, listed.path):
             _warn_unknown(module)
@@ -234,7 +257,7 @@ class Package:
         spec = _spec_of(module.name, module.path)
         if spec is None or spec is module.spec:
             return
-        module.spec = spec
+        module = self.modules[module.name] = replace(module, spec=spec)
         source = remembered(module.path, spec)
         try:
             source = read_file(module.path) if source is None else source
@@ -245,7 +268,7 @@ class Package:
                 return  # the file has changed, but the program had loaded the earlier source
             _warn_unknown(module)
         if source != module.source:
-            module.source, module.imports = source, tuple(imports_of(source))
+            self.modules[module.name] = replace(module, source=source, imports=tuple(imports_of(source)))
             self.version = next(_versions)
 
 

@@ -12,6 +12,7 @@ from handout.project.listing import read_file
 from handout.project.loaded import remember_loaded, remembered_modules
 from handout.project.ownership import loaded_spec, own_places, places_of, target_folder
 from handout.project.package import Module, Package, imports_of
+from handout.slices import SharedWork, Slices
 
 __all__ = ["Sources", "find_package", "own_sources"]
 
@@ -41,7 +42,8 @@ class _Known:
     """The decisions of this process about top-level modules."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        #: Several threads may have runs. Work never pauses while it holds this lock.
+        self.lock = threading.Lock()
         #: For each top-level name, the package, or None if it is not the user's own; and the spec that the loaded
         #: module had at the decision.
         self.packages: dict[str, tuple[Package | None, object]] = {}
@@ -51,46 +53,55 @@ class _Known:
         self.path: list[str] = []
         #: The script that is ``__main__``, by its path.
         self.scripts: dict[str, Module] = {}
+        #: The packages that are being read for the first time, by their names and places.
+        self.reading: SharedWork[tuple[str, ...], Package] = SharedWork()
 
 
 _known = _Known()
 
 
-def find_package(name: str) -> Package | None:
+def find_package(name: str) -> Slices[Package | None]:
     """Return the top-level package or module that `name` belongs to, or None if that one is not the user's own."""
-    with _known.lock:
-        return _find(name.partition(".")[0])
-
-
-def _find(top: str) -> Package | None:
-    spec = loaded_spec(top)
-    package, decided = _known.packages.get(top, (None, _UNDECIDED))
+    top = name.partition(".")[0]
+    spec, path = loaded_spec(top), _known.path
+    known, decided = _known.packages.get(top, (None, _UNDECIDED))
     if decided is spec:
-        if package is not None:
-            package.refresh()
-        return package
-    places = own_places(top)
-    if not places and package is not None and not any(map(os.path.exists, package.places)):
-        places = package.places  # the package's folder is gone, but the package was read before
-    if not places and next(remembered_modules(top), None) is not None:
-        places = places_of(top)
-    if package is None or package.places != places:
-        package = Package(top, places) if places else None
+        places = [] if known is None else known.places
     else:
-        package.refresh()
+        places = own_places(top)
+        if not places and known is not None and not any(map(os.path.exists, known.places)):
+            places = known.places  # the package's folder is gone, but the package was read before
+        if not places and next(remembered_modules(top), None) is not None:
+            places = places_of(top)
+    package = (yield from _read(known, top, places)) if places else None
     if package is not None and not package.modules:
         package = None
-    _known.packages[top] = package, spec
-    folder = None if package is not None else target_folder(top)
-    if folder is not None:
-        _known.target_folders[top] = folder
+    folder = target_folder(top) if package is None and decided is not spec else None
+    with _known.lock:
+        if (
+            _known.path is path
+        ):  # otherwise, another run has noticed a new path meanwhile, and the next run decides anew
+            _known.packages[top] = package, spec
+        if folder is not None:
+            _known.target_folders[top] = folder
     return package
+
+
+def _read(known: Package | None, top: str, places: list[str]) -> Slices[Package]:
+    if known is None or known.places != places:
+        key = (top, *places)
+        is_joined = key in _known.reading
+        known = yield from _known.reading.do(key, lambda: Package.read(top, places))
+        if not is_joined:
+            return known
+    # If another run has begun to read the package, files may have changed before this run began.
+    return (yield from known.refreshed())
 
 
 _UNDECIDED = object()
 
 
-def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
+def own_sources(names: Iterable[str], script: str | None = None) -> Slices[Sources]:
     """Return the user's own modules among `names`, and the user's own modules that those import, directly or not.
 
     Args:
@@ -103,10 +114,10 @@ def own_sources(names: Iterable[str], script: str | None = None) -> Sources:
             _known.path = list(sys.path)
             _known.target_folders.clear()
             _known.packages = {top: (package, _UNDECIDED) for top, (package, _) in _known.packages.items() if package}
-        return _closure(names, script)
+    return (yield from _closure(names, script))
 
 
-def _closure(names: Iterable[str], script: str | None) -> Sources:
+def _closure(names: Iterable[str], script: str | None) -> Slices[Sources]:
     found = Sources()
     queue = [name.partition(".")[0] for name in names]
     if script is not None:
@@ -117,7 +128,7 @@ def _closure(names: Iterable[str], script: str | None) -> Sources:
         top = queue.pop()
         if top in found.packages or top in found.installed:
             continue
-        package = _find(top)
+        package = yield from find_package(top)
         if package is None:
             found.installed.add(top)
             if top in _known.target_folders:

@@ -112,7 +112,7 @@ class _Encoder:
             calls.append(blob)
             inputs.append(needs)
             fn.append(self._function(task, by_value))
-        bundle = bundle_modules(self.snapshot.modules)
+        bundle = yield from bundle_modules(self.snapshot.modules)
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]

@@ -12,13 +12,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from handout.project.package import Package, read_listed
 from handout.project.sources import own_sources
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
+from handout.slices import SharedWork, Slices
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
 
@@ -29,8 +30,11 @@ _INDEX = "modules.json"
 _LARGE = 1 << 18
 _SAMPLE = 1 << 16
 _BUNDLES_KEPT = 8
-#: The bundles that were made last, by the versions of their packages and by their target folders.
-_made: dict[tuple[tuple[tuple[str, int], ...], tuple[str, ...]], CodeBundle] = {}
+#: The versions of a bundle's packages, and its target folders.
+_State: TypeAlias = tuple[tuple[tuple[str, int], ...], tuple[str, ...]]
+#: The bundles that were made last, and those that are being made.
+_made: dict[_State, CodeBundle] = {}
+_making: SharedWork[_State, CodeBundle] = SharedWork()
 
 
 class _Numbers:
@@ -110,7 +114,7 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
     return FunctionBlob(number, blob, by_value, False)
 
 
-def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
+def bundle_modules(names: Iterable[str]) -> Slices[CodeBundle | None]:
     """Bundle the user's own modules among `names`, and the user's own modules that those import, directly or not.
 
     The bundle is made only once for one state of these modules and of the files beside them.
@@ -121,31 +125,33 @@ def bundle_modules(names: Iterable[str]) -> CodeBundle | None:
     Returns:
         The bundle, or None if no module is the user's own or in a folder that ``pip install --target`` has made.
     """
-    found = own_sources(names)
+    found = yield from own_sources(names)
     packages, folders = found.packages, tuple(sorted(found.target_folders))
     if not packages and not folders:
         return None
     state = tuple(sorted((top, package.version) for top, package in packages.items())), folders
     made = _made.pop(state, None)
     if made is None:
-        made = _zip([packages[top] for top in sorted(packages)], folders)
+        made = yield from _making.do(state, lambda: _zip([packages[top] for top in sorted(packages)], folders))
     _made[state] = made
     if len(_made) > _BUNDLES_KEPT:
         del _made[next(iter(_made))]
     return made
 
 
-def _zip(packages: list[Package], target_folders: Sequence[str]) -> CodeBundle:
-    members, index = _members(packages)
+def _zip(packages: list[Package], target_folders: Sequence[str]) -> Slices[CodeBundle]:
+    members, index = yield from _members(packages)
     index["folders"] = list(target_folders)
     members[_INDEX] = json.dumps(index, sort_keys=True).encode()
     digest = hashlib.sha256()
     for member, data in members.items():
+        yield
         digest.update(f"{member} {len(data)}\n".encode())
         digest.update(data)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
+            yield
             info = zipfile.ZipInfo(member, _EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED if _is_compressible(data) else zipfile.ZIP_STORED
             archive.writestr(info, data, compresslevel=1 if len(data) > _LARGE else 6)
@@ -158,7 +164,7 @@ def _is_compressible(data: bytes) -> bool:
     return len(data) <= _LARGE or len(zlib.compress(data[:_SAMPLE], 1)) < _SAMPLE * 0.9
 
 
-def _members(packages: list[Package]) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _members(packages: list[Package]) -> Slices[tuple[dict[str, bytes], dict[str, Any]]]:
     """Return the contents of a bundle's files by name, and the index that the worker's importer reads."""
     members: dict[str, bytes] = {}
     paths: dict[str, str] = {}
@@ -170,6 +176,7 @@ def _members(packages: list[Package]) -> tuple[dict[str, bytes], dict[str, Any]]
             members[member], paths[member] = module.source, module.path
     for package in packages:
         for inside, listed in package.files.items():
+            yield
             member = f"{folders[package.name]}/{inside}"
             # A package may list a file of another package, for example if it names the other's folder in a text.
             data = None if member in members else read_listed(listed)

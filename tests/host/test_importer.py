@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from handout.slices import at_once
 from handout.submission.code_bundles import CodeBundle, bundle_modules
 from tests.pythons import MINORS, bundle, require_python, run_on_host
 
@@ -40,7 +41,7 @@ def write(folder: Path, **files: str) -> None:
 
 
 def bundled(name: str) -> CodeBundle:
-    made = bundle_modules([name])
+    made = at_once(bundle_modules([name]))
     assert made is not None
     return made
 

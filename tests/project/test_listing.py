@@ -11,6 +11,7 @@ import pytest
 
 from handout.project import listing, package
 from handout.project.package import Package
+from handout.slices import at_once
 from tests.project.files import write
 
 #: Names below a package, and whether they travel.
@@ -36,7 +37,7 @@ BELOW = {
 
 
 def package_in(folder: Path) -> Package:
-    return Package("pkg", [str(folder / "pkg")])
+    return at_once(Package.read("pkg", [str(folder / "pkg")]))
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ def test_beside_a_single_module_travels_what_it_names(
     else:
         write(tmp_path / "in", *names, "pkg/__init__.py", **{"mod.py": source.encode()})
     folder = tmp_path / "lib.zip" / "in" if zipped else tmp_path / "in"
-    assert Package("mod", [str(folder / "mod.py")]).files.keys() == travel
+    assert at_once(Package.read("mod", [str(folder / "mod.py")])).files.keys() == travel
 
 
 KEY = b"\n-----BEGIN OPENSSH PRIVATE KEY-----\n"
@@ -150,16 +151,16 @@ def test_private_keys_never_travel(tmp_path: Path, warnings: pytest.LogCaptureFi
         assert f"{name} is not sent to hosts, because it looks like a private key" in warnings.text
     warnings.clear()
     write(tmp_path, "id_rsa", **{"mod.py": b"KEY = open(f'{dirname(__file__)}/id_rsa')"})
-    assert Package("mod", [str(tmp_path / "mod.py")]).files == {}
+    assert at_once(Package.read("mod", [str(tmp_path / "mod.py")])).files == {}
     assert len(warnings.messages) == 1
 
 
 def test_the_files_that_travel_are_logged_once(tmp_path: Path, warnings: pytest.LogCaptureFixture) -> None:
     warnings.set_level(logging.INFO, "handout")
     write(tmp_path, **{"mod.py": b"X = open(Path(__file__).parent / 'table.json')", "table.json": b"[]"})
-    made = Package("mod", [str(tmp_path / "mod.py")])
+    made = at_once(Package.read("mod", [str(tmp_path / "mod.py")]))
     write(tmp_path, **{"table.json": b"[1]"})
-    made.refresh()
+    made = at_once(made.refreshed())
     assert warnings.messages == ["Hosts that run code of 'mod' also get these files: table.json (2 bytes)."]
 
 
@@ -176,17 +177,17 @@ def test_a_zip_file_is_read_as_a_folder_is(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("mod.py", "pkg/__init__.py", "pkg/sub/mod.py", "pkg/table.json", "pkg/.hidden", "pkgs/x.py"):
             archive.writestr(name, f"# {name}")
-    made = Package("pkg", [f"{path}/pkg"])
+    made = at_once(Package.read("pkg", [f"{path}/pkg"]))
     assert {name: module.source for name, module in made.modules.items()} == {
         "pkg": b"# pkg/__init__.py",
         "pkg.sub.mod": b"# pkg/sub/mod.py",
     }
     assert made.files.keys() == {"pkg/table.json"}
     assert package.read_listed(made.files["pkg/table.json"]) == b"# pkg/table.json"
-    single = Package("mod", [f"{path}/mod.py"])
+    single = at_once(Package.read("mod", [f"{path}/mod.py"]))
     assert single.modules["mod"].source == b"# mod.py"
     version = single.version
-    single.refresh()
+    single = at_once(single.refreshed())
     assert single.version == version
 
 
@@ -199,17 +200,17 @@ def test_the_files_of_a_package_with_many_are_compared_once_a_second(
     monkeypatch.setattr("time.monotonic", lambda: now_s)
     write(tmp_path / "pkg", "__init__.py", "a.txt", "b.txt", *(["c.txt"] if many else []))
     made = package_in(tmp_path)
-    made.refresh()
+    made = at_once(made.refreshed())
     version = made.version
     write(tmp_path / "pkg", **{"a.txt": b"longer"})
-    made.refresh()
+    made = at_once(made.refreshed())
     assert (made.version == version) == many
     now_s += package.SOURCE_CHECK_S
-    made.refresh()
+    made = at_once(made.refreshed())
     assert made.version > version
     version = made.version
     write(tmp_path / "pkg", "d.txt")
-    made.refresh()
+    made = at_once(made.refreshed())
     assert made.version > version
 
 
@@ -221,7 +222,8 @@ def test_a_data_file_is_read_anew_when_it_has_changed_and_a_removed_package_is_k
     versions = [made.version]
 
     def refreshed() -> bool:
-        made.refresh()
+        nonlocal made
+        made = at_once(made.refreshed())
         versions.append(made.version)
         return versions[-1] != versions[-2]
 

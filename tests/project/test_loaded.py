@@ -14,6 +14,7 @@ from handout import Graph
 from handout.project import listing, loaded, package
 from handout.project.loaded import is_loaded, remember_loaded
 from handout.project.sources import own_sources
+from handout.slices import at_once
 from tests.project.files import write
 
 OLD = b"def f():\n    from holoaded import lazy\n    return 'old'\n"
@@ -36,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def sent() -> tuple[bytes, bytes]:
-    files = own_sources(["holoaded"]).files
+    files = at_once(own_sources(["holoaded"])).files
     return files["holoaded.mod"], files["holoaded.lazy"]
 
 
@@ -80,7 +81,7 @@ def test_a_module_that_is_removed_before_the_first_run_is_sent(
         (folder / "mod.py").unlink()
     else:
         folder.rename(folder.with_name("moved"))
-    files = own_sources(["holoaded"]).files
+    files = at_once(own_sources(["holoaded"])).files
     assert files["holoaded.mod"] == OLD
     assert ("holoaded.lazy" in files) == (removed == "a file")
     assert "mod.py is gone. Hosts still get the source as it was loaded." in caplog.text

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 
+from handout.project import package
 from handout.project.package import imports_of
-from handout.project.sources import find_package
-from handout.submission.code_bundles import bundle_modules
+from handout.project.sources import find_package, own_sources
+from handout.slices import at_once
+from handout.submission.code_bundles import CodeBundle, bundle_modules
 
 
 @pytest.fixture
@@ -28,18 +31,18 @@ def write(path: Path, text: str = "") -> None:
     "name", ["json", "os.path", "numpy", "pytest", "handout", "handout.submission.code_bundles", "dill", "__main__"]
 )
 def test_what_a_host_has_or_must_have_is_not_the_users_own(name: str) -> None:
-    assert find_package(name) is None
+    assert at_once(find_package(name)) is None
 
 
 def test_a_module_that_does_not_exist_is_not_the_users_own() -> None:
-    assert find_package("no_such_module_at_all") is None
+    assert at_once(find_package("no_such_module_at_all")) is None
 
 
 def test_a_single_module_beside_the_script_is(project: Path) -> None:
     write(project / "hoproj_one.py")
-    package = find_package("hoproj_one.attribute")
-    assert package is not None
-    assert [(m.name, m.path, m.is_package) for m in package.modules.values()] == [
+    found = at_once(find_package("hoproj_one.attribute"))
+    assert found is not None
+    assert [(m.name, m.path, m.is_package) for m in found.modules.values()] == [
         ("hoproj_one", str(project / "hoproj_one.py"), False)
     ]
 
@@ -49,13 +52,13 @@ def test_a_package_is_taken_whole(project: Path) -> None:
     for name in ("__init__.py", "a.py", "sub/__init__.py", "sub/b.py", "plain/c.py", "not-a-name/d.py", "notes.txt"):
         write(root / name)
     write(root / f"fast{EXTENSION_SUFFIXES[0]}")
-    package = find_package("hoproj_pkg.a")
-    assert package is not None
-    assert package.modules.keys() == {
+    found = at_once(find_package("hoproj_pkg.a"))
+    assert found is not None
+    assert found.modules.keys() == {
         "hoproj_pkg", "hoproj_pkg.a", "hoproj_pkg.sub", "hoproj_pkg.sub.b", "hoproj_pkg.plain.c"
     }  # fmt: skip
-    assert package.files.keys() == {"hoproj_pkg/not-a-name/d.py", "hoproj_pkg/notes.txt"}
-    assert package.extensions.keys() == {"hoproj_pkg.fast"}
+    assert found.files.keys() == {"hoproj_pkg/not-a-name/d.py", "hoproj_pkg/notes.txt"}
+    assert found.extensions.keys() == {"hoproj_pkg.fast"}
 
 
 def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(
@@ -64,12 +67,12 @@ def test_what_lies_in_site_packages_is_not_even_in_a_folder_of_ones_own(
     site = project / "env" / "site-packages"
     write(site / "hoproj_dep.py")
     monkeypatch.syspath_prepend(str(site))
-    assert find_package("hoproj_dep") is None
+    assert at_once(find_package("hoproj_dep")) is None
 
 
 def test_looking_for_modules_imports_none(project: Path) -> None:
     write(project / "hoproj_loud.py", "raise SystemExit('imported')")
-    assert find_package("hoproj_loud") is not None
+    assert at_once(find_package("hoproj_loud")) is not None
     assert "hoproj_loud" not in sys.modules
 
 
@@ -119,7 +122,7 @@ def test_a_bundle_follows_imports_and_has_one_digest_and_key_for_one_content(pro
     write(project / "hoproj_x.py", "import hoproj_y, json")
     write(project / "hoproj_y.py", "def f():\n    import hoproj_z")
     write(project / "hoproj_z.py", "import hoproj_x")
-    first, again = bundle_modules(["hoproj_x"]), bundle_modules(["hoproj_x.f", "json"])
+    first, again = at_once(bundle_modules(["hoproj_x"])), at_once(bundle_modules(["hoproj_x.f", "json"]))
     assert first is not None
     assert again is not None
     assert first.names == {"hoproj_x", "hoproj_y", "hoproj_z"}
@@ -127,4 +130,61 @@ def test_a_bundle_follows_imports_and_has_one_digest_and_key_for_one_content(pro
 
 
 def test_nothing_of_ones_own_needs_no_bundle() -> None:
-    assert bundle_modules(["json", "numpy.linalg"]) is None
+    assert at_once(bundle_modules(["json", "numpy.linalg"])) is None
+
+
+def test_runs_that_are_prepared_together_read_and_bundle_a_package_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        write(project / "hoproj_many" / f"m{number}.py", f"import hoproj_used{number}")
+        write(project / f"hoproj_used{number}.py")
+    read: list[bytes] = []
+
+    def counted(source: bytes) -> Iterator[str]:
+        read.append(source)
+        return imports_of(source)
+
+    monkeypatch.setattr(package, "imports_of", counted)
+    runs = [bundle_modules(["hoproj_many"]) for _ in range(3)]
+    bundles: list[CodeBundle] = []
+    slices = 0
+    while runs:
+        for run in list(runs):
+            try:
+                next(run)
+                slices += 1
+            except StopIteration as end:
+                runs.remove(run)
+                bundles.append(end.value)
+    assert slices > 20
+    assert len(read) == 10
+    assert bundles[0].names == {"hoproj_many", *(f"hoproj_used{number}" for number in range(5))}
+    assert all(bundle is bundles[0] for bundle in bundles)
+
+
+def test_a_run_whose_preparation_was_given_up_does_not_hold_up_another(project: Path) -> None:
+    write(project / "hoproj_left" / "__init__.py")
+    write(project / "hoproj_left" / "m.py", "VALUE = 1")
+    left, other = bundle_modules(["hoproj_left"]), bundle_modules(["hoproj_left"])
+    for _ in range(2):
+        next(left)
+        next(other)
+    made = at_once(bundle_modules(["hoproj_left"]))  # it does the rest of what the others have begun
+    left.close()
+    assert made is not None
+    assert at_once(other) is made
+
+
+def test_a_file_that_changes_while_a_run_is_prepared_counts_for_a_run_that_begins_later(project: Path) -> None:
+    """The earlier run still sends what it has found."""
+    write(project / "hoproj_data" / "__init__.py")
+    write(project / "hoproj_data" / "a.txt", "old")
+    write(project / "hoproj_data" / "b" / "b.txt", "old")
+    early = own_sources(["hoproj_data"])
+    for _ in range(2):
+        next(early)
+    write(project / "hoproj_data" / "a.txt", "newer")
+    late = at_once(own_sources(["hoproj_data"])).packages["hoproj_data"]
+    first = at_once(early).packages["hoproj_data"]
+    assert [each.files["hoproj_data/a.txt"].size for each in (first, late)] == [3, 5]
