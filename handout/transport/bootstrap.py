@@ -133,27 +133,36 @@ class Bootstrap:
         A Python that is there but fails before it has read any input is skipped too: a version manager's shim for
         another version, or a Python whose libraries are missing. If a Python has begun to read, its end is the end of
         the command, because no other Python could read the input from its beginning.
+
+        The shell reads the hash seed from standard input, because every user of the host can read command lines.
         """
         names = " ".join(_quote(name) for name in candidates(self.python))
-        variables = "".join(f"{name}={_quote(value)} " for name, value in self.environment().items())
+        seed = "" if self._hash_seed is None else f"IFS= read -r {_HASH_SEED}; export {_HASH_SEED}; "
         script = (
-            f'{_HIDE_PATH}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
-            f'{variables}"$p" -c "{_STAGE_0}"; s=$?; '
+            f'{_HIDE_PATH}{seed}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
+            f'"$p" -c "{_STAGE_0}"; s=$?; '
             f'case $s in 0|{BEGUN}) exit $s;; 93) o="$o $p";; *) o="$o $p=$s";; esac; done; '
             f'echo; echo "{self.marker}no-python$o"; exit 127'
         )
         return _through_sh(script)
 
     def environment(self) -> Mapping[str, str]:
-        """Return the environment variables that must be set before the interpreter starts."""
+        """Return the environment variables that `argv` needs."""
         return {} if self._hash_seed is None else {_HASH_SEED: str(self._hash_seed)}
 
     def argv(self) -> list[str]:
         """Return the command for the controller's own machine, which needs no shell."""
         return [self.python or sys.executable, "-c", _STAGE_0]
 
+    def command_stdin(self) -> bytes:
+        """Return everything that `command` reads on its standard input: a line for the shell, and what `argv` reads."""
+        line = b"" if self._hash_seed is None else b"%d\n" % self._hash_seed
+        data = line + self.stdin()
+        self.output.sent, self.output.size = data[:_ECHO], len(data)
+        return data
+
     def stdin(self) -> bytes:
-        """Return everything that the command reads on its standard input."""
+        """Return everything that `argv` reads on its standard input."""
         source, bundle = boot_source(), agent_bundle()
         preface = {
             "marker": self.marker,

@@ -82,7 +82,7 @@ class SshLauncher:
         """See `Launcher`."""
         telling = asyncio.get_running_loop().call_later(_SLOW_S, self._tell_slow, bootstrap)
         # Making the bundle takes as long as logging in, so a thread makes the bundle at the same time.
-        making = asyncio.ensure_future(in_thread(bootstrap.stdin))
+        making = asyncio.ensure_future(in_thread(bootstrap.command_stdin))
         try:
             connection = await self._connected()
             await making
@@ -160,7 +160,7 @@ class SshLauncher:
             bootstrap.command_sent = True
             # `async with` would wait until the host confirms the close, which a silent host never does.
             try:
-                stdin, output = bootstrap.stdin(), bootstrap.output
+                stdin, output = bootstrap.command_stdin(), bootstrap.output
                 output.on_progress = extend
                 try:
                     process.stdin.write(stdin)

@@ -75,12 +75,15 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path: Path) -> None:
 
 def test_the_interpreter_starts_with_the_seed_of_the_cluster(tmp_path: Path) -> None:
     script = tmp_path / "python"
-    script.write_text('#!/bin/sh\necho "seed $PYTHONHASHSEED"\n')
+    script.write_text('#!/bin/sh\necho "seed $PYTHONHASHSEED"\nexec cat\n')
     script.chmod(0o755)
     for seed in (0, (1 << 32) - 1):
-        command = Bootstrap("far", str(script), {}, seed).command()
-        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=HANG_S)
-        assert done.stdout == f"seed {seed}\n"
+        bootstrap = Bootstrap("far", str(script), {}, seed)
+        given_input = bootstrap.command_stdin()
+        command = ["sh", "-c", bootstrap.command()]
+        assert f"{(1 << 32) - 1}" not in command[2]  # every user of the host can read it
+        done = subprocess.run(command, input=given_input, capture_output=True, check=False, timeout=HANG_S)
+        assert done.stdout == b"seed %d\n" % seed + bootstrap.stdin()
 
 
 def test_a_cluster_takes_the_seed_of_its_program_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
