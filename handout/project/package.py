@@ -149,8 +149,8 @@ class Package:
     def _has_changed_on_disk(self) -> Slices[bool]:
         # A changed source only causes a warning, so sources are compared less often. A large project has thousands.
         files: Iterable[Listed] = self.files.values() if len(self.files) <= MANY_FILES else ()
-        if time.monotonic() >= self._next_check_s:
-            self._next_check_s = time.monotonic() + SOURCE_CHECK_S
+        now_s = time.monotonic()
+        if is_due := now_s >= self._next_check_s:
             files = self._listing.files.values()
         try:
             for folder, mtime_ns in self._listing.folders.items():
@@ -162,6 +162,8 @@ class Package:
                 status = os.stat(listed.path)
                 if status.st_mtime_ns != listed.mtime_ns or status.st_size != listed.size:
                     return True
+            if is_due:
+                self._next_check_s = now_s + SOURCE_CHECK_S
         except NotADirectoryError:
             return False  # the files are in a zip file, whose time was compared
         except OSError:

@@ -78,9 +78,8 @@ def find_package(name: str) -> Slices[Package | None]:
         package = None
     folder = target_folder(top) if package is None and decided is not spec else None
     with _known.lock:
-        if (
-            _known.path is path
-        ):  # otherwise, another run has noticed a new path meanwhile, and the next run decides anew
+        # If another run has noticed a new path meanwhile, the next run decides anew.
+        if _known.path is path:
             _known.packages[top] = package, spec
         if folder is not None:
             _known.target_folders[top] = folder
