@@ -59,7 +59,9 @@ def spoil(rig: Rig, file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rig", "how"), [("memory", "removed"), ("disk", "removed"), ("disk", "damaged")], indirect=["rig"]
+    ("rig", "how"),
+    [("memory", "removed"), ("memory", "cut"), ("disk", "removed"), ("disk", "cut"), ("disk", "damaged")],
+    indirect=["rig"],
 )
 def test_a_task_whose_input_has_vanished_goes_back_and_the_object_is_told(rig: Rig, key: int, how: str) -> None:
     spoil(rig, made(rig, key), how)

@@ -149,8 +149,12 @@ class WorkerReports:
         task = worker.queued.pop(failure.number, None)
         if task is None:
             return
-        self._dispatcher.forget(worker, task)
         kind = failure.kind
+        if kind == "input" and (task.input_gone or self._vanished(task)):
+            # Another program may have shortened the file of an input, so that the worker could not load the input.
+            self._take_back_lacking(worker, [task])
+            return
+        self._dispatcher.forget(worker, task)
         if kind == "bundle" and task.end_reason in (None, "recalled"):
             self._take_back_without_bundle(task, failure.message)
             return
@@ -186,7 +190,7 @@ class WorkerReports:
         for task in tasks:
             if task is None:
                 continue
-            vanished = [key for key in task.inputs if key in self._store and not self._store.is_whole(key)]
+            vanished = self._vanished(task)
             if vanished:
                 self.on_vanished(vanished)
             task.input_misses += 1
@@ -195,6 +199,10 @@ class WorkerReports:
                 self._exits.fail(task, "input", message="an input could not be read from the store")
             else:
                 self._exits.put_back(worker, [task])
+
+    def _vanished(self, task: QueuedTask) -> list[int]:
+        """Return the keys of those inputs of a task whose files another program has removed, shortened or damaged."""
+        return [key for key in task.inputs if key in self._store and not self._store.is_whole(key)]
 
 
 def _without_large(inline: Sequence[int], data: memoryview) -> tuple[Sequence[int], memoryview]:
