@@ -406,16 +406,18 @@ class JournalError(HandoutError):
 
 
 class DamagedFileError(HandoutError):
-    """A file on the controller's machine does not have the bytes of a result that were written to it.
+    """A file on the controller's machine does not have the bytes of a result that were written to it, or is not there.
 
     Handout notices this by a checksum, before the bytes are used. A task of the run that still needs the result gets it
     made anew. So only a caller that takes a damaged result from a run that has ended gets this error.
 
     Attributes:
         path: The path of the file.
+        id: The id of the function whose result was in the file. It is empty if the error was not raised by `Results`.
     """
 
     path: str = ""
+    id: str = ""
 
 
 class RunTimeoutError(HandoutError, TimeoutError):

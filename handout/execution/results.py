@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from handout.errors import DependencyError, GraphError
+from handout.errors import DamagedFileError, DependencyError, GraphError
 from handout.failures import Failure, refused
 from handout.graph import Output
 from handout.scheduler.task_states import Outcome
@@ -184,17 +184,24 @@ def _load(run: RunState, number: int) -> Any:
 
     Raises:
         TrustError: The result passed through such a host, and holds something that is not accepted as data.
+        DamagedFileError: The result is in a file that does not have the bytes that were written to it, or is not there.
     """
     host = run.suspects.get(number)
-    if host is None:
-        return run.objects.value(number)
-    from handout.serialization.untrusted import reader
-
+    task = run.spec.producer[number]
+    id = run.plan.ids[task] if task >= 0 else ""
     try:
+        if host is None:
+            return run.objects.value(number)
+        from handout.serialization.untrusted import reader
+
         return run.objects.value(number, reader.loads)
+    except DamagedFileError as error:
+        raise DamagedFileError(
+            f"The result of task {id!r} cannot be read. {error.problem}", remedy=error.remedy, path=error.path, id=id
+        ) from error
     except pickling.LoadError as error:
-        task = run.spec.producer[number]
-        id = run.plan.ids[task] if task >= 0 else ""
+        if host is None:
+            raise
         raise refused(str(error), getattr(error, "name", ""), id=id, host=host) from None
 
 

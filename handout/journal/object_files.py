@@ -187,11 +187,11 @@ def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
     return data
 
 
-def damaged(path: Path) -> DamagedFileError:
+def damaged(path: Path, reason: str = "its bytes are not those that were written") -> DamagedFileError:
     """Return the error for a file that does not have the bytes that were written to it."""
     return DamagedFileError(
-        f"A result in the file {str(path)!r} is damaged: its bytes are not those that were written.",
-        remedy="Check the disk. Then run the graph again. With a journal, only the tasks whose results are damaged or "
-        "missing run anew.",
+        f"A result in the file {str(path)!r} is damaged: {reason}.",
+        remedy="Check the disk, and the programs that remove files. Then run the graph again. With a journal, only the "
+        "tasks whose results are damaged or missing run anew.",
         path=str(path),
     )

@@ -91,8 +91,12 @@ def test_a_damaged_file_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError):
         table.value(1)
     file.path.unlink()
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(DamagedFileError, match=r"not there any more .No such file"):
         table.value(1)
+    file.path.mkdir()
+    with pytest.raises(DamagedFileError, match=r"not there any more .Is a directory"):
+        table.value(1)
+    file.path.rmdir()
     table.drop([1])
 
 

@@ -486,8 +486,13 @@ async def test_a_damaged_file_of_a_result_is_told_to_the_caller_by_name(tmp_path
     file = results._run.objects.file(0)
     assert file is not None
     flip(file.path, 50_000)
-    with pytest.raises(handout.DamagedFileError, match="its bytes are not those that were written"):
+    with pytest.raises(handout.DamagedFileError, match=r"task 'blob' .* its bytes are not those that were written"):
         results[large]
+    file.path.unlink()
+    with pytest.raises(handout.DamagedFileError, match=r"task 'blob' .* is damaged: the file is not there") as caught:
+        results[large]
+    assert (caught.value.path, caught.value.id) == (str(file.path), "blob")
+    del caught  # its traceback would keep the results
 
 
 async def test_a_journal_that_is_full_ends_the_run_when_that_is_seen(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handout.journal import checksums
-from handout.journal.object_files import FileSegments, read_whole
+from handout.journal.object_files import FileSegments, damaged, read_whole
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
 from handout.serialization.pickling import Segment, loads
@@ -224,11 +224,11 @@ class RunObjects:
         Raises:
             KeyError: The object is not held.
             OSError: The object's file cannot be read.
-            DamagedFileError: The object's file does not have the bytes that were written to it.
+            DamagedFileError: The object's file does not have the bytes that were written to it, or is not there.
         """
         file = self.file(number)
         if file is not None:
-            return load(read_whole(file.path, file.nbytes, file.digest))
+            return load(_read(file))
         segments = self.segments(number)
         if segments is None:
             raise KeyError(number)
@@ -251,3 +251,16 @@ def _remove(path: Path) -> None:
         path.unlink()
     except OSError:
         pass  # the file is gone, or its disk has failed; the folder is removed when the process ends
+
+
+def _read(file: FileObject) -> memoryview:
+    """Return the checked bytes of an object's file.
+
+    Raises:
+        OSError: The file cannot be read.
+        DamagedFileError: The file does not have the bytes that were written to it, or is not there.
+    """
+    try:
+        return read_whole(file.path, file.nbytes, file.digest)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise damaged(file.path, f"the file is not there any more ({error.strerror})") from error
