@@ -6,6 +6,7 @@ The database is the journal's file. The lock is on a second file, beside the jou
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 from os import PathLike
@@ -14,7 +15,9 @@ from pathlib import Path
 from handout.errors import JournalError
 from handout.journal.tables import check, create, prepare
 
-__all__ = ["connect", "resolve", "take_lock", "unusable"]
+logger = logging.getLogger("handout")
+
+__all__ = ["connect", "damaged", "of_error", "resolve", "take_lock", "unusable"]
 
 
 def resolve(path: str | PathLike[str]) -> Path:
@@ -68,19 +71,26 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         JournalError: The file is not a journal, has another format, or cannot be written.
     """
+    objects = path.with_name(path.name + ".objects")
     try:
+        was_there = path.exists()
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         database = prepare(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
     except (OSError, sqlite3.Error) as error:
         raise unusable(path, str(error)) from error
     try:
         if not check(database, path):
+            if was_there and any(objects.glob("*")):
+                said = (
+                    "The journal %s is empty, although its folder %s has results of earlier runs. All tasks run anew."
+                )
+                logger.warning(said, path, objects)
             create(database)
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.Error as error:
         database.close()
-        raise unusable(path, str(error)) from error
+        raise of_error(path, error) from error
     except BaseException:
         database.close()
         raise
@@ -95,3 +105,19 @@ def unusable(path: Path, reason: str) -> JournalError:
         "committed, a later run can still use them.",
         path=str(path),
     )
+
+
+def damaged(path: Path, reason: str) -> JournalError:
+    """Return the error for a journal whose file has other contents than were written to it."""
+    return JournalError(
+        f"The journal {str(path)!r} cannot be read: {reason}.",
+        remedy="The file is damaged. Give the path of another file. All tasks then run anew.",
+        path=str(path),
+    )
+
+
+def of_error(path: Path, error: Exception) -> JournalError:
+    """Return the error for a journal of which SQLite or the system says that it cannot be used or is damaged."""
+    if type(error) is sqlite3.DatabaseError:  # other errors of SQLite, such as a full disk, have classes of their own
+        return damaged(path, f"{type(error).__name__}: {error}")
+    return unusable(path, str(error))

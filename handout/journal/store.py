@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from os import PathLike
 from typing import Any, Final
 
-from handout.errors import DamagedFileError, JournalError
+from handout.errors import DamagedFileError
 from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder, check, damaged, is_whole, read_whole
@@ -251,11 +251,7 @@ class Journal:
             except sqlite3.OperationalError as error:
                 raise opening.unusable(self.path, str(error)) from error
             except DAMAGE as error:
-                raise JournalError(
-                    f"The journal {str(self.path)!r} cannot be read: {type(error).__name__}: {error}.",
-                    remedy="The file is damaged. Give the path of another file. All tasks then run anew.",
-                    path=str(self.path),
-                ) from error
+                raise opening.damaged(self.path, f"{type(error).__name__}: {error}") from error
 
     # ---- the records of the run ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from handout.errors import DamagedFileError
 from handout.journal import checksums
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder
-from handout.journal.opening import unusable
+from handout.journal.opening import of_error
 from handout.journal.records import ResultBatch
 from handout.journal.tables import INSERT, sealed
 
@@ -171,7 +171,7 @@ class Writer:
 
     def _give_up(self, error: Exception) -> None:
         """Stop committing, because later entries may depend on the entry that could not be committed."""
-        self.error = unusable(self._path, str(error))
+        self.error = of_error(self._path, error)
         self.error.__cause__ = error
         try:
             if self._database.in_transaction:

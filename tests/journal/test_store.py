@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from handout.errors import DamagedFileError, JournalError
-from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, read
+from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, opening, read
 from handout.journal.object_files import FileSegments, ObjectFolder
 from handout.journal.tables import FORMAT
 from tests.patience import HANG_S
@@ -253,6 +253,23 @@ def test_a_damaged_journal_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be read: .*The file is damaged"):
         journal.committed([ONE])
     journal.close()
+
+
+def test_damage_that_is_found_when_the_journal_is_opened_or_written_is_told_as_damage(tmp_path: Path) -> None:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    assert "The file is damaged" in opening.of_error(tmp_path / "run.db", error).remedy
+    full = sqlite3.OperationalError("database or disk is full")
+    assert "free space" in opening.of_error(tmp_path / "run.db", full).remedy
+
+
+def test_a_journal_that_has_lost_its_contents_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run.db"
+    written(path).close()
+    path.write_bytes(b"")
+    for _ in range(2):
+        Journal(path).close()
+    (message,) = caplog.messages
+    assert "run.db is empty, although its folder" in message
 
 
 @pytest.mark.parametrize(
