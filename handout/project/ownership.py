@@ -106,8 +106,17 @@ def places_of(top: str) -> list[str]:
     if spec is None:
         return []
     if spec.submodule_search_locations is not None:
-        return list(spec.submodule_search_locations)
+        return list(dict.fromkeys([*spec.submodule_search_locations, *_added_places(top)]))
     return [spec.origin] if spec.origin is not None and spec.origin.endswith(".py") else []
+
+
+def _added_places(top: str) -> list[str]:
+    """Return the folders of a loaded package, with those that `pkgutil.extend_path` has added, which no spec has."""
+    try:
+        path = types.ModuleType.__getattribute__(sys.modules[top], "__path__")
+        return [place for place in path if isinstance(place, str)]
+    except (KeyError, AttributeError, TypeError):
+        return []
 
 
 def _is_installed(path: str) -> bool:

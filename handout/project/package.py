@@ -244,7 +244,11 @@ class Package:
             _warn_of_change(module, listed)
 
     def _add_removed(self) -> None:
-        """Add the loaded modules whose files were removed after they were read, and before they were listed."""
+        """Add the loaded modules that were not listed.
+
+        Most of their files were removed after they were read. Others lie in a folder that does not count as the
+        package's own.
+        """
         for name, spec, source in remembered_modules(self.name):
             if name not in self.modules:
                 is_package = spec.submodule_search_locations is not None
@@ -252,7 +256,9 @@ class Package:
                 imports = tuple(imports_of(source))
                 self.modules[name] = Module(name, spec.origin, inside, is_package, source, imports, spec)
                 self.version = next(_versions)
-                warn_once(f"gone {spec.origin}", f"{spec.origin} is gone. Hosts still get the source as it was loaded.")
+                if not os.path.exists(spec.origin):
+                    said = f"{spec.origin} is gone. Hosts still get the source as it was loaded."
+                    warn_once(f"gone {spec.origin}", said)
 
     def _follow(self, module: Module) -> None:
         """Take over the source of a module that the program has loaded since, for the first time or anew."""

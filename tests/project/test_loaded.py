@@ -162,3 +162,16 @@ def test_a_lazy_module_stays_unloaded_and_an_object_in_place_of_a_module_is_no_h
     sys.modules.update({"holoaded.lazy": lazy, "holoaded.rude": Rude()})  # type: ignore[dict-item]
     write(folder, "rude.py")
     assert sent()[1] == b"raise SystemExit('loaded')"
+
+
+def test_folders_that_a_package_adds_to_its_path_count(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    extend = b"import pkgutil\n__path__ = pkgutil.extend_path(__path__, __name__)\n"
+    second = folder.parent / "second"
+    write(folder, **{"__init__.py": extend})
+    write(second / "holoaded", **{"__init__.py": extend, "other.py": b"# other", "unused.py": b"# unused"})
+    sys.path.append(str(second))  # `syspath_prepend` of the fixture restores the path
+    load()
+    importlib.import_module("holoaded.other")
+    files = own_sources(["holoaded"]).files
+    assert (files["holoaded.mod"], files["holoaded.other"], files["holoaded.unused"]) == (OLD, b"# other", b"# unused")
+    assert "is gone" not in caplog.text
