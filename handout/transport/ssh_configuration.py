@@ -18,7 +18,8 @@ import shutil
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -193,41 +194,50 @@ async def read_configuration(
     program = find_ssh()
     assert program is not None
     if not _defaults:
-        _defaults.update(_parse(await _ask([program, "-G", "-F", "none", "--", "host"], "", host, "ssh")))
-    chosen, text, by_hand = _files(files)
-    argv = [program, "-G", *chosen]
-    argv += [] if username is None else ["-l", username]
-    argv += [] if port is None else ["-p", str(port)]
-    values = _parse(await _ask([*argv, "--", name], text, host, f"{by_hand} -G {shlex.quote(name)}"))
+        _defaults.update(_parse(await _ask([program, "-G", "-F", "none", "--", "host"], host, "ssh")))
+    files, by_hand = _files(files)
+    given = [] if username is None else ["-l", username]
+    given += [] if port is None else ["-p", str(port)]
+    with _switches(files) as chosen:
+        argv = [program, "-G", *chosen, *given, "--", name]
+        values = _parse(await _ask(argv, host, f"{by_hand} -G {shlex.quote(name)}"))
     return Configured(name, values, _defaults, by_hand)
 
 
-def _files(files: Sequence[str] | None) -> tuple[list[str], str, str]:
-    """Return the switches that make ``ssh`` read these files, its standard input, and the command for a message."""
+def _files(files: Sequence[str] | None) -> tuple[Sequence[str] | None, str]:
+    """Return the files to name to ``ssh``, or None for those it reads by default, and the command for a message."""
     if files is None:
         home = os.path.expanduser("~")
         if os.path.realpath(home) == os.path.realpath(pwd.getpwuid(os.getuid()).pw_dir):
-            return [], "", "ssh"
+            return None, "ssh"
         # `ssh` ignores the variable HOME. All other code of the controller uses it.
         mine = f"{home}/.ssh/config"
         files = [path for path in (mine, "/etc/ssh/ssh_config") if os.path.exists(path)]
-        if files[:1] != [mine]:
-            return ["-F", files[0] if files else "none"], "", "ssh"
-        return *_including(files), f"ssh -F {shlex.quote(mine)}"
-    if len(files) == 1:
-        return ["-F", files[0]], "", f"ssh -F {shlex.quote(files[0])}"
-    return *_including(files), "ssh"
+        return files, f"ssh -F {shlex.quote(mine)}" if files[:1] == [mine] else "ssh"
+    return files, f"ssh -F {shlex.quote(files[0])}" if len(files) == 1 else "ssh"
 
 
-def _including(files: Sequence[str]) -> tuple[list[str], str]:
-    return ["-F", "/dev/stdin"], "".join(f'Include "{Path(path).absolute()}"\n' for path in files)
+@contextmanager
+def _switches(files: Sequence[str] | None) -> Iterator[list[str]]:
+    """Yield the switches that make ``ssh`` read these files. None: the files that it reads by default."""
+    if files is None:
+        yield []
+    elif len(files) <= 1:
+        yield ["-F", files[0] if files else "none"]
+    else:
+        # This is a file because `ssh` reads its configuration twice for ``Match final`` and ``CanonicalizeHostname``.
+        with tempfile.NamedTemporaryFile(prefix="handout-ssh-") as file:
+            for path in files:
+                file.write(b'Include "%s"\n' % os.fsencode(Path(path).absolute()))
+            file.flush()
+            yield ["-F", file.name]
 
 
-async def _ask(argv: Sequence[str], text: str, host: str, by_hand: str) -> str:
+async def _ask(argv: Sequence[str], host: str, by_hand: str) -> str:
     with tempfile.TemporaryFile() as errors:  # a file, because a program of a `Match exec` may hold a pipe open
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                done = await anyio.run_process(argv, input=text.encode(), stderr=errors, check=False)
+                done = await anyio.run_process(argv, input=b"", stderr=errors, check=False)
         except TimeoutError:
             raise HostUnreachableError(
                 f"Host {host!r}: `{by_hand}` did not print the SSH configuration within {_READ_TIMEOUT_S:.0f} s.",

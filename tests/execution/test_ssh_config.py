@@ -14,6 +14,7 @@ import pytest
 import handout
 from handout import Graph, Host
 from handout.transport import ssh_login
+from handout.transport.ssh_configuration import read_configuration
 from tests import work
 from tests.sshd import OpenSsh
 
@@ -160,6 +161,16 @@ async def test_blocks_of_every_kind_hold_where_ssh_says_so(sshd: OpenSsh, tmp_pa
     text = written(sshd, path).read_text().replace(f"  Port {sshd.port}\n", "")
     path.write_text(f"{text}{match}\n  Port {sshd.port}\nMatch host nowhere\n  User nobody\n")
     assert await reached(path)
+
+
+async def test_a_final_match_in_one_of_several_files_counts(sshd: OpenSsh, tmp_path: Path) -> None:
+    """For ``Match final``, ``ssh`` reads its configuration twice."""
+    path, other = tmp_path / "config", tmp_path / "other config"
+    written(sshd, path)
+    path.write_text(path.read_text().replace(f"  Port {sshd.port}\n", ""))
+    other.write_text(f"Match final host 127.0.0.1\n  Port {sshd.port}\n")
+    configured = await read_configuration("plain", None, None, [str(path), str(other)], "plain")
+    assert configured.port == sshd.port
 
 
 async def test_files_that_the_configuration_includes_count_and_may_have_spaces_in_their_paths(
