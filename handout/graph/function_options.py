@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
@@ -33,8 +34,8 @@ class Options(TypedDict, total=False):
             that ended because a host was lost or a worker died do not count. Default: the ``retries`` of the run, which
             is 0 by default.
         retry_on: The exceptions after which the task is retried: an exception class, a tuple of these, or a predicate
-            that takes the exception and returns a bool. The predicate runs in the controller's process. Default: all
-            exceptions.
+            that takes the exception and returns a bool. The predicate runs in the controller's process, and cannot be
+            async. Default: all exceptions.
         backoff_s: Seconds to wait before the second attempt. Each later wait is twice as long as the one before, up to
             60 seconds. Default: 0.
         timeout_s: Seconds that one attempt may run. After that, the host ends the processes of the attempt with
@@ -161,7 +162,11 @@ def _is_cost(value: Any) -> bool:
 def _is_retry_on(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(isinstance(each, type) and issubclass(each, Exception) for each in value)
-    return issubclass(value, Exception) if isinstance(value, type) else callable(value)
+    if isinstance(value, type):
+        return issubclass(value, Exception)
+    call = getattr(value, "__call__", None)  # noqa: B004 - the method itself is wanted
+    # A coroutine would count as True.
+    return callable(value) and not (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call))
 
 
 #: For each option: a phrase that describes the allowed values, and a function that returns True for an allowed value.
@@ -169,7 +174,10 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "id": ("a text that is not empty", _is_text),
     "cost": ("a Cost, a mapping, or a list of these", _is_cost),
     "retries": ("a whole number from 0 up", lambda value: is_whole(value) and value >= 0),
-    "retry_on": ("an exception class, a tuple of these, or a function that takes the exception", _is_retry_on),
+    "retry_on": (
+        "an exception class, a tuple of these, or a function without async that takes the exception",
+        _is_retry_on,
+    ),
     "backoff_s": ("a finite number of seconds from 0 up", lambda value: is_finite_number(value) and value >= 0),
     "timeout_s": ("a finite number of seconds above 0", lambda value: is_finite_number(value) and value > 0),
     "host": ("the name of a host", _is_text),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 from typing import Any
@@ -170,6 +171,7 @@ def test_a_parameter_of_such_a_name_is_given_by_position(graph: Graph) -> None:
         ({"cost": "2 GB"}, "cost='2 GB' is not a Cost"),
         ({"retry_on": "ValueError"}, "retry_on='ValueError' is not an exception class"),
         ({"retry_on": int}, "retry_on="),
+        ({"retry_on": asyncio.sleep}, "is not an exception class, a tuple of these, or a function without async"),
         ({"retry_on": (ValueError, KeyboardInterrupt)}, "retry_on="),
         ({"collocate_with": 3}, "collocate_with=3"),
         ({"priority": "high"}, "priority='high' is not a finite number"),
