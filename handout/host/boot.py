@@ -11,6 +11,7 @@ By the marker, which is random, the controller finds this line among other lines
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -30,13 +31,17 @@ PROGRESS = 64 << 10
 #: The exit status if this code has begun to read its input and could not start the agent.
 BEGUN = 94
 _ANSWER_FD = 1
+#: The kinds of a `BootError`, by the error of the system call that could not write. Other errors have the kind
+#: ``folder``.
+_KINDS: dict[int | None, str] = {errno.ENOSPC: "space", errno.EDQUOT: "space", errno.EFBIG: "limit"}
 
 
 class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input`` if the bundle did not arrive, ``space`` if no folder can hold the bundle, ``start`` in all other
+        kind: ``input`` if the bundle did not arrive, ``space`` if no folder has room for the bundle, ``limit`` if the
+            bundle is larger than a file may be, ``folder`` if no folder can be written to, ``start`` in all other
             cases. By the kind, the controller chooses the remedy for its error message.
     """
 
@@ -104,7 +109,7 @@ def make_folder(nbytes: int) -> str:
     Raises:
         BootError: The private folder cannot be made in any of these folders. The message gives the reason for each.
     """
-    tried = []
+    tried, kind = [], "folder"
     chosen = (os.environ.get("HANDOUT_TMPDIR"), os.environ.get("TMPDIR"))
     for base in (*chosen, "/tmp", "/var/tmp", os.path.expanduser("~")):
         if not base:
@@ -116,11 +121,13 @@ def make_folder(nbytes: int) -> str:
             free = shutil.disk_usage(base).free
             if free < nbytes * 2 + (1 << 20):
                 tried.append(f"{base}: {free} bytes free")
+                kind = "space"
                 continue
             return tempfile.mkdtemp(prefix=f"handout-{os.getuid()}-", dir=base)
         except OSError as error:
             tried.append(f"{base}: {error.strerror or error}")
-    raise BootError("space", f"no folder can hold the bundle of {nbytes} bytes ({'; '.join(tried)})")
+            kind = _KINDS.get(error.errno, kind)
+    raise BootError(kind, f"no folder can hold the bundle of {nbytes} bytes ({'; '.join(tried)})")
 
 
 def unpack(folder: str, bundle: bytes) -> str:
@@ -134,9 +141,8 @@ def unpack(folder: str, bundle: bytes) -> str:
         with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
             file.write(bundle)
     except OSError as error:
-        raise BootError(
-            "space", f"cannot write the bundle of {len(bundle)} bytes to {folder}: {error.strerror}"
-        ) from None
+        kind = _KINDS.get(error.errno, "folder")
+        raise BootError(kind, f"cannot write the bundle of {len(bundle)} bytes to {folder}: {error.strerror}") from None
     return path
 
 

@@ -59,6 +59,9 @@ _HASH_SEED = "PYTHONHASHSEED"
 _REMEDIES = {
     "python": "Install Python 3.9 or newer on the host, or name one with Host(..., python=...).",
     "space": "Free some space on the host, or set HANDOUT_TMPDIR to a folder with room.",
+    "limit": "Raise the limit on the size of a file (ulimit -f) on the host.",
+    "folder": "Check the permissions of the folder and the login user's umask on the host, or set HANDOUT_TMPDIR to a "
+    "folder that the user can write to.",
     "start": "Run `ssh HOST python3 -c 'import asyncio'` to check that Python works on the host.",
     "broken": "Repair the Python that fails, or name another one with Host(..., python=...).",
     "input": "Check that the connection to the host is stable.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -171,6 +174,25 @@ def test_no_room_anywhere_is_an_error_that_names_the_places() -> None:
     with pytest.raises(boot.BootError, match=r"/tmp: \d+ bytes free") as caught:
         boot.make_folder(1 << 60)
     assert caught.value.kind == "space"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "Free some space"), (errno.EFBIG, "ulimit -f"), (errno.EACCES, "umask on the host")],
+)
+def test_what_to_do_about_a_bundle_that_cannot_be_written_fits_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(boot.os, "open", refuse)
+    with pytest.raises(boot.BootError) as caught:
+        boot.unpack(str(tmp_path), b"bundle")
+    monkeypatch.undo()
+    bootstrap = answered(json.dumps({"error": caught.value.kind, "message": str(caught.value)}).encode(), b"")
+    with pytest.raises(BootstrapError, match=remedy):
+        bootstrap.result()
 
 
 def test_both_ends_of_a_start_have_the_same_numbers() -> None:

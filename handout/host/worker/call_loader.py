@@ -148,7 +148,7 @@ class CallLoader:
         except (FileNotFoundError, zipfile.BadZipFile, zlib.error) as error:
             raise MissingBundleError(f"the file with the user's modules cannot be read: {error}") from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             parent, size, what = os.path.dirname(folder), os.path.getsize(bundle_path), "the user's modules and files"
             raise DiskFullError(parent, size, free_bytes(parent), why_refused(parent, error), what) from error
