@@ -167,6 +167,7 @@ def test_a_result_that_cannot_be_made_again_ends_the_run_with_its_own_error() ->
     scene.fail("h2", "a", retryable=False)
     assert scene.over[1].outcome is Outcome.FAILED
     assert isinstance(scene.over[1].error, HostLostError)
+    assert ". If the host failed, find out what is wrong there." in str(scene.over[1].error)
     assert scene.ended == {(1, "a"): Outcome.DONE, (1, "b"): Outcome.SKIPPED}
 
 

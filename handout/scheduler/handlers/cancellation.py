@@ -76,8 +76,10 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
 def _lost_for_good(run: Run, t: int, failure: object) -> HostLostError:
     name = run.name_of(t)
     return HostLostError(
-        f"the result of task {name!r} was lost after the task had ended, and making it again failed: {failure}",
-        remedy="Write the function so that it can run twice, because it runs again if its result is lost.",
+        f"the result of task {name!r} was lost after the task had ended, and making it again failed: "
+        f"{str(failure).rstrip('.')}.",
+        remedy="If the host failed, find out what is wrong there. If the function failed, write it so that it can run "
+        "twice, because it runs again if its result is lost.",
         id=name,
         failure=failure,
     )
