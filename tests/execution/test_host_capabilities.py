@@ -89,7 +89,9 @@ async def test_a_tracker_that_answers_nonsense_keeps_its_host_out_by_name() -> N
 
     inventory = Inventory([Host.local("here")], tracker=odd)
     async with asyncio.timeout(HANG_S):
-        with pytest.raises(handout.HandoutError, match="7"):
+        with pytest.raises(
+            handout.HostError, match=r"tracker 'odd' answered for host 'here' with .* cannot be read: 7 cannot be"
+        ):
             await handout.execute(one(), inventory=inventory)
 
 

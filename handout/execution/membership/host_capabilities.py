@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from handout.errors import BootstrapError, GraphError, HandoutError, HostError, HostLostError, WireError
+from handout.errors import BootstrapError, CostError, GraphError, HandoutError, HostError, HostLostError, WireError
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.graph.naming import name_of
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
@@ -120,7 +120,16 @@ class HostCapabilities:
         limit = asyncio.timeout(self._limit_s)
         try:
             async with limit:
-                return as_capabilities(await tracker(self._live))
+                answer = await tracker(self._live)
+            try:
+                return as_capabilities(answer)
+            except CostError as error:
+                raise HostError(
+                    f"The tracker {name_of(tracker)!r} answered for host {self._host.name!r} with capabilities that "
+                    f"cannot be read: {error.problem}",
+                    remedy=error.remedy,
+                    host=self._host.name,
+                ) from error
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a tracker may raise anything; some test tools raise such subclasses
