@@ -330,7 +330,10 @@ class SshLogin:
     def _why_dropped(self) -> str:
         if self._proxy is not None and not self._chain:
             return f"the proxy command of the SSH configuration ended {_TRIES} times before the login"
-        return f"the connection was dropped {_TRIES} times before the login, as sshd does beyond MaxStartups"
+        return (
+            f"the connection was dropped {_TRIES} times before the login: either by sshd beyond its MaxStartups, or by "
+            "another server than sshd"
+        )
 
     def _whose(self, hop: _Hop) -> str:
         if hop.is_jump:
