@@ -106,6 +106,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield ".__func__", value.__func__
     elif issubclass(kind, type):
         yield from ((f".{name}", part) for name, part in vars(value).items() if name not in ("__dict__", "__weakref__"))
+        yield from ((f".__bases__[{index}]", base) for index, base in enumerate(value.__bases__))
+        yield ".__class__", type(value)
     else:
         yield from _attributes(value)
 

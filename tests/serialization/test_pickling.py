@@ -249,6 +249,25 @@ def test_a_lock_among_a_functions_globals_is_refused_and_not_copied() -> None:
     assert caught.value.path == "locked.<global LOCK>"
 
 
+@pytest.mark.parametrize(("name", "path"), [("One", "x.__class__.lock"), ("Two", "x.__bases__[0].lock")])
+def test_a_lock_of_a_metaclass_or_of_a_base_class_is_named(name: str, path: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__", "Lock": threading.Lock}
+    source = """
+class Meta(type):
+    lock = Lock()
+class Base:
+    lock = Lock()
+class One(metaclass=Meta):
+    pass
+class Two(Base):
+    pass
+"""
+    exec(source, namespace)
+    with pytest.raises(diagnosis.CannotPickleError) as caught:
+        diagnosis.dumps_or_diagnose(namespace[name], "x")
+    assert caught.value.path == path
+
+
 def test_a_structure_nested_too_deeply_is_refused_by_name() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
