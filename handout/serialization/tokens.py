@@ -74,15 +74,15 @@ def track(obj: Any, token: Token, version: int) -> Any:
 
 
 def _enter(obj: Any, token: Token) -> Token:
-    address = id(obj)
+    # When the interpreter exits, an object may be freed after the globals of this module.
+    address, by_id, by_token, others = id(obj), _by_id, _by_token, (_versions, _arrived, _names)
 
     def forget(gone: Any) -> None:
-        _by_id.pop(address, None)
-        if _by_token.get(token) is gone:  # otherwise another object has the token by now; see `adopt`
-            del _by_token[token]
-            _versions.pop(token, None)
-            _arrived.pop(token, None)
-            _names.pop(token, None)
+        by_id.pop(address, None)
+        if by_token.get(token) is gone:  # otherwise another object has the token by now; see `adopt`
+            del by_token[token]
+            for table in others:
+                table.pop(token, None)
 
     try:
         reference: Callable[[], Any] = weakref.ref(obj, forget)

@@ -378,6 +378,20 @@ def test_a_lock_inside_a_definition_is_refused_with_its_path() -> None:
     assert caught.value.path == "fn.<global C>.lock"
 
 
+def test_a_named_object_may_be_freed_when_the_interpreter_has_freed_the_globals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    token = tokens.token_of(cls := type("Short", (), {}))
+    with monkeypatch.context() as exit_of_interpreter:
+        for name in ("_by_id", "_by_token", "_versions", "_arrived"):
+            exit_of_interpreter.setattr(tokens, name, None)
+        del cls
+        gc.collect()
+    assert (errors, tokens.known(token)) == ([], None)
+
+
 # ---- syntax of Python 3.12 -----------------------------------------------------------------------------------
 
 SEND_TEXT = """
