@@ -367,6 +367,8 @@ def fill_names(space: dict[str, Any], values: dict[str, Any]) -> None:
     """Add globals to a namespace. Those that another function of the snapshot brought stay as they are."""
     for name, value in values.items():
         space.setdefault(name, value)
+        if name == "__doc__":  # a new module has one already, which is None
+            space[name] = value
 
 
 def fill_modules(_target: None, values: dict[str, Any]) -> None:
