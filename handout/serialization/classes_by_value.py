@@ -90,11 +90,11 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
     bases = vars(cls).get("__orig_bases__", cls.__bases__)
     if isinstance(cls, enum.EnumMeta):
         return _enum_parts(cls, state, head, is_simple)
-    if tuple in cls.__bases__ and hasattr(cls, "_fields") and hasattr(cls, "_make"):
+    if tuple in cls.__bases__ and "_fields" in state and "_make" in state:
         recipe = _tuple_recipe(cls, state, head)
     elif _ctypes() and issubclass(cls, (_ctypes().Structure, _ctypes().Union)):
         recipe = _ctypes_recipe(cls, state, head, bases)
-    elif hasattr(cls, "__struct_config__"):
+    elif any("__struct_config__" in vars(kind) for kind in type(cls).__mro__):  # msgspec's metaclass made it
         recipe = _struct_recipe(cls, state, head, bases)
     else:
         recipe = _plain_recipe(cls, state, head, bases)
@@ -137,7 +137,7 @@ def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple
         attributes = {key: value for key, value in vars(member).items() if key not in _MEMBER_MADE}
         if member._name_ == name and (attributes or not is_whole):
             members[name] = member._value_, attributes
-    recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, getattr(cls, "_boundary_", None)))
+    recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, vars(cls).get("_boundary_")))
     return ClassParts(recipe, state, members)
 
 
@@ -156,7 +156,7 @@ def _tuple_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Reci
 
 def _is_made(cls: type, value: Any) -> bool:
     """Return True for an attribute that Python made with a named tuple."""
-    fn = getattr(value, "__func__", value)
+    fn = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
     homes = ("collections", "typing", f"namedtuple_{cls.__name__}")
     return not isinstance(fn, Function) or getattr(fn, "__module__", "") in homes
 

@@ -253,9 +253,13 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
             return Pickler.by_name
         if any("__class__" in vars(base) for base in kind.__mro__[:-1]):
             return _reduce_disguised
-        if hasattr(kind, "__getattr__") and not hasattr(kind, "__dataclass_fields__"):
+        if _is_open(kind):
             return _reduce_safely
     return _no_rule
+
+
+def _is_open(kind: type) -> bool:
+    return reducers.defines(kind, "__getattr__") and not reducers.defines(kind, "__dataclass_fields__")
 
 
 def _reducer(kind: type) -> Callable[[Any], Any] | None:
@@ -276,7 +280,7 @@ def _reduce_disguised(pickler: Pickler, obj: Any) -> Any:
 def _reduce_safely(_pickler: Pickler, obj: Any) -> Any:
     """Have the state set without a look-up on the object, whose ``__getattr__`` may need the state."""
     reduced = obj.__reduce_ex__(5)
-    if not isinstance(reduced, tuple) or len(reduced) != 5 or hasattr(type(obj), "__setstate__"):
+    if not isinstance(reduced, tuple) or len(reduced) != 5 or reducers.defines(type(obj), "__setstate__"):
         return reduced
     return (*reduced, reducers.set_state)
 

@@ -38,9 +38,14 @@ _STREAMS = ("__stdin__", "__stdout__", "__stderr__", "stdin", "stdout", "stderr"
 _METHODS = ("__reduce__", "__reduce_ex__", "__getstate__")
 
 
+def defines(kind: type, name: str) -> bool:
+    """Return True if a class or a base has an attribute. ``hasattr`` would also ask the metaclass."""
+    return any(name in vars(base) for base in kind.__mro__)
+
+
 def has_own_pickling(kind: type) -> bool:
     """Return True if a class says in Python how its objects are pickled."""
-    return any(isinstance(getattr(kind, name, None), Function) for name in _METHODS)
+    return any(defines(kind, name) and isinstance(getattr(kind, name), Function) for name in _METHODS)
 
 
 def is_unpicklable(kind: type) -> bool:
