@@ -156,6 +156,8 @@ class Pickler(pickle.Pickler):
     ) -> None:
         super().__init__(file, 5, **options)
         self.snapshot, self.definitions, self.for_dill = snapshot, definitions, for_dill
+        #: The ``id`` of each cell whose contents a function brings.
+        self.cells: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
         kind, snapshot = type(obj), self.snapshot
@@ -183,9 +185,18 @@ class Pickler(pickle.Pickler):
             return special
         if not is_class:
             self.snapshot.modules.update(functions_by_value.names_in(obj.__code__).imported)
+            self.cells.update(map(id, obj.__closure__ or ()))
             if obj.__closure__ and self.definitions is None:
                 return self._closure(obj)
         return self._definition(obj)
+
+    def cell(self, cell: types.CellType) -> Any:
+        """Reduce a cell. The contents go with it, unless a function brings them later."""
+        try:
+            state = None if id(cell) in self.cells else {"cell_contents": cell.cell_contents}
+        except ValueError:  # the variable has no value yet
+            state = None
+        return types.CellType, (), state, None, None, functions_by_value.fill_attributes
 
     def module(self, module: types.ModuleType) -> Any:
         """Reduce a module."""
@@ -239,6 +250,8 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
         return _no_rule
     if kind is Function or issubclass(kind, type):
         return Pickler.code
+    if kind is types.CellType:
+        return Pickler.cell
     if issubclass(kind, types.ModuleType):
         return Pickler.module
     if issubclass(kind, BaseException):

@@ -310,7 +310,6 @@ def _make_view(data: Any, format: str, shape: tuple[int, ...]) -> Any:
 #: Reducers by type.
 REDUCERS: dict[type, Reducer] = {
     types.CodeType: lambda code: (functions_by_value.make_code, functions_by_value.marshalled(code)),
-    types.CellType: lambda _cell: (types.CellType, ()),  # what holds the cell brings the contents
     types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
     types.MemberDescriptorType: lambda slot: (getattr, (slot.__objclass__, slot.__name__)),
     contextvars.ContextVar: _reduce_context_variable,
