@@ -112,6 +112,8 @@ def reduce_named(obj: Any, version: int) -> Any:
         obj: The object.
         version: Its version, or in a definition, the number of the version. An older copy is brought up to date.
     """
+    if type(obj) is _ALIAS and not obj.__type_params__ and obj.__name__.isidentifier():
+        return _reduce_alias(obj)
     take_apart: Reducer = _NAMED.get(type(obj), plain)
     make, args, state = take_apart(obj)
     filled = None if state is None else (version, state)
@@ -188,6 +190,28 @@ def _make_bounded(name: str, *default: Any) -> Any:
     return space["f"].__type_params__[0]
 
 
+#: The type of what a ``type`` statement makes. Python has it since version 3.12.
+_ALIAS: Any = getattr(typing, "TypeAliasType", None)
+
+
+def _reduce_alias(alias: Any) -> Any:
+    """Reduce an alias. Its value arrives later, because it may name the alias, as in ``type T = list[T]``."""
+    space = {"__name__": alias.__module__}
+    made = tokens.token_of(alias), _declare_alias, (alias.__name__, space)
+    return _named, made, (space, alias.__value__), None, None, _fill_alias
+
+
+def _declare_alias(name: str, space: dict[str, Any]) -> Any:
+    """Return an alias that looks its value up when it is asked for it. Only Python's own syntax makes such an alias."""
+    exec(f"type {name} = value", space)
+    return space[name]
+
+
+def _fill_alias(_alias: Any, state: tuple[dict[str, Any], Any]) -> None:
+    space, value = state
+    space["value"] = value
+
+
 def _alias_parts(alias: Any) -> Any:
     return _make_alias, (type(alias), alias.__name__, alias.__value__, alias.__type_params__), None
 
@@ -200,7 +224,7 @@ def _make_alias(kind: Any, name: str, value: Any, type_params: tuple[Any, ...]) 
 _NAMED: dict[Any, Reducer] = {
     _CACHE: _cache_parts,
     **{getattr(typing, name, None): _variable_parts for name in ("TypeVar", "ParamSpec", "TypeVarTuple")},
-    getattr(typing, "TypeAliasType", None): _alias_parts,
+    _ALIAS: _alias_parts,
 }
 
 
