@@ -101,6 +101,8 @@ class Definitions:
         self.simple: collections.deque[_Fill] = collections.deque()
         self.attributes: collections.deque[_Fill] = collections.deque()
         self.others: collections.deque[_Fill] = collections.deque()
+        #: True while values are written that arrive when their classes are complete.
+        self.classes_complete = False
 
     def write(self, obj: Any) -> Blob:
         """Return a function, class or module as bytes."""
@@ -120,7 +122,9 @@ class Definitions:
         fill = queue.popleft()
         missing = _Scout(self).missing_in(fill.values)
         if not missing:
+            self.classes_complete = queue is self.others
             self.pickler.dump(fill)
+            self.classes_complete = False
             return
         before = len(queue)
         for each in missing:
@@ -212,6 +216,8 @@ _MODULE_MADE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"
 
 class _Scout:
     """Finds the definitions in a value, by pickling the value to nowhere."""
+
+    classes_complete = False
 
     def __init__(self, definitions: Definitions) -> None:
         self.definitions = definitions

@@ -215,6 +215,12 @@ class Pickler(pickle.Pickler):
             return definitions.load_class, (tokens.token_of(obj), blob.versions[0], *blob)
         return definitions.load_function, tuple(blob)
 
+    def with_own_new(self, obj: Any) -> Any:
+        """Reduce an object of a class whose own ``__new__`` may need what the class does not hold yet."""
+        if self.definitions is None or self.definitions.classes_complete:
+            return _reduce_safely(self, obj) if _is_open(type(obj)) else NotImplemented
+        return reducers.reduce_held(obj, _reduce_safely(self, obj))
+
     def _closure(self, fn: Function) -> Any:
         self.snapshot.by_value = True
         self.snapshot.kept_alive.append(fn)
@@ -266,6 +272,8 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
             return Pickler.by_name
         if any("__class__" in vars(base) for base in kind.__mro__[:-1]):
             return _reduce_disguised
+        if reducers.has_own_new(kind) and importable.importable_name(kind) is None:
+            return Pickler.with_own_new
         if _is_open(kind):
             return _reduce_safely
     return _no_rule

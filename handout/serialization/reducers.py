@@ -95,11 +95,37 @@ def new(kind: Any, *args: Any) -> Any:
     return kind.__new__(kind, *args)
 
 
-def bare(kind: Any) -> Any:
+def bare(kind: Any, *args: Any) -> Any:
     """Make an object without the class's own ``__new__``, which may need what the class does not hold yet."""
-    makers = (each for each in kind.__mro__ if "__new__" in vars(each) and not isinstance(each.__new__, Function))
-    native: Any = next(makers)
-    return native.__new__(kind)
+    native: Any = _native(kind)
+    return native.__new__(kind, *args)
+
+
+def _native(kind: type) -> type:
+    """Return the first base whose ``__new__`` is not written in Python."""
+    return next(each for each in kind.__mro__ if "__new__" in vars(each) and not isinstance(each.__new__, Function))
+
+
+def has_own_new(kind: Any) -> bool:
+    """Return True if a class has a ``__new__`` in Python, and `bare` can make its objects without it."""
+    return isinstance(kind.__new__, Function) and _native(kind).__module__ == "builtins"
+
+
+def reduce_held(obj: Any, reduced: Any) -> Any:
+    """Reduce an object that may arrive before its class is complete, such as a singleton that its class holds.
+
+    Args:
+        obj: The object. `has_own_new` is true for its class.
+        reduced: The tuple that ``__reduce_ex__`` returned.
+    """
+    make, args, *state = reduced
+    new_args: Any = getattr(_native(type(obj)), "__getnewargs__", lambda _obj: ())
+    return (_make_held, (type(obj), new_args(obj), make, args), *state)
+
+
+def _make_held(kind: Any, bare_args: tuple[Any, ...], make: Any, args: tuple[Any, ...]) -> Any:
+    """Make an object with its class's own ``__new__`` only if this process had the class before."""
+    return bare(kind, *bare_args) if id(kind) in tokens.loading.fresh else make(*args)
 
 
 # ---- objects of which each process has one copy ----------------------------------------------------------
