@@ -97,7 +97,7 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
     elif any("__struct_config__" in vars(kind) for kind in type(cls).__mro__):  # msgspec's metaclass made it
         recipe = _struct_recipe(cls, state, head, bases)
     else:
-        recipe = _plain_recipe(cls, state, head, bases)
+        recipe = _plain_recipe(cls, state, head, bases, is_simple)
     return ClassParts(recipe, state, {})
 
 
@@ -204,14 +204,25 @@ def _make_field(options: dict[str, Any]) -> Any:
     return importlib.import_module("msgspec").field(**options)
 
 
-def _plain_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
+def _plain_recipe(
+    cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any, is_simple: Callable[[Any], bool]
+) -> Recipe:
     slots = vars(cls).get("__slots__")
     if slots is not None:
         head = {**head, "__slots__": slots}
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
             is_private = name.startswith("__") and not name.endswith("__")
             state.pop(f"_{cls.__name__.lstrip('_')}{name}" if is_private else name, None)
+    generic = state.get("__pydantic_generic_metadata__") or {}
+    if generic.get("origin") and all(_is_type(arg, is_simple) for arg in generic["args"]):
+        return Recipe("parametrised", type(cls), cls.__name__, bases, head, (generic["origin"], generic["args"]))
     return Recipe("plain", type(cls), cls.__name__, bases, head)
+
+
+def _is_type(arg: Any, is_simple: Callable[[Any], bool]) -> bool:
+    """Return True for an argument of a generic class that holds no object of a class, such as ``list[int]``."""
+    inside = typing.get_args(arg)
+    return all(_is_type(each, is_simple) for each in inside) if inside else is_simple(arg)
 
 
 # ---- classes that ctypes makes ---------------------------------------------------------------------------
@@ -263,6 +274,10 @@ def make_class(token: tokens.Token, number: int, *recipe: Any) -> type:
     cls: Any = tokens.known(token)
     if cls is None:
         made = Recipe(*recipe)
+        own = _parametrised(*made.extra) if made.kind == "parametrised" else None
+        if own is not None:
+            tokens.alias(token, own)
+            return typing.cast(type, own)
         cls = tokens.track(_MAKERS[made.kind](made), token, version)
     elif tokens.is_current(token, version):
         return typing.cast(type, cls)
@@ -304,6 +319,29 @@ def _make_plain(recipe: Recipe) -> Any:
 def _has_hook(bases: tuple[Any, ...]) -> bool:
     kinds = {kind for base in bases for kind in base.__mro__}
     return any("__init_subclass__" in vars(k) and k.__module__ not in ("builtins", "typing") for k in kinds)
+
+
+def _parametrised(origin: Any, args: tuple[Any, ...]) -> Any:
+    """Return the class that ``origin[args]`` is in this process already, or None. The origin is a class of pydantic."""
+    find = _of_pydantic("get_cached_generic_type_early")
+    return None if find is None else find(origin, args)
+
+
+def _make_parametrised(recipe: Recipe) -> Any:
+    """Make a class of pydantic that ``origin[args]`` finds. The origin itself cannot make it before it is complete."""
+    cls, (origin, args) = _make_plain(recipe), recipe.extra
+    enter = _of_pydantic("set_cached_generic_type")
+    if enter is not None:
+        enter(origin, args, cls, origin, args)
+    return cls
+
+
+def _of_pydantic(name: str) -> Any:
+    """Return a function for the table of parametrised classes. pydantic does not document the table."""
+    try:
+        return getattr(importlib.import_module("pydantic._internal._generics"), name, None)
+    except ImportError:
+        return None
 
 
 def _make_ctypes(recipe: Recipe) -> Any:
@@ -373,6 +411,7 @@ _MAKERS: dict[str, Callable[[Recipe], Any]] = {
     "ctypes": _make_ctypes,
     "struct": _make_struct,
     "plain": _make_plain,
+    "parametrised": _make_parametrised,
 }
 
 

@@ -131,7 +131,8 @@ def replace_names(token: Token, names: tuple[str, ...]) -> set[str]:
 
 def keep(token: Token, bytes_: Any) -> None:
     """Keep the bytes as which a copy arrived, as long as the copy lives."""
-    _arrived[token] = bytes_
+    if token in _versions:  # else an object of this process has the token, too; see `alias`
+        _arrived[token] = bytes_
 
 
 def kept(obj: Any) -> Any:
@@ -162,6 +163,11 @@ def adopt(token: Token, cls: type) -> None:
         _versions.pop(token, None)
         _arrived.pop(token, None)
         _enter(cls, token)
+
+
+def alias(token: Token, cls: type) -> None:
+    """Use `cls`, which keeps its own token, also for the objects that another process pickles with that token."""
+    _by_token.setdefault(token, weakref.ref(cls))
 
 
 class Loading:
