@@ -111,7 +111,8 @@ def _is_hidden(cls: type, name: str) -> bool:
 
     An example is a property ``__name__`` or ``__class__``. A slot of such a name is made from ``__slots__``.
     """
-    found = next((vars(kind)[name] for kind in type(cls).__mro__ if name in vars(kind)), None)
+    metaclass: Any = type(cls)
+    found = next((vars(kind)[name] for kind in metaclass.__mro__ if name in vars(kind)), None)
     is_slot = type(vars(cls)[name]) is types.MemberDescriptorType
     return hasattr(type(found), "__set__") and name not in _STORED and not is_slot
 

@@ -383,7 +383,8 @@ def make_module(key: Any, name: str, listed: bool) -> types.ModuleType:
     module = namespace(key, name)
     if not listed:
         return module
-    if sys.modules.get(name) in _namespaces.values():  # an earlier run brought it
+    before = sys.modules.get(name)
+    if any(before is each for each in _namespaces.values()):  # an earlier run brought it
         sys.modules[name] = module
     return sys.modules.setdefault(name, module)
 
