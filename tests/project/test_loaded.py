@@ -172,6 +172,6 @@ def test_folders_that_a_package_adds_to_its_path_count(folder: Path, caplog: pyt
     sys.path.append(str(second))  # `syspath_prepend` of the fixture restores the path
     load()
     importlib.import_module("holoaded.other")
-    files = own_sources(["holoaded"]).files
+    files = at_once(own_sources(["holoaded"])).files
     assert (files["holoaded.mod"], files["holoaded.other"], files["holoaded.unused"]) == (OLD, b"# other", b"# unused")
     assert "is gone" not in caplog.text
