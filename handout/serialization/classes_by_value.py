@@ -106,7 +106,7 @@ def _is_state(name: str, value: Any) -> bool:
     return name not in _NOT_STATE and not is_made
 
 
-def _is_hidden(cls: type, name: str) -> bool:
+def _is_hidden(cls: Any, name: str) -> bool:
     """Return True for an attribute that cannot be set later, because a data descriptor of the metaclass hides it.
 
     An example is a property ``__name__`` or ``__class__``. A slot of such a name is made from ``__slots__``.

@@ -2,9 +2,9 @@
 
 The bytes of a definition are a row of pickles with one memo. The first pickles hold bare objects: classes without
 attributes, functions with empty cells, and empty modules. The others fill them. So definitions may name each other. An
-object of a class can need the whole class as soon as it is loaded, for example because it is put into a set. Therefore
-what can hold no such objects comes first, then the other attributes of classes, and then all the rest. Before a value
-is written, the classes in it are completed.
+object of a class can need the whole class as soon as it is loaded, and the globals that its methods use, for example
+because it is put into a set. Therefore what can hold no such objects comes first, then the other attributes of classes,
+and then all the rest. Before a value is written, the definitions in it are completed, with all that these use.
 
 The bytes name namespaces and classes by numbers, so that they do not depend on the run, and equal definitions have
 equal digests. The keys of the namespaces and the versions of the classes go beside them.
@@ -18,6 +18,7 @@ import io
 import sys
 import types
 import weakref
+from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
 from handout.serialization import classes_by_value, functions_by_value, tokens
@@ -58,6 +59,9 @@ class _Fill:
 
     def __init__(self, fill: Callable[[Any, Any], None], target: Any, values: Any) -> None:
         self.fill, self.target, self.values = fill, target, values
+        #: True as soon as what must come before this has been looked for, and as soon as this is written.
+        self.is_expanded = self.is_written = False
+        self.is_late = fill in (functions_by_value.fill_names, functions_by_value.fill_attributes)
 
     def __reduce__(self) -> Any:
         return self.fill, (self.target, self.values)
@@ -103,35 +107,54 @@ class Definitions:
         self.others: collections.deque[_Fill] = collections.deque()
         #: True while values are written that arrive when their classes are complete.
         self.classes_complete = False
+        #: What must come before the rest of `attributes` and `others`; the last element comes first.
+        self.urgent: list[_Fill] = []
+        #: By the ``id`` of a definition or the pair of a global: what it uses, as such keys, and what fills it.
+        self.uses: dict[Any, list[Any]] = {}
+        self.fills: dict[Any, list[_Fill]] = {}
 
     def write(self, obj: Any) -> Blob:
         """Return a function, class or module as bytes."""
         self.pickler.dump(obj)
-        while self.simple or self.attributes or self.others:
+        while self.simple or self.urgent or self.attributes or self.others:
             if self.simple:
                 self.pickler.dump(self.simple.popleft())
             else:
-                self._write_next(self.attributes or self.others)
+                self._write_next(self.urgent.pop() if self.urgent else (self.attributes or self.others).popleft())
         data = self.out.getvalue()
         name = getattr(obj, "__qualname__", obj.__name__)
         digest = hashlib.sha256(data).digest()[:16]
         return Blob(digest, MAGIC, PYTHON, name, tuple(self.keys), tuple(self.versions), data)
 
-    def _write_next(self, queue: collections.deque[_Fill]) -> None:
-        """Write the next value. If definitions in it are missing, write them bare, and what fills them, first."""
-        fill = queue.popleft()
-        missing = _Scout(self).missing_in(fill.values)
-        if not missing:
-            self.classes_complete = queue is self.others
-            self.pickler.dump(fill)
-            self.classes_complete = False
+    def _write_next(self, fill: _Fill) -> None:
+        """Write a value. If something must come before it, write the missing definitions bare, and put it off."""
+        if fill.is_written:
             return
-        before = len(queue)
-        for each in missing:
-            self.pickler.dump(each)
-        added = [queue.pop() for _ in range(len(queue) - before)]
-        queue.appendleft(fill)
-        queue.extendleft(added)
+        if not fill.is_expanded:
+            fill.is_expanded = True
+            found = _Scout(self).found_in(fill.values)
+            for each in found:
+                if id(each) not in self.defined:
+                    self.pickler.dump(each)
+            before = self._pending([id(each) for each in found])
+            if before or self.simple:
+                self.urgent += [fill, *reversed(before)]
+                return
+        fill.is_written = True
+        self.classes_complete = fill.is_late and not self.attributes
+        self.pickler.dump(fill)
+        self.classes_complete = False
+
+    def _pending(self, keys: list[Any]) -> list[_Fill]:
+        """Return what fills the definitions with these keys and all that they use, and is not in progress."""
+        seen = dict.fromkeys(keys)
+        reached = list(seen)
+        for key in reached:  # it grows while it is read
+            fresh = [each for each in self.uses.get(key, ()) if each not in seen]
+            seen.update(dict.fromkeys(fresh))
+            reached += fresh
+        fills = [fill for key in reached for fill in self.fills.get(key, ()) if not fill.is_expanded]
+        return sorted(fills, key=lambda fill: fill.is_late)
 
     def define(self, obj: Any) -> Any:
         """Return the tuple from which pickle writes a bare object, and put what fills it into the queues."""
@@ -142,12 +165,19 @@ class Definitions:
         return self._define_class(obj) if isinstance(obj, type) else self._define_function(obj)
 
     def _fill(
-        self, queue: collections.deque[_Fill], fill: Callable[[Any, Any], None], target: Any, values: dict[str, Any]
-    ) -> None:
+        self, queue: collections.deque[_Fill], fill: Callable[[Any, Any], None], target: Any, values: dict[str, Any],
+        key_of: Callable[[str], Any],
+    ) -> None:  # fmt: skip
+        """Put what fills a definition into the queues. `key_of` returns the key in `uses` and `fills` for a name."""
         simple = {name: value for name, value in values.items() if is_simple(value)}
         if simple:
             self.simple.append(_Fill(fill, target, simple))
-        queue.extend(_Fill(fill, target, {name: values[name]}) for name in values if name not in simple)
+        for name, value in values.items():
+            if name in simple:
+                self.uses.setdefault(key_of(name), []).extend(_ids_in(value))
+            else:
+                queue.append(_Fill(fill, target, {name: value}))
+                self.fills.setdefault(key_of(name), []).append(queue[-1])
 
     def _number(self, space: dict[str, Any]) -> int:
         if id(space) not in self.numbers:
@@ -160,21 +190,26 @@ class Definitions:
         self.versions.append(version)
         return len(self.versions) - 1
 
-    def _fill_names(self, space: dict[str, Any], name: str, values: dict[str, Any]) -> None:
+    def _fill_names(self, space: dict[str, Any], name: str, values: dict[str, Any], user: Any) -> None:
+        """Put globals into the queues. `user` is the definition that uses them."""
         number = self._number(space)
+        self.uses.setdefault(id(user), []).extend((number, key) for key in values)
         fresh = {key: value for key, value in values.items() if (number, key) not in self.named}
         self.named.update((number, key) for key in fresh)
-        self._fill(self.others, functions_by_value.fill_names, _Namespace(number, name), fresh)
+        fill, place = functions_by_value.fill_names, _Namespace(number, name)
+        self._fill(self.others, fill, place, fresh, lambda key: (number, key))
 
     def _define_function(self, fn: Function) -> Any:
         parts, name = functions_by_value.parts(fn), functions_by_value.name_of(fn)
         number = self._number(fn.__globals__)
         if self.main is None and name == "__main__":
             self.main = fn.__globals__
-        self._fill_names(fn.__globals__, name, parts.names)
-        self._fill(self.others, functions_by_value.fill_attributes, fn, parts.attributes)
+        self._fill_names(fn.__globals__, name, parts.names, fn)
+        self._fill(self.others, functions_by_value.fill_attributes, fn, parts.attributes, lambda _name: id(fn))
         for cell, value in parts.cells:
-            self._fill(self.others, functions_by_value.fill_attributes, cell, {"cell_contents": value})
+            self._fill(
+                self.others, functions_by_value.fill_attributes, cell, {"cell_contents": value}, lambda _name: id(fn)
+            )
         if parts.modules:
             self.simple.append(_Fill(functions_by_value.fill_modules, None, parts.modules))
         code = functions_by_value.marshalled(fn.__code__)
@@ -184,7 +219,8 @@ class Definitions:
         space, name = module.__dict__, module.__name__
         if name != "__main__":
             functions_by_value.own_module(module)
-            self._fill_names(space, name, {key: value for key, value in space.items() if key not in _MODULE_MADE})
+            own = {key: value for key, value in space.items() if key not in _MODULE_MADE}
+            self._fill_names(space, name, own, module)
         listed = sys.modules.get(name) is module and name != "__main__"
         return functions_by_value.make_module, (self._number(space), name, listed)
 
@@ -194,8 +230,10 @@ class Definitions:
         self._fill_annotated(cls)
         self.snapshot.note_parts(cls, state)
         self.simple.append(_Fill(classes_by_value.drop_attributes, cls, tuple(state)))
-        self._fill(self.attributes, classes_by_value.fill_attributes, cls, state)
-        self._fill(self.attributes, classes_by_value.fill_members, cls, members)
+        self._fill(self.attributes, classes_by_value.fill_attributes, cls, state, lambda _name: id(cls))
+        self._fill(self.attributes, classes_by_value.fill_members, cls, members, lambda _name: id(cls))
+        meta: Any = type(cls)
+        self.uses.setdefault(id(cls), []).extend(map(id, (*cls.__mro__[1:], *meta.__mro__)))
         abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}
         self.simple.append(_Fill(classes_by_value.fill_abstract, cls, abstract))
         return classes_by_value.make_class, (token, number, *recipe)
@@ -207,7 +245,7 @@ class Definitions:
             texts = vars(cls).get("__annotations__", {}).values()
             names = {name: main[name] for name in functions_by_value.annotated(texts) if name in main}
             if names:
-                self._fill_names(main, "__main__", names)
+                self._fill_names(main, "__main__", names, cls)
 
 
 #: Attributes of a module that its loader makes.
@@ -223,8 +261,8 @@ class _Scout:
         self.definitions = definitions
         self.seen: dict[int, Any] = {}
 
-    def missing_in(self, value: Any) -> list[Any]:
-        """Return the functions, classes and modules in a value that are not defined yet."""
+    def found_in(self, value: Any) -> list[Any]:
+        """Return the functions, classes and modules in a value."""
         sink = types.SimpleNamespace(write=lambda _data: None)
         options: dict[str, Any] = {"definitions": self, "buffer_callback": lambda _buffer: None}
         self.definitions.make_pickler(sink, self.definitions.snapshot, **options).dump(value)
@@ -232,8 +270,7 @@ class _Scout:
 
     def define(self, obj: Any) -> Any:
         """Note a function, class or module."""
-        if id(obj) not in self.definitions.defined:
-            self.seen[id(obj)] = obj
+        self.seen[id(obj)] = obj
         return object, ()
 
     def number_of_version(self, _version: int) -> int:
@@ -261,6 +298,22 @@ def is_simple(value: Any, depth: int = 3) -> bool:
         return False
     parts = [*value, *value.values()] if kind is dict else value
     return all(is_simple(each, depth - 1) for each in parts)
+
+
+def _ids_in(value: Any) -> Iterator[int]:
+    """Yield the ``id`` of each function, class and module in a value that `is_simple`."""
+    kind = type(value)
+    inside: Any = ()
+    if kind in (classmethod, staticmethod):
+        inside = (value.__func__,)
+    elif kind is property:
+        inside = (value.fget, value.fset, value.fdel)
+    elif kind in (tuple, list, dict, set, frozenset):
+        inside = [*value, *value.values()] if kind is dict else value
+    elif kind is Function or kind is types.ModuleType or issubclass(kind, type):
+        yield id(value)
+    for each in inside:
+        yield from _ids_in(each)
 
 
 # ---- loading ---------------------------------------------------------------------------------------------
