@@ -21,6 +21,17 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser ca
 no_root = pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may raise a hard limit and a priority again")
 not_lowest = pytest.mark.skipif(os.nice(0) == 19, reason="the tests run with the lowest priority already")
 
+#: Sets ``seen`` to what `asyncio.get_event_loop` says. Since Python 3.14, it makes no loop.
+CURRENT_LOOP = """
+import asyncio, warnings
+__name__ = "task"  # asyncio asks the caller for its name
+warnings.simplefilter("ignore")
+try:
+    seen = asyncio.get_event_loop().is_closed()
+except RuntimeError as error:
+    seen = str(error)
+"""
+
 #: For each part of the state: code that changes the part, and code that sets ``seen`` to what a task sees of the part.
 PARTS = {
     "standard input closed": ("os.close(0)", "seen = os.path.realpath('/proc/self/fd/0')"),
@@ -113,6 +124,19 @@ PARTS = {
         "import subprocess; seen = subprocess.check_output(['/bin/sh', '-c', 'echo $SPOILT'], env=None)",
     ),
     "environment replaced": ("os.environ = {}", "seen = sorted(os.environ.items())"),
+    "event loop after asyncio.run": ("import asyncio; asyncio.run(asyncio.sleep(0))", CURRENT_LOOP),
+    "event loop closed": (
+        "import asyncio; loop = asyncio.new_event_loop(); asyncio.set_event_loop(loop); loop.close()",
+        CURRENT_LOOP,
+    ),
+    "event loop left": (
+        "import asyncio; sys.loop = asyncio.new_event_loop(); asyncio.set_event_loop(sys.loop)",
+        CURRENT_LOOP + "\nseen = seen, not hasattr(sys, 'loop') or sys.loop.is_closed()",
+    ),
+    "event loop policy": (
+        "import asyncio; asyncio.set_event_loop_policy(type('Mine', (asyncio.DefaultEventLoopPolicy,), {})())",
+        "import asyncio; seen = type(asyncio.get_event_loop_policy()).__name__",
+    ),
     "locale": (
         "import locale; locale.setlocale(locale.LC_ALL, 'C')",
         "import locale; seen = locale.setlocale(locale.LC_ALL)",
@@ -506,6 +530,18 @@ def test_what_a_module_changes_while_it_is_imported_stays(tasks: Tasks, module: 
             sys.modules["changes_much"].variable.set(2)
             """
         )
+
+
+def test_the_event_loop_of_a_module_stays_and_the_loop_of_a_task_does_not(
+    tasks: Tasks, module: Callable[..., str]
+) -> None:
+    load = module("has_loop", "import asyncio\nloop = asyncio.new_event_loop()\nasyncio.set_event_loop(loop)")
+    pid, _ = tasks.run(f"import asyncio; asyncio.run(asyncio.sleep(0)); {load}; asyncio.run(asyncio.sleep(0))")
+    look = "import asyncio, has_loop; seen = asyncio.get_event_loop() is has_loop.loop, has_loop.loop.is_closed()"
+    for change in ("asyncio.run(asyncio.sleep(0))", "asyncio.set_event_loop_policy(None)"):
+        assert tasks.run(look) == (pid, (True, False))
+        tasks.run(f"import asyncio; {change}")
+    assert tasks.run(look) == (pid, (True, False))
 
 
 def test_a_module_that_fails_while_it_is_imported_can_be_imported_later(

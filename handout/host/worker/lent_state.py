@@ -19,6 +19,7 @@ from typing import Any
 
 from handout.host.worker import lent_parts
 from handout.host.worker.descriptors import Descriptors
+from handout.host.worker.event_loop import EventLoop
 from handout.host.worker.left_threads import LeftThreads
 from handout.host.worker.lent_parts import Part
 
@@ -114,6 +115,7 @@ class LentState:
         self.threads = LeftThreads()
         self._each_task = Checklist(lent_parts.after_each_task(self.descriptors))
         self._each_batch = Checklist(lent_parts.after_each_batch(self.descriptors))
+        self._event_loop = EventLoop()
         #: The thread that runs the tasks.
         self._thread = threading.get_ident()
         #: The threads on which `keep_changes` is active.
@@ -127,6 +129,7 @@ class LentState:
 
     def restore(self) -> bool:
         """Put back what has changed. Return True if everything is as it was, and False if the worker must end."""
+        self._event_loop.restore()
         if self._each_task.has_changed():
             self._restore(self._each_task)
         return not self.lost
@@ -141,6 +144,7 @@ class LentState:
 
     def restore_quickly(self) -> bool:
         """Check only the parts through which the next task could do lasting harm. Return the same as `restore`."""
+        self._event_loop.restore()
         if self._each_task.has_changed_at_once():
             self._restore(self._each_task)
         return not self.lost
@@ -175,7 +179,7 @@ class LentState:
         thread = threading.get_ident()
         self._importing.add(thread)
         before = self._each_task.snapshot(), self._each_batch.snapshot()
-        variables, threads = contextvars.copy_context(), self.threads.snapshot()
+        event_loop, variables, threads = self._event_loop.snapshot(), contextvars.copy_context(), self.threads.snapshot()
         try:
             yield
         finally:
@@ -183,6 +187,7 @@ class LentState:
             if thread == self._thread:
                 self._keep_changes_since(before, variables)
                 self.threads.keep_since(threads)
+                self._event_loop.keep_changes_since(event_loop)
             else:
                 self.lost += self._each_task.names_of_changes(before[0]) + self._each_batch.names_of_changes(before[1])
 
