@@ -111,6 +111,25 @@ PARTS = {
         "import decimal; decimal.getcontext().prec = 5",
         "import decimal; seen = decimal.getcontext().prec",
     ),
+    "decimal context by its default": (
+        "import decimal; decimal.DefaultContext.prec = 6; decimal.setcontext(decimal.DefaultContext)",
+        "import decimal; seen = decimal.getcontext().prec; decimal.DefaultContext.prec = 28",
+    ),
+    "callbacks of the garbage collector": (
+        "import gc; gc.callbacks.append(lambda *_: None)",
+        "import gc; seen = len(gc.callbacks)",
+    ),
+    "switches of the interpreter": (
+        "import threading; sys.setdlopenflags(258); threading.stack_size(1 << 20); sys.tracebacklimit = 0;"
+        "sys.dont_write_bytecode = not sys.dont_write_bytecode",
+        "import threading; seen = sys.getdlopenflags(), threading.stack_size(), sys.dont_write_bytecode, "
+        "hasattr(sys, 'tracebacklimit')",
+    ),
+    "field size of csv": ("import csv; csv.field_size_limit(10)", "import csv; seen = csv.field_size_limit()"),
+    "trace of allocations": (
+        "import tracemalloc; tracemalloc.start()",
+        "import tracemalloc; seen = tracemalloc.is_tracing()",
+    ),
     "context variable": (
         "import contextvars; sys.variable = contextvars.ContextVar('variable', default=0); sys.variable.set(1)",
         "seen = sys.variable.get() if hasattr(sys, 'variable') else 0",

@@ -30,6 +30,8 @@ from handout.host.worker.descriptors import Descriptors
 
 # The functions of the module `signal` convert each number to an enum, which takes 1 us for each signal.
 _signal: Any = importlib.import_module("_signal")
+# The module `tracemalloc` imports further modules. This one is built into the interpreter.
+_tracemalloc: Any = importlib.import_module("_tracemalloc")
 
 #: The signals whose handlers are checked after each task.
 _SIGNALS = [
@@ -41,6 +43,8 @@ _SIGNALS = [
 _RARE_SIGNALS = sorted(signal.valid_signals() - {*_SIGNALS, signal.SIGKILL, signal.SIGSTOP})
 #: Name of a part; see `Checklist.names_of_changes`.
 WARNING_FILTERS = "warning filters"
+#: What `csv.field_size_limit` returns before a program changes it.
+_FIELD_SIZE = 128 << 10
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
@@ -188,6 +192,7 @@ def _interpreter() -> list[Part]:
     modules = sys.modules
     return [
         _settings(),
+        _list("callbacks of the garbage collector", gc, "callbacks"),
         _hooks(),
         Part(WARNING_FILTERS, lambda: warnings.filters, _set_filters),
         Part(
@@ -207,6 +212,7 @@ def _settings() -> Part:
     """Return the settings that have functions to read and to write them."""
     get_digits = getattr(sys, "get_int_max_str_digits", int)
     write_digits = getattr(sys, "set_int_max_str_digits", lambda _: None)
+    modules, attribute_of_sys = sys.modules, vars(sys).get
     setters: Sequence[Callable[[Any], object]] = (
         sys.setrecursionlimit,
         sys.setswitchinterval,
@@ -217,6 +223,12 @@ def _settings() -> Part:
         sys.setprofile,
         socket.setdefaulttimeout,
         write_digits,
+        sys.setdlopenflags,
+        threading.stack_size,
+        partial(setattr, sys, "dont_write_bytecode"),
+        _set_traceback_limit,
+        lambda size: modules["_csv"].field_size_limit(size),
+        lambda enabled: _tracemalloc.start() if enabled else _tracemalloc.stop(),
     )
 
     def read() -> tuple[Any, ...]:
@@ -231,6 +243,12 @@ def _settings() -> Part:
             sys.getprofile(),
             socket.getdefaulttimeout(),
             get_digits(),
+            sys.getdlopenflags(),
+            threading.stack_size(),
+            sys.dont_write_bytecode,
+            attribute_of_sys("tracebacklimit"),
+            modules["_csv"].field_size_limit() if "_csv" in modules else _FIELD_SIZE,
+            _tracemalloc.is_tracing(),
         )
 
     def write(values: Sequence[Any]) -> None:
@@ -239,6 +257,13 @@ def _settings() -> Part:
                 setter(old)
 
     return Part("interpreter settings", read, write)
+
+
+def _set_traceback_limit(limit: Any) -> None:
+    if limit is not None:
+        sys.tracebacklimit = limit
+    elif hasattr(sys, "tracebacklimit"):
+        del sys.tracebacklimit
 
 
 def _hooks() -> Part:
@@ -283,7 +308,7 @@ class _DefaultDecimalContext:
     __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
-        return other is self or other == _values(sys.modules["decimal"].Context())
+        return other is self or other == _values(_new_context(sys.modules["decimal"]))
 
 
 _NOT_IMPORTED = _DefaultDecimalContext()
@@ -300,9 +325,15 @@ def _values(context: Any) -> tuple[Any, ...]:
     return context.prec, context.rounding, context.Emin, context.Emax, context.capitals, context.clamp, traps
 
 
+def _new_context(module: Any) -> Any:
+    """Return a context with the values that Python documents. A task may have changed `decimal.DefaultContext`."""
+    traps = [module.InvalidOperation, module.DivisionByZero, module.Overflow]
+    return module.Context(28, module.ROUND_HALF_EVEN, -999999, 999999, 1, 0, [], traps)
+
+
 def _set_decimal_context(values: Any) -> None:
     module: Any = sys.modules["decimal"]
-    context = module.Context()
+    context = _new_context(module)
     if values is not _NOT_IMPORTED:
         *numbers, traps = values
         for name, value in zip(("prec", "rounding", "Emin", "Emax", "capitals", "clamp"), numbers):
