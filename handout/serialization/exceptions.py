@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Callable, NamedTuple
 
@@ -30,6 +32,8 @@ Fallback = Callable[[str, str], BaseException]
 
 #: At most this many exceptions of one chain are encoded.
 _MAX_CHAIN = 32
+#: At most this many exceptions of one chain are in the text of a traceback. Python's `traceback` has no limit.
+_MAX_FORMATTED = 1000
 #: The report of a failure contains at most this many characters of the traceback.
 _MAX_TEXT = 64 << 10
 #: At most this many notes of one exception are encoded.
@@ -99,18 +103,47 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
 
 def is_plain(exc: BaseException) -> bool:
     """Return True if neither describing an exception nor loading it runs user code."""
-    seen: list[BaseException] = []
-    todo: list[Any] = [exc]
-    while todo:
-        each = todo.pop()
-        if each is None or any(each is one for one in seen):
-            continue
+    for each in _chain(exc):
         # For an AttributeError, Python looks for similar names, and asks the object that lacks the attribute.
         if attributes_of(each) or issubclass(type(each), AttributeError) or not user_objects.is_plain(each):
             return False
-        seen.append(each)
-        todo += [_CAUSE.__get__(each), _CONTEXT.__get__(each)]
     return True
+
+
+def _chain(exc: BaseException) -> list[BaseException]:
+    """Return an exception, its causes and its contexts, at most `_MAX_FORMATTED` of them, the nearest ones first."""
+    found, seen = [exc], {id(exc)}
+    for each in found:  # the list grows meanwhile
+        for other in (_CAUSE.__get__(each), _CONTEXT.__get__(each)):
+            if other is not None and id(other) not in seen and len(found) < _MAX_FORMATTED:
+                seen.add(id(other))
+                found.append(other)
+    return found
+
+
+@contextmanager
+def _cut_chain(exc: BaseException) -> Iterator[bool]:
+    """Cut the chain of an exception where `_chain` ends, and join it afterwards. Yield True if there is a cut."""
+    chain = _chain(exc)
+    kept = {id(None), *map(id, chain)}
+    cut = []
+    for each in chain:
+        cause, context, suppress = _CAUSE.__get__(each), _CONTEXT.__get__(each), _SUPPRESS.__get__(each)
+        if not {id(cause), id(context)} <= kept:
+            cut.append((each, (cause, context, suppress)))
+            cause, context = (link if id(link) in kept else None for link in (cause, context))
+            _set_links(each, cause, context, suppress)
+    try:
+        yield bool(cut)
+    finally:
+        for each, links in cut:
+            _set_links(each, *links)
+
+
+def _set_links(exc: BaseException, cause: Any, context: Any, suppress: Any) -> None:
+    _CAUSE.__set__(exc, cause)
+    _CONTEXT.__set__(exc, context)
+    _SUPPRESS.__set__(exc, suppress)  # Python has set it together with the cause
 
 
 def cause_of(exc: BaseException) -> BaseException | None:
@@ -147,9 +180,15 @@ def add_note(exc: BaseException, note: str) -> None:
 
 
 def traceback_text(exc: BaseException) -> str:
-    """Return the traceback as Python prints it, with all causes and contexts. Of a long text, the middle is missing."""
+    """Return the traceback as Python prints it, with its causes and contexts. Of a long text, the middle is missing.
+
+    Of a chain of more than `_MAX_FORMATTED` exceptions, the text has the nearest ones.
+    """
     try:
-        lines = traceback.format_exception(type(exc), exc, _TRACEBACK.__get__(exc))
+        with _cut_chain(exc) as is_cut:
+            lines = traceback.format_exception(type(exc), exc, _TRACEBACK.__get__(exc))
+        if is_cut:
+            lines.insert(0, f"[only the last {_MAX_FORMATTED} exceptions of the chain]\n\n")
     except BaseException as error:
         said = f"{type_name(exc)}: {message(exc)} (formatting the traceback raised {type_name(error)})\n"
         return shortened(_frames(exc) + said, _MAX_TEXT)
@@ -330,9 +369,8 @@ def _load_chain(
 
     for number, entry in enumerate(chain):
         exc = load(number)
-        _CAUSE.__set__(exc, load(entry["cause"]) if entry["cause"] >= 0 else None)
-        _CONTEXT.__set__(exc, load(entry["context"]) if entry["context"] >= 0 else None)
-        _SUPPRESS.__set__(exc, entry["suppress"])
+        cause, context = (load(entry[link]) if entry[link] >= 0 else None for link in ("cause", "context"))
+        _set_links(exc, cause, context, entry["suppress"])
     return loaded[0]
 
 

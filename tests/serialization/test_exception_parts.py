@@ -6,6 +6,7 @@ import copyreg
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -215,3 +216,21 @@ def test_a_member_that_cannot_be_pickled_does_not_lose_the_group(kind: Any) -> N
 def test_a_group_of_a_thousand_members_arrives_whole() -> None:
     back = again(ExceptionGroup("many", [KeywordOnly(status=number) for number in range(1000)]))
     assert [each.status for each in back.exceptions] == list(range(1000))
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_a_very_long_chain_is_described_by_its_last_exceptions_and_stays_whole(link: str) -> None:
+    """To compare each exception with all others, and to format them all, took minutes."""
+    chain: list[ValueError] = []
+    for number in range(30_000):
+        error = ValueError(number)
+        setattr(error, link, chain[-1] if chain else None)
+        error.__suppress_context__ = False
+        chain.append(error)
+    told = exceptions.describe(chain[-1], 1 << 20)
+    assert told.text.startswith("[only the last 1000 exceptions of the chain]\n\nValueError: 29000\n")
+    assert told.text.endswith("ValueError: 29999\n")
+    assert told.pickled is not None
+    for older, newer in pairwise(chain):
+        assert getattr(newer, link) is older
+        assert newer.__suppress_context__ is False
