@@ -123,7 +123,9 @@ def make_folder(nbytes: int) -> str:
                 tried.append(f"{base}: {free} bytes free")
                 kind = "space"
                 continue
-            return tempfile.mkdtemp(prefix=f"handout-{os.getuid()}-", dir=base)
+            made = tempfile.mkdtemp(prefix=f"handout-{os.getuid()}-", dir=base)
+            os.chmod(made, 0o700)  # the umask may forbid its user to list the folder, and so to remove it
+            return made
         except OSError as error:
             tried.append(f"{base}: {error.strerror or error}")
             kind = _KINDS.get(error.errno, kind)

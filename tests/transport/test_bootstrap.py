@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from itertools import pairwise
@@ -193,6 +194,17 @@ def test_what_to_do_about_a_bundle_that_cannot_be_written_fits_the_reason(
     bootstrap = answered(json.dumps({"error": caught.value.kind, "message": str(caught.value)}).encode(), b"")
     with pytest.raises(BootstrapError, match=remedy):
         bootstrap.result()
+
+
+def test_a_folder_is_private_whatever_the_umask_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDOUT_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(boot, "MAX_SOCKET_PATH", 1000)
+    before = os.umask(0o777)
+    try:
+        folder = Path(boot.make_folder(0))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_both_ends_of_a_start_have_the_same_numbers() -> None:
