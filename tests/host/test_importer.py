@@ -18,7 +18,8 @@ __all__ = ["bundle"]
 PRELUDE = """
 import tempfile
 from handout.host.worker import importer
-unpacked = tempfile.mkdtemp() + "/modules/1"
+folder = tempfile.TemporaryDirectory()
+unpacked = folder.name + "/modules/1"
 importer.install(sys.stdin.buffer.read(), unpacked)
 """
 
