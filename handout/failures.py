@@ -334,6 +334,15 @@ _KILLED: dict[bool | None, str] = {
     None: "Find out if the task, another program or the kernel killed the process. If it was the kernel, raise memory "
     "in the task's cost.",
 }
+#: The beginning of the same text, if the system limits the processor time of each process.
+_LIMITED = (
+    "The host kills a process that has used {:g} s of processor time. If the task needs more, raise the limit on the "
+    "host (ulimit -t). If not: "
+)
+_OUT_OF_TIME = (
+    "The process has used up the processor time that it may use. Raise the limit (ulimit -t, or RLIMIT_CPU if the task "
+    "sets it), or divide the task."
+)
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
 _CRASHED = "Native code crashed: look at the stack of the task, and at the last lines of its standard error."
 _CUT = "Let the task close only file descriptors that it opened itself, and start other programs with subprocess."
@@ -356,7 +365,7 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     return WorkerDiedError(
         f"The process that ran task {self.id!r} {end} ({how}) on host {self.host!r}. "
         f"Number of processes that have died while they ran this task: {self.report.get('deaths', 1)}.",
-        remedy=_CUT if cut else _CRASHED if number in _CRASHES else _KILLED[oom] if number else _ENDED,
+        remedy=_CUT if cut else _CRASHED if number in _CRASHES else _killed(self, oom) if number else _ENDED,
         signal=number,
         exit_code=code,
         peak_memory=peak,
@@ -366,6 +375,13 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
         hosts=tuple(self.hosts),
         **where,
     )
+
+
+def _killed(self: Failure, oom: bool | None) -> str:
+    if self.report.get("signal") == signal.SIGXCPU:
+        return _OUT_OF_TIME
+    limit_s = self.report.get("limit_s")
+    return (_LIMITED.format(limit_s) if limit_s is not None else "") + _KILLED[oom]
 
 
 def _signal_name(number: int) -> str:

@@ -363,7 +363,8 @@ class Failed(NamedTuple):
     declared: int | None = None
     """``died``: the memory that the task's cost states, in bytes."""
     limit_s: float | None = None
-    """``timeout``: the limit, in seconds."""
+    """``timeout``: the limit, in seconds. ``died``, if SIGKILL or SIGXCPU killed the worker: the processor time that
+    the system allows each process of the login, in seconds, or None if there is no such limit."""
     limit: int | None = None
     """``memory``, ``too_large``: the limit, in bytes."""
     peak: int | None = None

@@ -106,6 +106,22 @@ def test_an_error_for_want_of_room_says_what_found_none(report: dict[str, Any], 
     assert f"could not store {what} of task 'fit'" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("report", "remedy"),
+    [
+        ({"signal": 9, "oom": None}, r"\. Find out if the task, another program or the kernel killed"),
+        (
+            {"signal": 9, "oom": False, "limit_s": 30.0},
+            r"has used 30 s of processor time.*ulimit -t.*Find out if the task",
+        ),
+        ({"signal": 24, "limit_s": None}, r"has used up the processor time.*ulimit -t"),
+    ],
+)
+def test_a_process_that_was_killed_for_its_processor_time_says_so(report: dict[str, Any], remedy: str) -> None:
+    error = from_report("fit", "far", 2, {"kind": "died", **report}, b"").exception
+    assert re.search(remedy, str(error))
+
+
 NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 NO_THREAD = RuntimeError("can't start new thread")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 import socket
 import sys
@@ -289,6 +290,21 @@ def test_a_worker_that_the_supervisor_killed_for_the_lease_is_no_tasks_fault(han
         parts.ends.on_worker_gone(handle, messages.WorkerGone(1, 9, 0, True))
         assert failed == ["host"]
 
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("hard", "told"), [(30, 30.0), (resource.RLIM_INFINITY, None)])
+def test_the_cause_of_death_has_the_logins_limit_of_processor_time(
+    handle: WorkerHandle, monkeypatch: pytest.MonkeyPatch, hard: int, told: float | None
+) -> None:
+    async def main() -> None:
+        ends = Parts(TaskQueue(lambda key: False)).ends
+        monkeypatch.setattr(ends, "_was_killed_for_memory", lambda _: None)
+        for number in (signal.SIGKILL, signal.SIGXCPU):
+            assert ends._cause_of_death(handle, messages.WorkerGone(1, number))["limit_s"] == told
+        assert "limit_s" not in ends._cause_of_death(handle, messages.WorkerGone(1, signal.SIGSEGV))
+
+    monkeypatch.setattr(worker_ends.resource, "getrlimit", lambda _: (20, hard))
     asyncio.run(main())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import traceback
 from collections.abc import Sequence
@@ -163,6 +164,8 @@ class WorkerEnds:
             facts["oom"] = self._was_killed_for_memory(worker)
             if facts["oom"]:
                 facts["message"] += ", which the kernel sent for lack of memory"
+        if facts.get("signal") in (signal.SIGKILL, signal.SIGXCPU) and not facts.get("oom"):
+            facts["limit_s"] = _processor_limit_s()
         return facts
 
     def _was_killed_for_memory(self, worker: WorkerHandle) -> bool | None:
@@ -171,6 +174,15 @@ class WorkerEnds:
             return self._oom_kills.claim()
         self._oom_kills.reset()
         return True
+
+
+def _processor_limit_s() -> float | None:
+    """Return the processor time after which the kernel kills a process of this login, or None if there is no limit.
+
+    A worker inherits the limit, which `ulimit -t` sets. The agent cannot know of a limit that a task has set itself.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    return float(limit) if limit != resource.RLIM_INFINITY else None
 
 
 def _signal_name(number: int) -> str:
