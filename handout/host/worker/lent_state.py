@@ -179,7 +179,11 @@ class LentState:
         thread = threading.get_ident()
         self._importing.add(thread)
         before = self._each_task.snapshot(), self._each_batch.snapshot()
-        event_loop, variables, threads = self._event_loop.snapshot(), contextvars.copy_context(), self.threads.snapshot()
+        event_loop, variables, threads = (
+            self._event_loop.snapshot(),
+            contextvars.copy_context(),
+            self.threads.snapshot(),
+        )
         try:
             yield
         finally:
