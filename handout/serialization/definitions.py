@@ -141,7 +141,8 @@ class Definitions:
                 self.urgent += [fill, *reversed(before)]
                 return
         fill.is_written = True
-        self.classes_complete = fill.is_late and not self.attributes
+        waiting = (*self.urgent, *self.attributes)
+        self.classes_complete = fill.is_late and all(each.is_late or each.is_written for each in waiting)
         self.pickler.dump(fill)
         self.classes_complete = False
 
