@@ -250,6 +250,8 @@ def task_failed(world: World, event: TaskFailed) -> None:
     """
     run, host = world.runs.get(event.run), world.fleet.by_name.get(event.host)
     t = event.task
+    if run is not None and run.reported[t]:
+        world.jobs.finish(run.number)  # see `fail`
     if run is None or host is None or not _counts(run, host, t, event.attempt):
         confirm_end(world, host, event.run, t, event.attempt)
         return

@@ -56,9 +56,16 @@ def give_up_output(world: World, run: Run, o: int) -> None:
 
 
 def fail(world: World, run: Run, t: int, failure: object) -> None:
-    """End a task that failed for good, and the tasks that depend on it."""
+    """End a task that failed for good, and the tasks that depend on it.
+
+    If the task is handed, its attempts have ended. The caller must have finished the run's jobs before if the task was
+    DONE before, because a job must not find a task between two states.
+    """
     if run.reported[t]:
-        world.jobs.finish(run.number)  # a task that is about to be skipped does not need the objects
+        if run.state[t] != State.HANDED:
+            world.jobs.finish(run.number)  # a task that is about to be skipped does not need the objects
+            if run.ended(t):
+                return  # it was one of the tasks that were to be skipped
         objects = run.objects
         if not any(objects.needed(o) and not objects.replicas[o] for o in run.objects_of(t)):
             # The task was DONE before, and was being repeated for objects that are not needed any more.

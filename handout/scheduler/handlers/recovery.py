@@ -66,6 +66,8 @@ def unpin_groups(world: World, run: Run, index: int) -> None:
 
 def _lose_attempts(world: World, run: Run, host: HostRecord, reason: str) -> None:
     for t in run.handed_tasks():
+        if run.reported[t]:
+            world.jobs.finish(run.number)  # see `fail`
         if t in run.second_attempts and run.second_attempts[t].host == host.index:
             run.swap_attempts(t)
         if run.state[t] != State.HANDED or run.host[t] != host.index:
