@@ -62,7 +62,7 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
     DONE before, because a job must not find a task between two states.
     """
     if run.reported[t]:
-        if run.state[t] != State.HANDED:
+        if run.number in world.jobs and run.state[t] != State.HANDED:
             world.jobs.finish(run.number)  # a task that is about to be skipped does not need the objects
             if run.ended(t):
                 return  # it was one of the tasks that were to be skipped
