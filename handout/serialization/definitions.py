@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
+import itertools
 import sys
 import types
 import weakref
@@ -141,7 +142,7 @@ class Definitions:
                 self.urgent += [fill, *reversed(before)]
                 return
         fill.is_written = True
-        waiting = (*self.urgent, *self.attributes)
+        waiting = itertools.chain(self.urgent, self.attributes)
         self.classes_complete = fill.is_late and all(each.is_late or each.is_written for each in waiting)
         self.pickler.dump(fill)
         self.classes_complete = False
@@ -337,7 +338,7 @@ def arrived_as(obj: Any) -> Blob | None:
 
 def remember(obj: Any, blob: Blob) -> None:
     """Note that a blob of this process is `obj`, so that it maps back."""
-    _originals.setdefault(_original_key(blob), obj)
+    _originals[_original_key(blob)] = obj  # of two equal functions, the one that was sent last counts
 
 
 def _original_key(blob: Blob) -> Any:

@@ -157,9 +157,13 @@ def adopt(token: Token, cls: type) -> None:
     """Use `cls` for the objects that an earlier process pickled with a class of that token.
 
     The class is pickled under that token from now on. Otherwise a worker that gets such an object, and a function that
-    uses `cls`, would make two classes. Objects that this process pickled with the class before still map back to it.
+    uses `cls`, would make two classes. Objects that this process pickled with the class before still map back to it. If
+    another class of this process has the token, and is alive, it keeps the token.
     """
     with lock:
+        before = known(token)
+        if token[0] == _origin and before is not None and before is not cls:
+            return
         _versions.pop(token, None)
         _arrived.pop(token, None)
         _enter(cls, token)

@@ -150,7 +150,7 @@ PARTS = {
     ),
     "event loop left": (
         "import asyncio; sys.loop = asyncio.new_event_loop(); asyncio.set_event_loop(sys.loop)",
-        CURRENT_LOOP + "\nseen = seen, not hasattr(sys, 'loop') or sys.loop.is_closed()",
+        CURRENT_LOOP + "\nseen = seen, not hasattr(sys, 'loop') or not sys.loop.is_closed()",
     ),
     "event loop policy": (
         "import asyncio; asyncio.set_event_loop_policy(type('Mine', (asyncio.DefaultEventLoopPolicy,), {})())",

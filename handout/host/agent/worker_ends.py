@@ -117,7 +117,7 @@ class WorkerEnds:
         if worker.killed_at_limit:
             self._oom_kills.reset()
             self._exits.fail(culprit, "memory", maxrss=report.rss)
-        elif worker.raised is not None:
+        elif worker.raised is not None and worker.raised.number == culprit.number_on_worker:
             facts = self._cause_of_death(worker, report)
             said = f"<no text: {facts['message']}, in a method of the exception>".replace(" while the task ran", "")
             self._exits.fail(culprit, "raised", type=worker.raised.type, message=said, maxrss=report.rss)

@@ -44,9 +44,10 @@ class EventLoop:
         self._expected = _current()
 
     def restore(self) -> None:
-        """Put the loop and the policy back, and close the current loop that a task has left.
+        """Put the loop and the policy back.
 
-        In a shared loop, nothing is put back while the loop runs.
+        The loop that a task has left is not closed, because a module of the user may hold it and use it in later tasks.
+        Python closes it when nothing refers to it any more. In a shared loop, nothing is put back while the loop runs.
         """
         found, expected = _current(), self._expected
         if found is expected or all(map(is_, found, expected)) or events._get_running_loop() is not None:
@@ -55,11 +56,6 @@ class EventLoop:
         local = getattr(expected.policy, "_local", None)
         if local is not None:
             local._loop, local._set_called = expected.loop, expected.was_set
-        if found.loop is not None and found.loop is not expected.loop:
-            try:
-                found.loop.close()
-            except Exception:
-                pass  # the class of the loop may be user code
 
     def snapshot(self) -> _Current:
         """Return the present loop and policy."""

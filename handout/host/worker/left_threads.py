@@ -49,7 +49,9 @@ class LeftThreads:
             thread = threads.get(ident)
             if ident == own or thread in self._of_imports:
                 continue
-            if isinstance(thread, threading.Timer) or _is_own(_scope_of(thread)) or _runs_own_code(frame):
+            # The thread of a timer that was cancelled is just ending.
+            waits = isinstance(thread, threading.Timer) and not thread.finished.is_set()
+            if waits or _is_own(_scope_of(thread)) or _runs_own_code(frame):
                 return True
         return False
 
