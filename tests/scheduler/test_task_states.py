@@ -7,6 +7,7 @@ import pytest
 from handout.errors import InternalError
 from handout.scheduler import events as ev
 from handout.scheduler.handlers import attempt_reports
+from handout.scheduler.state.run_preparation import prepare_run
 from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import ENDED, TRANSITIONS, State
 from handout.slices import at_once
@@ -30,7 +31,7 @@ def test_every_move_says_what_brings_it_about() -> None:
 
 def moved(*states: State) -> Run:
     """Return a run of one task, ``a``, that was moved through these states."""
-    run = at_once(Run.of(1, graph("a")))
+    run = at_once(prepare_run(1, graph("a")))
     for state in states:
         run.move(0, state)
     return run
@@ -48,7 +49,7 @@ def test_a_legal_move_keeps_the_counts() -> None:
 @pytest.mark.parametrize("old", State)
 @pytest.mark.parametrize("new", State)
 def test_a_move_that_the_table_does_not_have_raises_with_the_story(old: State, new: State) -> None:
-    run = at_once(Run.of(7, graph("a")))
+    run = at_once(prepare_run(7, graph("a")))
     run.state[0] = old
     if new in TRANSITIONS[old]:
         run.move(0, new)

@@ -12,7 +12,7 @@ from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import RunState
 from handout.graph.plan import Plan
 from handout.scheduler.run_spec import RunSpec
-from handout.scheduler.state.runs import Run
+from handout.scheduler.state.run_preparation import prepare_run
 from handout.slices import Slices, is_slice_end
 from handout.submission.arguments import EncodedRun
 from handout.submission.plan_to_spec import RunPolicy, make_spec
@@ -49,7 +49,7 @@ def make_run(
         traits=traits,
         task_objects=(yield from _task_objects(spec)),
         wanted=(yield from _wanted(spec)),
-        prepared=(yield from Run.of(number, spec)),
+        prepared=(yield from prepare_run(number, spec)),
         started_at=asyncio.get_running_loop().time(),
     )
 

@@ -6,6 +6,7 @@ from handout.errors import HostLostError, OutcomeUnknownError
 from handout.scheduler.commands import AnnounceRunEnded
 from handout.scheduler.handlers.attempts import give_up_attempts
 from handout.scheduler.handlers.replicas import drop_unused, release_inputs
+from handout.scheduler.state.run_preparation import empty_run
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
@@ -245,4 +246,4 @@ def _drop_all(world: World, run: Run) -> Slices[None]:
     for o, index in sorted({*objects.copying, *objects.stale_replicas}):
         if index and index not in objects.replicas[o] and world.fleet.at(index) is not None:
             world.out.drop(index, run.number, o)
-    yield from run.empty()
+    yield from empty_run(run)

@@ -15,6 +15,7 @@ from handout.scheduler.handlers.recovery import lose_host, unpin_groups
 from handout.scheduler.handlers.replicas import copy_to
 from handout.scheduler.placing.feasibility import depends_on_host
 from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.run_preparation import prepare_run
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
@@ -50,7 +51,7 @@ def run_submitted(world: World, event: ev.RunSubmitted) -> None:
         world.stale += 1
         return
     try:
-        run = event.state or at_once(Run.of(event.run, event.spec))
+        run = event.state or at_once(prepare_run(event.run, event.spec))
     except InternalError as error:
         world.out.add(AnnounceRunEnded(event.run, Outcome.FAILED, error))
         return

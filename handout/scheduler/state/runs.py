@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from handout.errors import InternalError
 from handout.protocol.resource_ledger import Claim
@@ -22,11 +22,10 @@ from handout.scheduler.state.allocator_requests import AllocatorRequests
 from handout.scheduler.state.durations import Durations
 from handout.scheduler.state.hosts import Demand, HostRecord
 from handout.scheduler.state.object_table import ObjectTable
-from handout.scheduler.state.ranks import ranks_of
 from handout.scheduler.state.second_attempts import SecondAttempt
 from handout.scheduler.state.stragglers import Stragglers
 from handout.scheduler.task_states import EFFECTS, TRANSITIONS, Outcome, State
-from handout.slices import Slices, empty, is_slice_end
+from handout.slices import Slices
 
 __all__ = ["FailureCount", "ReadyQueue", "ReadyQueueKey", "Run"]
 
@@ -213,27 +212,8 @@ class Run:
         #: The task at each position.
         self.task_at: list[int] | None = None
 
-    @classmethod
-    def of(cls, number: int, spec: RunSpec) -> Slices[Run]:
-        """Make the state of a run that has not begun. The tasks without missing inputs are READY.
-
-        Raises:
-            InternalError: The graph has a cycle. A graph with a cycle should never become a run.
-        """
-        objects = yield from ObjectTable.of(spec)
-        run = cls(number, spec, objects, (yield from Durations.of(spec)))
-        run.attempt, run.host = [0] * spec.count, [0] * spec.count
-        yield
-        run.claims, run.backlog_s, run.queue = [None] * spec.count, [0.0] * spec.count, [None] * spec.count
-        yield
-        run.missing = yield from objects.missing_inputs(spec.count)
-        yield from run._fill_groups()
-        run.rank, run.order, run.task_at = yield from ranks_of(spec, run.missing, objects.consumers, run.objects_of)
-        yield from run._fill_frontier()
-        return run
-
     def _task_columns(self, spec: RunSpec) -> None:
-        """Create the columns with an entry for each task. `of` fills the lists."""
+        """Create the columns with an entry for each task. `prepare_run` fills the lists."""
         count = spec.count
         self.state = bytearray(count)
         #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
@@ -312,40 +292,6 @@ class Run:
         self.queues: dict[ReadyQueueKey, ReadyQueue] = {}
         #: For each profile: the queue of the tasks that have no group and no hosts to avoid.
         self.default_queues = [self._queue(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
-
-    def _fill_groups(self) -> Slices[None]:
-        profile = self.spec.profile
-        for t, group in enumerate(self.spec.group or ()):
-            if is_slice_end(t):
-                yield
-            if group >= 0:
-                self.groups.setdefault(group, []).append(t)
-        for seen, (group, members) in enumerate(self.groups.items()):
-            if is_slice_end(seen):
-                yield
-            self.group_profiles[group] = frozenset(profile[t] for t in members)
-
-    def _fill_frontier(self) -> Slices[None]:
-        """Put the tasks without missing inputs into the frontier, in the run's order, so that each heap is sorted."""
-        missing = self.missing
-        for place, t in enumerate(range(len(missing)) if self.task_at is None else self.task_at):
-            if is_slice_end(place):
-                yield
-            if not missing[t]:
-                self.move(t, _READY)
-                queue = self.queue[t] = self.queue_of(t)
-                queue.heap.append(place)
-
-    def empty(self) -> Slices[None]:
-        """Free the memory of the columns of a closed run."""
-        objects = self.objects
-        columns: Sequence[list[Any]] = (
-            *(self.attempt, self.host, self.missing, self.claims, self.backlog_s, self.queue),
-            *(self.rank, self.order or [], self.task_at or []),
-            *(objects.nbytes, objects.replicas, objects.consumers, objects.uses),
-        )
-        for each in columns:
-            yield from empty(each)
 
     # -- reading
 
