@@ -61,8 +61,8 @@ class RunSubmitted:
 
     run: int
     spec: RunSpec
-    #: The state of the run. `prepare_run` has made it in slices, before the run was submitted. It now belongs to the core.
-    #: None: the core makes the state.
+    #: The state of the run. `prepare_run` has made it in slices, before the run was submitted.
+    #: The state now belongs to the core. None: the core makes the state.
     state: Run | None = None
 
 
