@@ -20,8 +20,9 @@ from handout.journal import writer
 from handout.journal.writer import Rows, Writer
 from handout.transport.timings import Timings
 
-#: With this short ``linger_s``, the agent of a killed program ends soon, because no controller takes it over.
-QUICK = replace(Timings().scaled(0.1), linger_s=0.1)
+#: The lease does not end while the program lives, even on a busy machine. With this short ``linger_s``, the agent of a
+#: killed program ends soon after its lease, because no controller takes it over.
+QUICK = replace(Timings().scaled(0.1), host_timeout_s=5.0, linger_s=0.1)
 FOLDER = Path(sys.argv[1])
 
 

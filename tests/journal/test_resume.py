@@ -162,7 +162,8 @@ from handout import Cluster, Graph, Host
 from handout.transport.timings import Timings
 from tests.journal.tasks import wait_forever
 
-QUICK = replace(Timings().scaled(0.1), linger_s=0.1)
+# The lease does not end while the program lives, even on a busy machine.
+QUICK = replace(Timings().scaled(0.1), host_timeout_s=5.0, linger_s=0.1)
 
 async def main():
     graph = Graph()
