@@ -11,7 +11,6 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-import weakref
 from types import FrameType
 from typing import Any, Callable
 
@@ -23,12 +22,19 @@ __all__ = ["LeftThreads"]
 _count: Callable[[], int] = _thread._count
 
 
+#: Namespaces that are not the user's own, by ``id``. Each check looks at every frame of every thread, but most frames
+#: run code of the same few modules. The namespaces are kept alive, so that no other object can get the same id.
+_foreign: dict[int, dict[str, Any]] = {}
+
+
 class LeftThreads:
     """Tells if a task has left threads that run the user's own code."""
 
     def __init__(self) -> None:
         #: The threads that modules have started while they were imported.
-        self._of_imports: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._of_imports: set[threading.Thread] = set()
+        #: The threads that were started to run other code than the user's own. A pool may run the user's code in them.
+        self._of_packages: set[threading.Thread] = set()
 
     def snapshot(self) -> set[threading.Thread]:
         """Return the threads of this process."""
@@ -45,28 +51,41 @@ class LeftThreads:
             return False
         own = threading.get_ident()
         threads = {thread.ident: thread for thread in threading.enumerate()}
+        self._of_imports.intersection_update(threads.values())
+        self._of_packages.intersection_update(threads.values())
         for ident, frame in sys._current_frames().items():
             thread = threads.get(ident)
             if ident == own or thread in self._of_imports:
                 continue
-            # The thread of a timer that was cancelled is just ending.
-            waits = isinstance(thread, threading.Timer) and not thread.finished.is_set()
-            if waits or _is_own(_scope_of(thread)) or _runs_own_code(frame):
+            if thread is not None and thread not in self._of_packages:
+                if _is_started_by_own_code(thread):
+                    return True
+                self._of_packages.add(thread)
+            if _runs_own_code(frame):
                 return True
         return False
 
 
-def _scope_of(thread: threading.Thread | None) -> dict[str, Any] | None:
-    """Return the globals of the function that a thread runs. A thread that has just started is not in it yet."""
+def _is_started_by_own_code(thread: threading.Thread) -> bool:
+    """Return True if a thread was started to run the user's own code, or is a timer that has not fired.
+
+    The thread of a timer that was cancelled is just ending.
+    """
+    if isinstance(thread, threading.Timer) and not thread.finished.is_set():
+        return True
+    # A thread that has just started does not run its function yet, so its stack does not show the function.
     function: Any = getattr(thread, "_target", None) or getattr(type(thread), "run", None)
-    return getattr(getattr(function, "__func__", function), "__globals__", None)
+    return _is_own(getattr(getattr(function, "__func__", function), "__globals__", None))
 
 
 def _runs_own_code(frame: FrameType | None) -> bool:
     """Return True if a function of the user's own code is in a thread's stack."""
     while frame is not None:
-        if _is_own(frame.f_globals):
-            return True
+        scope = frame.f_globals
+        if id(scope) not in _foreign:
+            if _is_own(scope):
+                return True
+            _foreign[id(scope)] = scope
         frame = frame.f_back
     return False
 
