@@ -608,6 +608,33 @@ def test_an_import_on_another_thread_keeps_nothing_of_what_the_task_changes(
     assert tasks.run(look) == (other, before)
 
 
+def test_variables_that_an_import_on_another_thread_sets_stay_and_those_of_the_task_do_not(
+    tasks: Tasks, module: Callable[..., str]
+) -> None:
+    source = "import os, sys\nos.environ.update(BY_IMPORT_BESIDE='1', HOME='/by-import')\nsys.meet(); sys.meet()"
+    load = module("sets_variables", source)
+    look = "seen = [os.environ.get(name) for name in ('BY_IMPORT_BESIDE', 'HOME', 'BY_THREAD', 'BY_TASK')]"
+    pid, _ = tasks.run("pass")
+    code = f"""
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+        sys.meet = threading.Barrier(2).wait
+        def use():
+            os.environ["BY_THREAD"] = "1"
+            exec({load!r}, dict(sys=sys))
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(use)
+            sys.meet()
+            os.environ["BY_TASK"] = "1"
+            sys.meet()
+            future.result()
+    """
+    tasks.run(code)
+    for _ in range(2):
+        assert tasks.run(look) == (pid, ["1", "/by-import", None, None])
+        tasks.run("os.environ['BY_IMPORT_BESIDE'] = '2'; os.environ['BY_TASK'] = '1'")
+
+
 # ---- other versions of Python ------------------------------------------------------------------------------
 
 

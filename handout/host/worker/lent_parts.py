@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Callable, NamedTuple
@@ -41,7 +41,7 @@ _SIGNALS = [
 ]
 #: The other signals that a program can handle. No task of a batch waits for one of them.
 _RARE_SIGNALS = sorted(signal.valid_signals() - {*_SIGNALS, signal.SIGKILL, signal.SIGSTOP})
-#: Name of a part; see `Checklist.names_of_changes`.
+#: Name of a part; see `Checklist.keep_changes_beside`.
 WARNING_FILTERS = "warning filters"
 #: What `csv.field_size_limit` returns before a program changes it.
 _FIELD_SIZE = 128 << 10
@@ -61,6 +61,9 @@ class Part(NamedTuple):
     #: Reads the part after a short task, if the next task could do harm that no second run undoes: print into a file,
     #: or make a file in another folder or with another mode. None: the part is checked later.
     read_at_once: Callable[[], Any] | None = None
+    #: If the value is a dictionary: the number of the thread that was the last one to set each entry. An entry is
+    #: missing if no thread has set it since the worker began.
+    set_by: Mapping[Any, int] | None = None
 
 
 def after_each_task(descriptors: Descriptors) -> list[Part]:
@@ -351,6 +354,14 @@ def _environment() -> list[Part]:
     original: Any = os.environ
     # A copy of `os.environ` would decode every variable, which takes 20 us. So the encoded variables are read.
     data, decode = original._data, original.decodekey
+    put = os.putenv
+    set_by: dict[Any, int] = {}
+
+    def put_and_note(name: Any, value: Any) -> None:
+        put(name, value)
+        set_by[name] = threading.get_ident()
+
+    os.putenv = put_and_note  # `os.environ` calls this function for each variable that it sets
 
     def write(values: dict[Any, Any]) -> None:
         os.environ = original  # noqa: B003 - the task has put another object in its place
@@ -362,7 +373,7 @@ def _environment() -> list[Part]:
         time.tzset()  # the variable TZ may have changed
 
     return [
-        Part("environment", lambda: data if os.environ is original else None, write),
+        Part("environment", lambda: data if os.environ is original else None, write, set_by=set_by),
         # The variable TZ, which is part of the environment, has its old value by now.
         Part("time zone", lambda: (time.tzname, time.timezone, time.altzone, time.daylight), lambda _: time.tzset()),
         Part("locale", partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),

@@ -39,9 +39,13 @@ class Checklist:
         self._at_once = [(part.read_at_once, index) for index, part in enumerate(parts) if part.read_at_once]
         #: Index of each part that a module may change for good while it is imported.
         self._kept = [index for index, part in enumerate(parts) if part.kept_after_import]
+        #: What imports on other threads have set: the index of a part, and its entries. Only the thread that runs the
+        #: tasks changes `_expected`, because it may be reading it.
+        self._set_beside: list[tuple[int, dict[Any, Any]]] = []
 
     def has_changed(self) -> bool:
         """Return True if a part may have changed."""
+        self._expect_what_was_set_beside()
         try:
             return [read() for read in self._reads] != self._expected
         except Exception:
@@ -59,6 +63,7 @@ class Checklist:
 
     def restore(self) -> tuple[int, list[str]]:
         """Put back what has changed. Return how many parts have changed, and the names of those that could not."""
+        self._expect_what_was_set_beside()
         changes, lost = 0, []
         for part, value in zip(self._parts, self._expected):
             if _is_equal(part, value):
@@ -85,22 +90,33 @@ class Checklist:
         except Exception:
             return False  # a value that the task has set does not allow a comparison
 
-    def names_of_changes(self, before: Sequence[Any]) -> list[str]:
-        """Return the names of the parts that differ from a snapshot. Warning filters do not count.
-
-        Many packages add warning filters when they are imported, and work without them.
-        """
-        names = [self._parts[index].name for index in self._kept]
-        return [
-            name
-            for name, old, new in zip(names, before, self.snapshot())
-            if name != lent_parts.WARNING_FILTERS and not _equals(old, new)
-        ]
-
     def keep_changes_since(self, before: Sequence[Any]) -> None:
         """Expect from now on what an import has changed since the snapshot ``before``."""
         for index, old, new in zip(self._kept, before, self.snapshot()):
             self._expected[index] = merged(self._expected[index], old, new)
+
+    def keep_changes_beside(self, before: Sequence[Any]) -> list[str]:
+        """Keep what an import on this thread has changed since the snapshot ``before``, while the task went on.
+
+        Return the names of the parts of which the worker cannot tell if the import has changed them. Warning filters do
+        not count, because many packages add warning filters when they are imported, and work without them.
+        """
+        unknown, thread = [], threading.get_ident()
+        for index, old, new in zip(self._kept, before, self.snapshot()):
+            part = self._parts[index]
+            if part.name == lent_parts.WARNING_FILTERS or _equals(old, new):
+                continue
+            if part.set_by is None or old is None or new is None or not old.keys() <= new.keys():
+                unknown.append(part.name)
+                continue
+            own = [key for key, value in new.items() if old.get(key) != value and part.set_by.get(key) == thread]
+            self._set_beside.append((index, {key: new[key] for key in own}))
+        return unknown
+
+    def _expect_what_was_set_beside(self) -> None:
+        while self._set_beside:
+            index, entries = self._set_beside.pop(0)
+            self._expected[index] = {**self._expected[index], **entries}
 
 
 class LentState:
@@ -172,9 +188,9 @@ class LentState:
     def keep_changes(self) -> Iterator[None]:
         """Keep what the code of this context changes: later tasks must find it. This code is an import.
 
-        If another thread than that of the task imports, the worker cannot tell what the import changes from what the
-        task changes meanwhile. So if anything but the warning filters changes, the worker must end. The next worker
-        imports the module again.
+        If another thread than that of the task imports, the worker keeps the environment variables that this thread
+        has set. It cannot tell other changes of the import from what the task changes meanwhile. So if anything else
+        but the warning filters changes, the worker must end. The next worker imports the module again.
         """
         thread = threading.get_ident()
         self._importing.add(thread)
@@ -193,7 +209,8 @@ class LentState:
                 self.threads.keep_since(threads)
                 self._event_loop.keep_changes_since(event_loop)
             else:
-                self.lost += self._each_task.names_of_changes(before[0]) + self._each_batch.names_of_changes(before[1])
+                self.lost += self._each_task.keep_changes_beside(before[0])
+                self.lost += self._each_batch.keep_changes_beside(before[1])
 
     def _keep_changes_since(self, before: tuple[Sequence[Any], Sequence[Any]], variables: contextvars.Context) -> None:
         self._each_task.keep_changes_since(before[0])
