@@ -187,6 +187,7 @@ def _members(packages: list[Package]) -> Slices[tuple[dict[str, bytes], dict[str
     extensions = sorted(name for package in packages for name in package.extensions)
     index = {
         "modules": sorted(package.name for package in packages),
+        "files": sorted(members),
         "paths": paths,
         "executable": sorted(executable),
         "extensions": extensions,

@@ -126,6 +126,21 @@ def test_a_bundle_may_be_named_by_its_path(project: Path, bundle: Path, tmp_path
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"
 
 
+def test_a_data_file_that_a_cleaner_has_removed_is_unpacked_again(project: Path, bundle: Path, tmp_path: Path) -> None:
+    write(project, hoimp_i__in____init__="")
+    (project / "hoimp_i" / "table.csv").write_text("1,2")
+    path, folder = tmp_path / "code.zip", tmp_path / "modules" / "1"
+    path.write_bytes(bundled("hoimp_i").data)
+    table = folder / "project" / "hoimp_i" / "table.csv"
+    source = (
+        "from handout.host.worker import importer\n"
+        f"importer.install({str(path)!r}, {str(folder)!r})\nprint(open({str(table)!r}).read())"
+    )
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1,2\n"
+    table.unlink()
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1,2\n"
+
+
 def test_files_that_a_cleaner_has_removed_are_unpacked_again(project: Path, bundle: Path, tmp_path: Path) -> None:
     write(project, hoimp_h__in____init__="", hoimp_h__in__kept="", hoimp_h__in__gone="x = 1")
     path, folder = tmp_path / "code.zip", tmp_path / "modules" / "1"

@@ -212,7 +212,7 @@ def install(bundle: str | bytes, folder: str) -> None:
 
     Args:
         bundle: The zip file, as a path or as bytes.
-        folder: The folder for the unpacked bundle. If it has all sources, another worker has unpacked the bundle.
+        folder: The folder for the unpacked bundle. If it has all files, another worker has unpacked the bundle.
 
     Raises:
         OSError: The bundle cannot be unpacked.
@@ -238,7 +238,7 @@ def _unpack(bundle: str | bytes, folder: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # the file system has no locks; each worker then unpacks the bundle, and all but one discard the files
-        if _has_all_sources(folder):
+        if _is_complete(folder):
             return
         made = tempfile.mkdtemp(prefix="unpacking-", dir=parent)
         try:
@@ -249,20 +249,23 @@ def _unpack(bundle: str | bytes, folder: str) -> None:
             else:
                 os.rename(made, folder)
         except OSError:
-            if not _has_all_sources(folder):
+            if not _is_complete(folder):
                 raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _has_all_sources(folder: str) -> bool:
-    """Return True if a folder has the index of a bundle, and all sources that the index lists."""
+def _is_complete(folder: str) -> bool:
+    """Return True if a folder has the index of a bundle, and all files that the index lists.
+
+    The contents of the files are not compared. A task may change a file of its project, and the change stays.
+    """
     try:
         with open(f"{folder}/{INDEX}", encoding="utf-8") as file:
-            paths = json.load(file)["paths"]
+            names = json.load(file)["files"]
     except (OSError, ValueError):
         return False
-    return all(os.path.exists(os.path.join(os.fsencode(folder), path.encode())) for path in paths)
+    return all(os.path.exists(os.path.join(os.fsencode(folder), name.encode())) for name in names)
 
 
 def _put_back(made: str, folder: str) -> None:
