@@ -150,6 +150,8 @@ class Failure:
 
     def _remote(self, problem: BaseException | None) -> RemoteError:
         """Return the error that stands for an exception that cannot be made again, and say why it cannot."""
+        if self.report.get("missing") is not None:
+            return self._as_remote_error("", self._advice())
         if problem is None:
             return self._as_remote_error(" The exception cannot be pickled and rebuilt.", _TRAVEL)
         said = f"{short_name(problem)}: {exceptions.message(problem)}"
@@ -223,8 +225,8 @@ class Failure:
         missing = self.report.get("missing")
         if missing is not None:
             return (
-                f"Install {missing!r} on that host, or give the function host= with the name of a host that has it. A "
-                "task that lacks a package is not tried again."
+                f"{_install(missing)} A task that lacks a package is tried again only if its retry_on= names "
+                "ModuleNotFoundError."
             )
         if self.report.get("retryable") is False:
             return "Fix the function. Its retry_on= does not allow another attempt after this exception."
@@ -488,10 +490,20 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
             type=str(self.report.get("message", "")).removeprefix("it holds "),
             **where,
         )
+    problem = f"Task {self.id!r} could not be started on host {self.host!r}: {self.report.get('message', '')}"
+    missing = self.report.get("missing")
+    if missing is None:
+        return TaskError(problem, **where)
+    tried = ", ".join(map(repr, self.hosts))
     return TaskError(
-        f"Task {self.id!r} could not be started on host {self.host!r}: {self.report.get('message', '')}",
+        f"{problem.rstrip('.')}. Hosts that were tried, because another host may have the package: {tried}.",
+        remedy=_install(missing),
         **where,
     )
+
+
+def _install(module: str) -> str:
+    return f"Install {module!r} on that host, or give the function host= with the name of a host that has it."
 
 
 def _disk(self: Failure, where: dict[str, Any]) -> HandoutError:

@@ -35,7 +35,8 @@ class Options(TypedDict, total=False):
             is 0 by default.
         retry_on: The exceptions after which the task is retried: an exception class, a tuple of these, or a predicate
             that takes the exception and returns a bool. The predicate runs in the controller's process, and cannot be
-            async. Default: all exceptions.
+            async. Default: all exceptions, but not the failed import of a package that the host lacks. For this error,
+            `Exception` is not enough: name `ModuleNotFoundError` or `ImportError`.
         backoff_s: Seconds to wait before the second attempt. Each later wait is twice as long as the one before, up to
             60 seconds. Default: 0.
         timeout_s: Seconds that one attempt may run. After that, the host ends the processes of the attempt with

@@ -376,7 +376,7 @@ class Failed(NamedTuple):
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
     missing: str | None = None
-    """``raised``: name of the module that the task has tried to import, if the host does not have the module."""
+    """``raised``, ``input``: name of the module that the task has tried to import, if the host does not have it."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None
@@ -636,7 +636,7 @@ class TaskFailure(NamedTuple):
     culprit: str | None = None
     """``unserializable``: class of the part that cannot be pickled."""
     missing: str | None = None
-    """``raised``: name of the module that the task has tried to import, if the host does not have the module."""
+    """``raised``, ``input``: name of the module that the task has tried to import, if the host does not have it."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None

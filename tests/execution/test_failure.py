@@ -62,6 +62,16 @@ REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
         r"lost on host 'far': no\. Its function did not fail\. Find",
     ),
     "input": (handout.TaskError, {"message": "no room"}, r"could not be started on host 'far': no room"),
+    "package missing at load": (
+        handout.TaskError,
+        {"kind": "input", "message": "No module named 'x'.", "missing": "x"},
+        r"on host 'far': No module named 'x'\. Hosts that were tried.*: 'far'\. Install 'x' on that host",
+    ),
+    "package missing, from a host of which only data is taken": (
+        handout.RemoteError,
+        {"kind": "raised", "type": "ModuleNotFoundError", "message": "No module named 'x'.", "missing": "x"},
+        r"raised ModuleNotFoundError: No module named 'x'\. Install 'x' on that host",
+    ),
     "disk": (handout.TaskError, {"message": "full"}, r"'far' could not store.*disk cost"),
     "raised": (handout.RemoteError, {"type": "Odd", "message": "hm"}, "raised Odd: hm"),
     "of a newer agent": (handout.TaskError, {"message": "hm"}, "of a newer agent hm"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import importlib
+import os
 import sys
 import threading
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -248,6 +251,65 @@ async def test_a_missing_package_is_one_clear_error_without_retries(cluster: Clu
     assert (f"(imported at {__file__}, line " in str(error)) == by_import
     assert ("it is not installed on this host" in str(error)) == by_import
     assert ("Install 'not_installed_anywhere' on that host" in error.__notes__[-1]) == by_import
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "attempts"),
+    [
+        (Exception, 1),
+        ((ValueError, OSError), 1),
+        (ModuleNotFoundError, 3),
+        ((ValueError, ImportError), 3),
+        (lambda error: isinstance(error, ModuleNotFoundError), 3),
+        (lambda error: isinstance(error, ValueError), 1),
+    ],
+)
+async def test_a_missing_package_is_tried_again_if_retry_on_names_its_error(
+    cluster: Cluster, retry_on: Any, attempts: int
+) -> None:
+    graph = Graph()
+    graph.add(import_missing, "statement", id="bad", retries=2, backoff_s=0.01, retry_on=retry_on)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        await asyncio.wait_for(cluster.execute(graph), HANG_S)
+    failure = handout.failure(caught.value)
+    assert failure is not None
+    assert failure.attempts == attempts
+    assert len(failure.hosts) == min(attempts, 2)
+    assert "tried again only if its retry_on= names ModuleNotFoundError" in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("place", ["module", "script", "argument"])
+async def test_a_package_that_is_missing_when_a_task_is_loaded_is_one_clear_error(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    missing = ModuleType("not_on_hosts")
+    missing.__spec__ = ModuleSpec("not_on_hosts", None)
+    exec("def made(): pass", vars(missing))
+    monkeypatch.setitem(sys.modules, "not_on_hosts", missing)
+    name = f"homissing{len(os.listdir(tmp_path.parent))}"  # each launcher has a module of its own
+    (tmp_path / f"{name}.py").write_text("import not_on_hosts\ndef f(): pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    space: dict[str, Any] = {"__name__": "__main__", "not_on_hosts": missing}
+    exec("def f(): return not_on_hosts", space)
+    graph = Graph()
+    if place == "argument":
+        graph.add(repr, missing.made, id="bad")
+    else:
+        graph.add(space["f"] if place == "script" else importlib.import_module(name).f, id="bad")
+    with pytest.raises(handout.TaskError) as caught:
+        await asyncio.wait_for(cluster.execute(graph), HANG_S)
+    error, failure = caught.value, handout.failure(caught.value)
+    assert failure is not None
+    assert error.problem.startswith(f"Task 'bad' could not be started on host {error.host!r}: the ")
+    assert "could not be loaded: ModuleNotFoundError: No module named 'not_on_hosts'" in error.problem
+    assert (f"(imported at {tmp_path / name}.py, line 1): it is not installed" in error.problem) == (place == "module")
+    assert failure.attempts == 3
+    assert sorted(failure.hosts) == ["gpu", "plain"]
+    tried = ", ".join(map(repr, failure.hosts))
+    assert error.problem.endswith(f". Hosts that were tried, because another host may have the package: {tried}.")
+    remedy = "Install 'not_on_hosts' on that host, or give the function host= with the name of a host that has it."
+    assert error.remedy == remedy
+    assert error.__notes__[-1] == f"What to do: {remedy}"
 
 
 async def test_an_exception_that_cannot_be_pickled_is_a_remote_error_whatever_its_class(cluster: Cluster) -> None:

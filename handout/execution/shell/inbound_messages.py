@@ -16,6 +16,7 @@ from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.driver import Driver, FailedAttempt
 from handout.execution.shell.object_streams import warn_no_room
+from handout.execution.shell.retry_decisions import allows_missing_modules
 from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import codec, messages, numbering
@@ -136,11 +137,14 @@ class InboundMessages:
         pickled = bytes(payload) if agent.trusted else b""
         failure = from_report(run.plan.ids[task], agent.name, attempt, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
-        retries = profile.retries if may_repeat(profile, failure.kind) else 0
-        run.histories.setdefault(task, AttemptHistory(failure)).note(failure, retries)
         retry_on = run.plan.options[task].retry_on
-        if failure.kind in ("unserializable", "too_large") or "missing" in failure.report:
-            # The next attempt would return such a result too, or lack the same package.
+        # The next attempt would probably return such a result too, or lack the same package.
+        final = failure.kind in ("unserializable", "too_large") or (
+            failure.kind == "raised" and "missing" in failure.report and not allows_missing_modules(retry_on)
+        )
+        retries = 0 if final or not may_repeat(profile, failure.kind) else profile.retries
+        run.histories.setdefault(task, AttemptHistory(failure)).note(failure, retries)
+        if final:
             self._decided(run, task, attempt, failure, False)
         elif retry_on is None:
             self._decided(run, task, attempt, failure, True)

@@ -21,7 +21,7 @@ from handout.graph.function_options import RetryOn
 from handout.serialization import exceptions
 from handout.serialization.user_objects import short_name
 
-__all__ = ["RetryDecisions"]
+__all__ = ["RetryDecisions", "allows_missing_modules"]
 
 #: Seconds that a call of ``retry_on`` may take.
 LIMIT_S = 10.0
@@ -147,6 +147,17 @@ class RetryDecisions:
             exceptions.add_note(question.failure.exception, f"retry_on {answer}, so the task was not retried.")
             answer = False
         question.then(answer)
+
+
+def allows_missing_modules(retry_on: RetryOn | None) -> bool:
+    """Return True if ``retry_on`` must be asked after an import of a package that the host lacks.
+
+    A function is asked. Of classes, `Exception` does not count, because it does not name this kind of error.
+    """
+    if retry_on is None or not isinstance(retry_on, type | tuple):
+        return retry_on is not None
+    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    return any(kind is ImportError or kind is ModuleNotFoundError for kind in kinds)
 
 
 def _is_comparison(retry_on: Any) -> bool:

@@ -71,7 +71,7 @@ def _kind_of(error: Any, cancelled: bool) -> tuple[str, dict[str, Any]]:
     if issubclass(kind, MissingBundleError):
         return "bundle", {}
     if issubclass(kind, pickling.LoadError):
-        return "input", {}
+        return "input", {"missing": importer.explain_missing(exceptions.cause_of(error))}
     if issubclass(kind, DiskFullError):
         return "disk", {"path": error.path, "need": error.need, "free": error.free}
     if issubclass(kind, StoreAccessError):

@@ -38,6 +38,8 @@ __all__ = ["Project", "controller_paths", "explain_missing", "has_sent", "instal
 INDEX = "modules.json"
 #: The instruction with which Python imports a module.
 _IMPORT_NAME = opcode.opmap["IMPORT_NAME"]
+#: The top-level modules that import modules by name while they unpickle a function or an argument.
+_UNPICKLERS = ("handout", "dill", "pickle")
 #: The projects that this process has installed.
 _projects: list[Project] = []
 
@@ -155,10 +157,11 @@ def has_sent(path: str | None) -> bool:
     return path is not None and any(path.startswith(f"{project.folder}/") for project in _projects)
 
 
-def explain_missing(error: BaseException) -> str | None:
-    """Return the name of the module that this host lacks, if an import has raised the error. Explain the error then.
+def explain_missing(error: BaseException | None) -> str | None:
+    """Return the name of the module that this host lacks, if an import has raised the error.
 
-    Return None for any other error, also if user code has raised a `ModuleNotFoundError` itself.
+    If user code has imported the module, explain the error. Return None for any other error, also if user code has
+    raised a `ModuleNotFoundError` itself.
     """
     if type(error) is not ModuleNotFoundError or type(error.name) is not str:
         return None
@@ -172,6 +175,8 @@ def explain_missing(error: BaseException) -> str | None:
         trace = trace.tb_next
     if caller is None or any(project.has_source(error.name) for project in _projects):
         return None
+    if str(caller.tb_frame.f_globals.get("__name__")).partition(".")[0] in _UNPICKLERS:
+        return error.name
     code = caller.tb_frame.f_code
     if not by_function and code.co_code[caller.tb_lasti] != _IMPORT_NAME:
         return None
@@ -194,8 +199,7 @@ def _explain(error: ModuleNotFoundError, path: str, line: int) -> None:
         if any(error.name in project.extensions for project in _projects)
         else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
     )
-    remedy = "Install it on this host, or give the function host= with the name of a host that has it."
-    error.msg = f"{error.msg} (imported at {file}, line {line}): {why}. {remedy}"
+    error.msg = f"{error.msg} (imported at {file}, line {line}): {why}."
     error.args = (error.msg,)
 
 
