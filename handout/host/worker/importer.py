@@ -1,9 +1,9 @@
 """Imports the user's own modules from the source bundle that the controller sent.
 
-The bundle is a zip file. It has sources, because the host may have another version of Python than the controller, and
-also the files beside these sources and the metadata of the packages. The first worker that needs the bundle unpacks it
-into a private folder. So a module and the files beside it have real paths on the host, and Python's own import system
-finds both, in workers and in the processes that tasks start.
+The bundle is a zip file. It has sources, because the host may have another version of Python than the controller. It
+also has the files beside these sources, and the metadata of the packages. The first worker that needs the bundle
+unpacks it into a private folder. So a module and the files beside it have real paths on the host. Python's own import
+system finds both, in workers and in the processes that tasks start.
 
 The folder ``project`` of the bundle is on ``sys.path`` and on ``PYTHONPATH``. The folder ``shadowing`` has the modules
 that are named like modules of the standard library. It is only on ``sys.path``, because a program that a task starts
@@ -105,7 +105,10 @@ class Project(importlib.abc.MetaPathFinder):
         return importlib.machinery.FileFinder(path, (make_loader, importlib.machinery.SOURCE_SUFFIXES))
 
     def has_source(self, name: str) -> bool:
-        """Return True if the bundle has the source of a module. The module is missing only if its file was removed."""
+        """Return True if the bundle has the source of a module.
+
+        An import lacks such a module only if another program has removed its file.
+        """
         path = name.replace(".", "/")
         ends = (f"{path}.py", f"{path}/__init__.py")
         return any(f"{folder}/{end}" in self._paths for folder in ("project", "shadowing") for end in ends)
@@ -186,8 +189,8 @@ def explain_missing(error: BaseException | None) -> str | None:
 
 def _explain(error: ModuleNotFoundError, path: str, line: int) -> None:
     """Add to the error the file and line that imported the missing module, and why the module is missing."""
-    # If a chain of imports has led to the missing module, the error passes through each module of the chain. Only the
-    # innermost module, which the error passes first, is named.
+    # If a chain of imports has led to the missing module, the error passes through each module of the chain. It passes
+    # the innermost module first, and its text names only this module.
     if getattr(error, "imported_at", None) is not None:
         return
     file = path
@@ -229,10 +232,10 @@ def install(bundle: str | bytes, folder: str) -> None:
 
 
 def _unpack(bundle: str | bytes, folder: str) -> None:
-    """Unpack a bundle, unless another worker has done so. The folder appears only once all of its files are there.
+    """Unpack a bundle, unless another worker has done so. The folder appears only once it has all of its files.
 
-    If another program has removed files from the folder, such as a cleaner of temporary files, they are put back one by
-    one, because other workers use the folder.
+    If another program has removed files from the folder, such as a cleaner of temporary files, the worker puts them
+    back one by one, because other workers use the folder.
     """
     parent = os.path.dirname(folder)
     os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -285,7 +288,7 @@ def _put_back(made: str, folder: str) -> None:
 def _extract(archive: zipfile.ZipFile, folder: str) -> None:
     """Write all files of a zip file below a folder.
 
-    `zipfile.ZipFile.extractall` is not used, because it fails at names that the host's locale cannot encode.
+    The worker does not call `zipfile.ZipFile.extractall`, which fails at names that the host's locale cannot encode.
     """
     executable = set(json.loads(archive.read(INDEX))["executable"])
     for name in archive.namelist():

@@ -23,7 +23,7 @@ _count: Callable[[], int] = _thread._count
 
 
 #: Namespaces that are not the user's own, by ``id``. Each check looks at every frame of every thread, but most frames
-#: run code of the same few modules. The namespaces are kept alive, so that no other object can get the same id.
+#: run code of the same few modules. This dictionary keeps them alive, so that no other object gets such an id.
 _foreign: dict[int, dict[str, Any]] = {}
 
 
@@ -33,7 +33,7 @@ class LeftThreads:
     def __init__(self) -> None:
         #: The threads that modules have started while they were imported.
         self._of_imports: set[threading.Thread] = set()
-        #: The threads that were started to run other code than the user's own. A pool may run the user's code in them.
+        #: The threads that packages have started. A thread of a pool may run the user's own code later.
         self._of_packages: set[threading.Thread] = set()
 
     def snapshot(self) -> set[threading.Thread]:

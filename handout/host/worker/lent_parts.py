@@ -1,7 +1,7 @@
-"""The parts of the state that a worker lends to its tasks: how each part is read, and how it is put back.
+"""The parts of the state that a worker lends to its tasks: how the worker reads each part, and how it puts it back.
 
 A system call takes 0.2 to 0.4 us on the machine of docs/benchmarks.md, and a call of a Python function 0.05 us. So a
-part is read by the C function itself where there is one, and parts that matter only in the long run are in
+part's `read` is the C function itself if Python has such a function. Parts that matter only in the long run are in
 `after_each_batch`.
 """
 

@@ -4,8 +4,8 @@ The worker checks that the state is as it was, and puts back what tasks have cha
 It ends if it cannot put something back, so that no other task gets a changed process. `Worker` decides which tasks are
 checked together.
 
-What a module changes while it is imported is kept; see `import_watch`. A later task uses the module without importing
-it again, and may rely on what the import did.
+The worker keeps what a module changes while Python imports it; see `import_watch`. A later task uses the module without
+importing it again, and may rely on what the import did.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class LentState:
         self._importing: set[int] = set()
         #: Values of the context variables that an import has set in the context of the running task.
         self._variables: dict[contextvars.ContextVar[Any], Any] = {}
-        #: How often a part was put back.
+        #: How often the worker has put back a part.
         self.changes = 0
         #: Names of the parts that could not be put back. If there are any, the worker must end.
         self.lost: list[str] = []
