@@ -14,7 +14,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import NamedTuple
 
 from handout.project.ownership import EXTENSIONS, split_archive
@@ -45,6 +45,9 @@ _MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
 #: The names of files that hold private keys.
 _KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key|p12|pfx|ppk|jks|keystore|kdbx)", re.IGNORECASE)
 _KEY_BEGINS = re.compile(rb"\s*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File)")
+_QUOTE = re.compile(rb"[\"']")
+#: What stands in a source within quotes, or as a part of a path.
+_WORD = re.compile(rb"(?<=[\"'/])[^\"'/]*(?=[\"'/])")
 #: A text with a pattern for file names, such as ``"*.json"`` or ``"**/part-*.csv"``.
 _PATTERN = re.compile(rb"(?:[\"']|[*}.]/)([\w.-]*\*\.\w[\w.-]*)[\"']")
 #: Files and folders about which a warning was logged.
@@ -126,10 +129,11 @@ def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") 
         children = sorted(os.scandir(folder), key=lambda each: each.name)
     except OSError:
         return  # the module is in a zip file, or its folder is gone
+    named = _Named(source, module)
     for number, child in enumerate(children):
         if is_slice_end(number):
             yield
-        status = None if _is_junk(child.name) or not _is_named(child.name, source, module) else _status(child.path)
+        status = None if _is_junk(child.name) or child.name not in named else _status(child.path)
         if status is None:
             continue
         if stat.S_ISDIR(status.st_mode):
@@ -205,11 +209,12 @@ def _add_file(listing: Listing, inside: str, path: str, status: os.stat_result) 
 def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: bytes, module: str) -> None:
     """Do as `list_beside` does, for a module in a folder of a zip file."""
     start = f"{prefix}/" if prefix else ""
+    named = _Named(source, module)
     for info, mtime_ns in _members(listing, archive):
         below = info.filename.removeprefix(start)
         if not info.filename.startswith(start) or below.endswith(".py") or any(map(_is_junk, below.split("/"))):
             continue
-        if _is_named(below.partition("/")[0], source, module):
+        if below.partition("/")[0] in named:
             listing.add(Listed(below, os.path.join(archive, info.filename), mtime_ns, info.file_size, False))
 
 
@@ -241,20 +246,32 @@ def _members(listing: Listing, archive: str) -> Iterator[tuple[zipfile.ZipInfo, 
         warn_once(archive, f"Nothing in {archive} is sent to hosts, because the file cannot be read: {error}.")
 
 
-def _is_named(name: str, source: bytes, module: str) -> bool:
-    """Return True if a source names a file or folder; see `list_beside`."""
-    if _has_text(source, name):
-        return True
-    if not module:
-        return False
-    if name.startswith(f"{module}.") and _has_text(source, name.removeprefix(module)):
-        return True
-    return any(fnmatchcase(name, os.fsdecode(pattern)) for pattern in _PATTERN.findall(source))
+class _Named:
+    """The names of files and folders that a source names; see `list_beside`.
 
+    The source is searched once, and not for each file, because a folder may have thousands of files.
+    """
 
-def _has_text(source: bytes, text: str) -> bool:
-    """Return True if a text stands in a source within quotes, or as a part of a path."""
-    return re.search(rb"[\"'/]%s[\"'/]" % re.escape(os.fsencode(text)), source) is not None
+    def __init__(self, source: bytes, module: str) -> None:
+        self._source = source
+        self._module = module
+        self._words = frozenset(_WORD.findall(source))
+        patterns = dict.fromkeys(_PATTERN.findall(source) if module else ())
+        self._patterns = re.compile("|".join(translate(os.fsdecode(pattern)) for pattern in patterns))
+
+    def __contains__(self, name: str) -> bool:
+        if self._has(name) or self._patterns.fullmatch(name) is not None:
+            return True
+        return bool(self._module) and name.startswith(f"{self._module}.") and self._has(name.removeprefix(self._module))
+
+    def _has(self, text: str) -> bool:
+        """Return True if a text stands in the source within quotes, or as a part of a path."""
+        encoded = os.fsencode(text)
+        parts = _QUOTE.split(encoded)
+        if not self._words.issuperset(parts):
+            return False
+        # A word ends at a quote, so a name with a quote, such as "it's.txt", has several words.
+        return len(parts) == 1 or re.search(rb"[\"'/]%s[\"'/]" % re.escape(encoded), self._source) is not None
 
 
 def _is_key(listed: Listed) -> bool:

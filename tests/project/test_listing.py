@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -117,6 +119,8 @@ def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, warn
         ("PATH = __file__, 'sm*.json', '*', '*.*', '.*', r'[a-z]*.txt', 'data/*.txt'", {"small.json", "data/x.txt"}),
         ("from importlib import resources\nPATH = resources.files(), 'small.json'", {"small.json"}),
         ("import inspect\nPATH = inspect.getfile(f), 'small.json'", {"small.json"}),
+        ('PATH = __file__, "it\'s.txt"', {"it's.txt"}),
+        ("PATH = __file__, 'it', 's.txt'", set()),
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
@@ -124,7 +128,7 @@ def test_beside_a_single_module_travels_what_it_names(
     tmp_path: Path, source: str, travel: set[str], zipped: bool
 ) -> None:
     """The folder may be the user's home folder, and hosts with ``trust="data"`` get the files too."""
-    names = ["data/x.txt", "other.py", "small.json", "large.bin", "mod.txt", "mode.txt", "secrets.yaml"]
+    names = ["data/x.txt", "other.py", "small.json", "large.bin", "mod.txt", "mode.txt", "secrets.yaml", "it's.txt"]
     if zipped:
         with zipfile.ZipFile(tmp_path / "lib.zip", "w") as archive:
             archive.writestr("in/mod.py", source)
@@ -134,6 +138,27 @@ def test_beside_a_single_module_travels_what_it_names(
         write(tmp_path / "in", *names, "pkg/__init__.py", **{"mod.py": source.encode()})
     folder = tmp_path / "lib.zip" / "in" if zipped else tmp_path / "in"
     assert at_once(Package.read("mod", [str(folder / "mod.py")])).files.keys() == travel
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_the_source_is_searched_once_however_many_files_are_beside_it(tmp_path: Path, count: int) -> None:
+    searches = 0
+
+    def profile(frame: object, event: str, called: object) -> None:
+        nonlocal searches
+        name, owner = getattr(called, "__name__", ""), getattr(called, "__self__", None)
+        searches += event == "c_call" and isinstance(owner, re.Pattern) and name in ("findall", "finditer", "search")
+
+    write(tmp_path, *(f"{number}.json" for number in range(count)))
+    source = b"PATH = __file__, '0.json', '*.txt'"
+    found = listing.Listing()
+    sys.setprofile(profile)
+    try:
+        at_once(listing.list_beside(found, str(tmp_path), source, "mod"))
+    finally:
+        sys.setprofile(None)
+    assert found.files.keys() == {"0.json"}
+    assert searches == 2, "one search for names, and one for patterns"
 
 
 KEY = b"\n-----BEGIN OPENSSH PRIVATE KEY-----\n"
