@@ -2,7 +2,8 @@
 
 Junk does not travel: names that begin with a dot, bytecode, compiled libraries, caches, virtual environments and
 ``node_modules``. Compiled libraries stay because a host may have another system. Sockets, pipes and devices stay too.
-So do private keys, because a host with ``trust="data"`` gets the files as well.
+Private keys are listed, but `is_key` finds them when the files are read. They stay because a host with ``trust="data"``
+gets the files as well.
 """
 
 from __future__ import annotations
@@ -42,9 +43,16 @@ _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "d
 _SKIPPED_ENDS = (".pyc", ".pyo", "~", *EXTENSIONS)
 #: A folder with one of these files is a virtual environment, or a cache: https://bford.info/cachedir.
 _MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
-#: The names of files that hold private keys.
-_KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key|p12|pfx|ppk|jks|keystore|kdbx)", re.IGNORECASE)
-_KEY_BEGINS = re.compile(rb"\s*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File)")
+#: What stands in each text that has a private key, for the programs that read the key.
+_PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-")
+#: A private key is searched for in this many bytes at the beginning of a file.
+_SEARCHED = 64 << 10
+#: The names of files that hold keys, private or public, or certificates. Those that are no texts count as private keys.
+_KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key)")
+#: Bytes that no text has. The binary form of a key (DER) has them in the tags of its numbers.
+_NO_TEXT = re.compile(rb"[\0-\6]")
+#: The ends of the names of files that store keys and passwords in other forms than text.
+_STORES = (".p12", ".pfx", ".jks", ".keystore", ".kdbx")
 _QUOTE = re.compile(rb"[\"']")
 #: What stands in a source within quotes, or as a part of a path.
 _WORD = re.compile(rb"(?<=[\"'/])[^\"'/]*(?=[\"'/])")
@@ -80,12 +88,8 @@ class Listing:
     names: int = 0
 
     def add(self, listed: Listed) -> None:
-        """Add a file, unless a folder that comes earlier on the package's path has a file of the same name.
-
-        A file that has the name of a private key is left out.
-        """
-        if listed.inside not in self.files and not _is_key(listed):
-            self.files[listed.inside] = listed
+        """Add a file, unless a folder that comes earlier on the package's path has a file of the same name."""
+        self.files.setdefault(listed.inside, listed)
 
 
 def warn_once(key: str, text: str) -> None:
@@ -274,37 +278,21 @@ class _Named:
         return len(parts) == 1 or re.search(rb"[\"'/]%s[\"'/]" % re.escape(encoded), self._source) is not None
 
 
-def _is_key(listed: Listed) -> bool:
-    """Return True and log a warning if a file has the name of a private key, and does not hold certificates only."""
-    name = os.path.basename(listed.inside)
-    if _KEYS.fullmatch(name) is None or (name.lower().endswith(".pem") and _has_only_certificates(listed)):
-        return False
-    _warn_of_key(listed)
-    return True
-
-
-def _has_only_certificates(listed: Listed) -> bool:
-    try:
-        data = read_file(listed.path)
-    except OSError:
-        return False
-    return b"-----BEGIN CERTIFICATE" in data and b"PRIVATE KEY" not in data
-
-
 def is_key(listed: Listed, data: bytes) -> bool:
-    """Return True and log a warning if the contents of a file begin as those of a private key do."""
-    if _KEY_BEGINS.match(data) is None:
+    """Return True and log a warning if a file has a private key in its contents, or is a store of keys by its name."""
+    name = os.path.basename(listed.inside).lower()
+    is_named_as_key = _KEYS.fullmatch(name) is not None
+    # A *.pem file may have its key behind any number of certificates.
+    searched = data if is_named_as_key else data[:_SEARCHED]
+    found = name.endswith(_STORES) or _PRIVATE_KEY.search(searched) or (is_named_as_key and _NO_TEXT.search(searched))
+    if not found:
         return False
-    _warn_of_key(listed)
-    return True
-
-
-def _warn_of_key(listed: Listed) -> None:
     warn_once(
         f"key {listed.path}",
         f"{listed.path} is not sent to hosts, because it looks like a private key. If your tasks need it, pass it to "
         "them as an argument.",
     )
+    return True
 
 
 def _is_junk(name: str) -> bool:

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,7 @@ from handout.slices import Slices, is_slice_end
 
 logger = logging.getLogger("handout")
 
-__all__ = ["MAX_NBYTES", "Module", "Package", "imports_of", "read_listed"]
+__all__ = ["MAX_NBYTES", "Module", "Package", "imports_of", "read_listed", "tell_of_files"]
 
 #: The files of one package that are no modules have at most this many bytes together. The largest files are left out
 #: until the others fit. A host gets all of these files before its first task, whether or not the tasks read them.
@@ -55,6 +55,8 @@ SOURCE_CHECK_S = 1.0
 MANY_FILES = 500
 #: How many files a warning names, and a message about files that travel.
 _NAMED, _TOLD = 5, 50
+#: For each package, the paths of the files about which the log has told.
+_told: dict[str, set[str]] = {}
 
 _versions = itertools.count(1)
 
@@ -189,7 +191,6 @@ class Package:
         modules = {module.inside for module in self.modules.values()}
         files = {path: listed for path, listed in self._listing.files.items() if path not in modules}
         files = _fitting(self.name, files)
-        _tell(self.name, [listed for path, listed in files.items() if path not in self.files])
         if files != self.files or not self.version:
             self.files = files
             self.version = next(_versions)
@@ -318,14 +319,6 @@ def _fitting(name: str, files: dict[str, Listed]) -> dict[str, Listed]:
     return {path: listed for path, listed in files.items() if path not in missing}
 
 
-def _tell(name: str, files: Sequence[Listed]) -> None:
-    """Log which further files travel, because a user may not expect that a module's data do."""
-    if files:
-        told = ", ".join(f"{each.inside} ({each.size:,} bytes)" for each in files[:_TOLD])
-        more = f" and {len(files) - _TOLD} more" if len(files) > _TOLD else ""
-        logger.info("Hosts that run code of %r also get these files: %s%s.", name, told, more)
-
-
 def read_listed(listed: Listed) -> bytes | None:
     """Return the contents of a file. If it cannot be read or is a private key, log a warning and return None."""
     try:
@@ -334,6 +327,21 @@ def read_listed(listed: Listed) -> bytes | None:
         _warn_unreadable(listed.path, error)
         return None
     return None if is_key(listed, data) else data
+
+
+def tell_of_files(package: str, sizes: Mapping[str, int]) -> None:
+    """Log once which files travel with a package, because a user may not expect that a module's data do.
+
+    Args:
+        package: The name of the package.
+        sizes: The size of each file in bytes, by its path in the bundle.
+    """
+    told = _told.setdefault(package, set())
+    new = [f"{path} ({nbytes:,} bytes)" for path, nbytes in sizes.items() if path not in told]
+    told.update(sizes)
+    if new:
+        more = f" and {len(new) - _TOLD} more" if len(new) > _TOLD else ""
+        logger.info("Hosts that run code of %r also get these files: %s%s.", package, ", ".join(new[:_TOLD]), more)
 
 
 def _warn_unreadable(path: str, error: OSError) -> None:

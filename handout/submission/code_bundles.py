@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from handout.project.package import Package, read_listed
+from handout.project.package import Package, read_listed, tell_of_files
 from handout.project.sources import own_sources
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
@@ -175,14 +175,16 @@ def _members(packages: list[Package]) -> Slices[tuple[dict[str, bytes], dict[str
             member = f"{folders[package.name]}/{module.inside}"
             members[member], paths[member] = module.source, module.path
     for package in packages:
+        sizes: dict[str, int] = {}
         for inside, listed in package.files.items():
             yield
             member = f"{folders[package.name]}/{inside}"
             # A package may list a file of another package, for example if it names the other's folder in a text.
             data = None if member in members else read_listed(listed)
             if data is not None:
-                members[member] = data
+                members[member], sizes[inside] = data, len(data)
                 executable += [member] if listed.executable else []
+        tell_of_files(package.name, sizes)
         members.update({f"project/{inside}": data for inside, data in package.metadata.items()})
     extensions = sorted(name for package in packages for name in package.extensions)
     index = {
