@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -49,10 +49,8 @@ _FINDS_ITS_FOLDER = re.compile(
 )
 #: A package in whose sources nothing like this stands does not use files above its own folder.
 _LEADS_ABOVE = re.compile(rb"parent\s*\.\s*parent|parents\s*\[|dirname\s*\(.*dirname\s*\(|\.\./|[\"']\.\.[\"']|pardir")
-#: Seconds between two comparisons of a source's times. The same holds for all files of a package with many files.
+#: Seconds between two comparisons of the times of sources.
 SOURCE_CHECK_S = 1.0
-#: A package with more files than this has many files. To compare 500 files takes 2 ms.
-MANY_FILES = 500
 #: How many files a warning names, and a message about files that travel.
 _NAMED, _TOLD = 5, 50
 #: For each package, the paths of the files about which the log has told.
@@ -150,10 +148,9 @@ class Package:
 
     def _has_changed_on_disk(self) -> Slices[bool]:
         # A changed source only causes a warning, so sources are compared less often. A large project has thousands.
-        files: Iterable[Listed] = self.files.values() if len(self.files) <= MANY_FILES else ()
         now_s = time.monotonic()
-        if is_due := now_s >= self._next_check_s:
-            files = self._listing.files.values()
+        is_due = now_s >= self._next_check_s
+        files = self._listing.files.values() if is_due else self.files.values()
         try:
             for folder, mtime_ns in self._listing.folders.items():
                 if os.stat(folder).st_mtime_ns != mtime_ns:

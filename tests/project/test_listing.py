@@ -233,27 +233,23 @@ def test_a_zip_file_is_read_as_a_folder_is(tmp_path: Path) -> None:
     assert single.version == version
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_the_files_of_a_package_with_many_are_compared_once_a_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+def test_each_run_compares_all_data_files_and_the_sources_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(package, "MANY_FILES", 2)
     now_s = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
-    write(tmp_path / "pkg", "__init__.py", "a.txt", "b.txt", *(["c.txt"] if many else []))
-    made = package_in(tmp_path)
-    made = at_once(made.refreshed())
-    version = made.version
-    write(tmp_path / "pkg", **{"a.txt": b"longer"})
-    made = at_once(made.refreshed())
-    assert (made.version == version) == many
+    write(tmp_path / "pkg", "__init__.py", *(f"{number}.txt" for number in range(600)))
+    made = at_once(package_in(tmp_path).refreshed())
+    write(tmp_path / "pkg", **{"__init__.py": b"VALUE = 1"})
+    assert at_once(made.refreshed()) is made
     now_s += package.SOURCE_CHECK_S
     made = at_once(made.refreshed())
-    assert made.version > version
+    assert "has changed since Handout first read it" in warnings.text
     version = made.version
-    write(tmp_path / "pkg", "d.txt")
     made = at_once(made.refreshed())
-    assert made.version > version
+    assert made.version == version
+    write(tmp_path / "pkg", **{"599.txt": b"longer"})
+    assert at_once(made.refreshed()).version > version
 
 
 def test_a_data_file_is_read_anew_when_it_has_changed_and_a_removed_package_is_kept(
