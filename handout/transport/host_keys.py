@@ -13,15 +13,23 @@ import os
 import secrets
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import asyncssh
 from asyncssh.public_key import get_default_public_key_algs
 
 from handout.errors import HostKeyError
 
-__all__ = ["KeyChecker", "KeyPolicy", "host_key_error", "load_known_hosts", "preferred_algorithms", "revoked_lines"]
+__all__ = [
+    "KeyChecker",
+    "KeyPolicy",
+    "host_key_error",
+    "load_known_hosts",
+    "preferred_algorithms",
+    "revoked_lines",
+    "with_revoked",
+]
 
 _SSH_PORT = 22
 
@@ -90,27 +98,64 @@ def load_known_hosts(policy: KeyPolicy) -> asyncssh.SSHKnownHosts:
     """Read the known and the revoked keys.
 
     As ``ssh`` does, ignore files of known keys that are not there, and lines in them that cannot be read.
+
+    Raises:
+        OSError: The file of the revoked keys cannot be read.
     """
     known = asyncssh.SSHKnownHosts()
-    for _, _, line in _lines(policy):
+    unread: dict[str, OSError] = {}
+    for _, _, line in _lines(policy, unread):
         try:
             known.load(line)
         except ValueError:
             pass
+    if policy.revoked in unread:
+        raise unread[policy.revoked]
     return known
 
 
-def _lines(policy: KeyPolicy) -> Iterator[tuple[str, int, str]]:
-    """Yield each line about keys with its file and its number. A revoked key gets the form of ``known_hosts``."""
+class _AlsoRevoked(asyncssh.SSHKnownHosts):
+    """Known keys that `Host(ssh=...)` gives in any form of asyncssh's, and the revoked keys of the configuration."""
+
+    def __init__(self, given: Any, revoked: asyncssh.SSHKnownHosts) -> None:
+        super().__init__()
+        self._given = given
+        self._revoked = revoked
+
+    def match(self, host: str, addr: str, port: int | None) -> Any:
+        """See `asyncssh.SSHKnownHosts`."""
+        both = asyncssh.match_known_hosts(self._given, host, addr, port), self._revoked.match(host, addr, port)
+        return tuple([*given, *revoked] for given, revoked in zip(*both, strict=True))
+
+
+def with_revoked(given: Any, policy: KeyPolicy) -> Any:
+    """Add the configuration's revoked keys to known keys in any form that asyncssh takes, apart from None.
+
+    Raises:
+        OSError: The file of the revoked keys cannot be read.
+    """
+    return given if policy.revoked is None else _AlsoRevoked(given, load_known_hosts(replace(policy, files=())))
+
+
+def _lines(policy: KeyPolicy, unread: dict[str, OSError]) -> Iterator[tuple[str, int, str]]:
+    """Yield each line about keys with its file and its number. A revoked key gets the form of ``known_hosts``.
+
+    Args:
+        policy: Names the files.
+        unread: Gets each file that cannot be read, with the reason.
+    """
     for path in policy.files:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 yield from ((path, number, line) for number, line in enumerate(file, 1))
-        except OSError:
-            pass
+        except OSError as error:
+            unread[path] = error
     if policy.revoked is not None:
-        for number, line in revoked_lines(policy.revoked):
-            yield policy.revoked, number, f"@revoked * {line}"
+        try:
+            for number, line in revoked_lines(policy.revoked):
+                yield policy.revoked, number, f"@revoked * {line}"
+        except OSError as error:
+            unread[policy.revoked] = error
 
 
 def revoked_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -162,9 +207,9 @@ class _Entry(NamedTuple):
         return f"line {self.line} of {self.path} has {_told(self.key)}"
 
 
-def _entries(policy: KeyPolicy, port: int, address: str) -> Iterator[_Entry]:
-    """Find the lines about a host."""
-    for path, number, line in _lines(policy):
+def _entries(policy: KeyPolicy, port: int, address: str, unread: dict[str, OSError]) -> Iterator[_Entry]:
+    """Find the lines about a host. See `_lines` for ``unread``."""
+    for path, number, line in _lines(policy, unread):
         try:
             found = asyncssh.import_known_hosts(line).match(policy.name, address, None if port == _SSH_PORT else port)
         except ValueError:
@@ -195,7 +240,8 @@ def host_key_error(
     address = ""
     if checker is not None and checker.peer is not None:
         _, address, port = checker.peer
-    entries = list(_entries(policy, port, address))
+    unread: dict[str, OSError] = {}
+    entries = list(_entries(policy, port, address, unread))
     files = ", ".join(policy.files) or "no file"
     if "revoked" in reason:
         told = [f"line {each.line} of {each.path} revokes {_told(each.key)}" for each in entries if each.revoked]
@@ -216,7 +262,10 @@ def host_key_error(
         remedy = "Compare the key with the host's own."
     if "revoked" not in reason:
         remedy += _unchecked(host, policy, is_jump)
-    return HostKeyError(f"{message}.", remedy=remedy, host=host)
+    # A file of known keys need not exist.
+    missing = [path for path in policy.files if isinstance(unread.get(path), FileNotFoundError)]
+    told = [f" {path} could not be read: {error.strerror}." for path, error in unread.items() if path not in missing]
+    return HostKeyError(f"{message}.{''.join(told)}", remedy=remedy, host=host)
 
 
 def _unknown(

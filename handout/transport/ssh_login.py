@@ -28,6 +28,7 @@ from handout.transport.host_keys import (
     host_key_error,
     load_known_hosts,
     preferred_algorithms,
+    with_revoked,
 )
 from handout.transport.proxy_command import ProxyCommand
 from handout.transport.shielded import uninterrupted
@@ -78,8 +79,8 @@ class _Hop:
     options: dict[str, Any]
     #: The jump hosts before this one.
     jumps: Sequence[str]
-    #: Where the key is looked up. None if `Host(ssh=...)` has another way, or turns the check off.
-    policy: KeyPolicy | None
+    #: Where the key is looked up. It has no files if `Host(ssh=...)` gives known keys in another form.
+    policy: KeyPolicy
     is_jump: bool = False
 
     @property
@@ -297,9 +298,8 @@ class SshLogin:
     def _refused(self, hop: _Hop, checker: KeyChecker | None, error: Exception) -> HostError | InventoryError:
         """Return the public error for an exception that asyncssh raised while it connected."""
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            policy = hop.policy or KeyPolicy([], None, hop.address)
             return host_key_error(
-                self._host.name, self._whose(hop), policy, checker, hop.port, error.reason, is_jump=hop.is_jump
+                self._host.name, self._whose(hop), hop.policy, checker, hop.port, error.reason, is_jump=hop.is_jump
             )
         if isinstance(error, asyncssh.PermissionDenied):
             user = hop.options.get("username") or "your user"
@@ -407,11 +407,13 @@ def _checked(hop: _Hop, ssh: Any) -> _Hop:
         OSError: A file that `Host(ssh=...)` names cannot be read.
     """
     policy, given = hop.policy, ssh.get("known_hosts", ())
-    assert policy is not None
     if isinstance(given, str | os.PathLike):
         given = [given]
-    if given != () and not (isinstance(given, list) and given and all(isinstance(p, str | os.PathLike) for p in given)):
-        return replace(hop, policy=None)
+    if given is None:
+        return hop
+    if given and not (isinstance(given, list) and all(isinstance(path, str | os.PathLike) for path in given)):
+        hop.options["known_hosts"] = with_revoked(given, policy)
+        return replace(hop, policy=replace(policy, files=(), record_in=None, strict=""))
     if given:
         files = [os.path.expanduser(path) for path in given]
         for path in files:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 import handout
@@ -35,16 +36,31 @@ def aliases(sshd: OpenSsh, path: Path, known: Path, extra: str = "", jump: str =
     return str(path)
 
 
-async def refused(path: str, name: str) -> HostKeyError:
+def record(known: Path, sshd: OpenSsh, key: Path, before: str = "") -> str:
+    """Write a file in which the server has a key. Return the key.
+
+    Args:
+        known: The file to write. Its folder must not be there yet.
+        sshd: The server.
+        key: The file of the public key.
+        before: The lines before the key's.
+    """
+    known.parent.mkdir()
+    text = key.read_text()
+    known.write_text(f"{before}[127.0.0.1]:{sshd.port} {text}")
+    return text
+
+
+async def refused(path: str, name: str, **ssh: object) -> HostKeyError:
     with pytest.raises(HostKeyError) as caught:
-        await accepted(path, name)
+        await accepted(path, name, **ssh)
     return caught.value
 
 
-async def accepted(path: str, name: str) -> bool:
+async def accepted(path: str, name: str, **ssh: object) -> bool:
     graph = Graph()
     out = graph.add(work.where)
-    return (await handout.execute(graph, inventory=[Host(name, ssh={"config": [path]})]))[out][0] == name
+    return (await handout.execute(graph, inventory=[Host(name, ssh={"config": [path], **ssh})]))[out][0] == name
 
 
 def fingerprint(file: Path) -> str:
@@ -83,9 +99,7 @@ async def test_what_the_error_says_can_be_typed_and_then_the_host_is_reached(
 async def test_a_key_that_has_changed_is_told_with_the_old_one_and_its_line(
     sshd: OpenSsh, tmp_path: Path, known: Path
 ) -> None:
-    known.parent.mkdir()
-    old = (sshd.folder / "client_key.pub").read_text()
-    known.write_text(f"# mine\n\n\n[127.0.0.1]:{sshd.port} {old}")
+    record(known, sshd, sshd.folder / "client_key.pub", before="# mine\n\n\n")
     path = aliases(sshd, tmp_path / "config", known)
     error = await refused(path, "node")
     assert str(error).count(f"line 4 of {known}") == 1
@@ -99,17 +113,15 @@ async def test_a_key_of_another_kind_than_the_known_one_is_a_changed_key(
     sshd: OpenSsh, tmp_path: Path, known: Path
 ) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", tmp_path / "rsa"], check=True)
-    known.parent.mkdir()
-    known.write_text(f"not a line\n[127.0.0.1]:{sshd.port} {(tmp_path / 'rsa.pub').read_text()}")
+    record(known, sshd, tmp_path / "rsa.pub", before="not a line\n")
     told = str(await refused(aliases(sshd, tmp_path / "config", known), "node"))
     assert fingerprint(tmp_path / "rsa.pub") in told
     assert fingerprint(sshd.folder / "host_key.pub") in told
 
 
 async def test_a_revoked_key_is_never_to_be_added(sshd: OpenSsh, tmp_path: Path, known: Path) -> None:
-    known.parent.mkdir()
-    key = (sshd.folder / "host_key.pub").read_text()
-    known.write_text(f"[127.0.0.1]:{sshd.port} {key}@revoked * {key}")
+    key = record(known, sshd, sshd.folder / "host_key.pub")
+    known.write_text(f"{known.read_text()}@revoked * {key}")
     path = aliases(sshd, tmp_path / "config", known, "StrictHostKeyChecking no")
     told = str(await refused(path, "node"))
     assert "revoked" in told
@@ -119,19 +131,20 @@ async def test_a_revoked_key_is_never_to_be_added(sshd: OpenSsh, tmp_path: Path,
     assert 'known_hosts": None' not in told
 
 
+@pytest.mark.parametrize("is_object", [False, True])
 async def test_the_keys_that_the_configuration_names_as_revoked_are_refused(
-    sshd: OpenSsh, tmp_path: Path, known: Path
+    sshd: OpenSsh, tmp_path: Path, known: Path, is_object: bool
 ) -> None:
-    known.parent.mkdir()
-    key = (sshd.folder / "host_key.pub").read_text()
-    known.write_text(f"[127.0.0.1]:{sshd.port} {key}")
+    """Also if ``Host(ssh=...)`` gives the known keys as an object."""
+    key = record(known, sshd, sshd.folder / "host_key.pub")
+    ssh = {"known_hosts": asyncssh.read_known_hosts(str(known))} if is_object else {}
     revoked = known.parent / "revoked keys"
     path = aliases(sshd, tmp_path / "config", known, f'RevokedHostKeys "{revoked}"')
     revoked.write_text(f"# mine\n\n{key}")
-    told = str(await refused(path, "node"))
+    told = str(await refused(path, "node", **ssh))
     assert f"line 3 of {revoked} revokes ssh-ed25519 {fingerprint(sshd.folder / 'host_key.pub')}" in told
     revoked.write_text((sshd.folder / "client_key.pub").read_text())
-    assert await accepted(path, "node")
+    assert await accepted(path, "node", **ssh)
 
 
 @pytest.mark.parametrize("name", ["node", "far"])
@@ -163,8 +176,7 @@ async def test_the_known_kind_of_key_comes_first_among_the_algorithms_of_the_con
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", tmp_path / "ecdsa"], check=True)
     (tmp_path / "sshd").mkdir()
     with start_sshd(tmp_path / "sshd", [f"HostKey {tmp_path / 'ecdsa'}"]) as server:
-        known.parent.mkdir()
-        known.write_text(f"[127.0.0.1]:{server.port} {(tmp_path / 'ecdsa.pub').read_text()}")
+        record(known, server, tmp_path / "ecdsa.pub")
         assert await accepted(aliases(server, tmp_path / "config", known, "HostKeyAlgorithms +ssh-rsa"), "node")
 
 
