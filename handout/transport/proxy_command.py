@@ -71,6 +71,14 @@ class ProxyCommand(asyncio.SubprocessProtocol):
         """The end of what the program has printed on standard error, for a message. Control characters are escaped."""
         return quoted(self._errors.decode("utf-8", "replace").strip())
 
+    @property
+    def end(self) -> str:
+        """How the program has ended, as the end of a sentence about it."""
+        status = None if self._transport is None else self._transport.get_returncode()
+        if status is None:
+            return "closed the connection"
+        return f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; see `asyncio.SubprocessProtocol`."""
         assert isinstance(transport, asyncio.SubprocessTransport)

@@ -136,7 +136,7 @@ class SshLogin:
                 # sshd drops connections without an answer if too many log in (MaxStartups). A later try may succeed.
                 if self._proxy is not None and not self._chain:
                     await self._proxy.wait_ended()  # it may say on standard error why
-                dropped = self.unreachable(error, self._why_dropped())
+                dropped = self._dropped(error)
                 await self._drop()
                 if attempt == _TRIES:
                     raise dropped from error
@@ -327,12 +327,16 @@ class SshLogin:
             host=self._host.name,
         )
 
-    def _why_dropped(self) -> str:
+    def _dropped(self, error: Exception) -> HostUnreachableError:
+        """Return the public error for a connection that ended before the login, at the last try."""
         if self._proxy is not None and not self._chain:
-            return f"the proxy command of the SSH configuration ended {_TRIES} times before the login"
-        return (
+            # The exception only says that the controller wrote to a program that had ended: "Broken pipe".
+            ended = ConnectionError(f"the proxy command {self._proxy.end}")
+            return self.unreachable(ended, f"before the login, at the last of {_TRIES} tries")
+        return self.unreachable(
+            error,
             f"the connection was dropped {_TRIES} times before the login: either by sshd beyond its MaxStartups, or by "
-            "another server than sshd"
+            "another server than sshd",
         )
 
     def _whose(self, hop: _Hop) -> str:

@@ -219,10 +219,16 @@ async def test_what_a_proxy_command_prints_does_the_connection_no_harm(sshd: Ope
     assert await reached(path)
 
 
-async def test_what_a_failing_proxy_command_prints_is_in_the_error(sshd: OpenSsh, tmp_path: Path) -> None:
-    path = written(sshd, tmp_path / "config", "ProxyCommand printf 'no route\\033[31m\\n' >&2; exit 3")
-    with pytest.raises(handout.HostUnreachableError, match=r"proxy command.*ended.*printed: 'no route"):
+async def test_how_a_proxy_command_failed_and_what_it_printed_is_in_the_error(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_login, "_FIRST_PAUSE_S", 0.0)
+    path = written(sshd, tmp_path / "config", "ProxyCommand sh -c \"printf 'no route\\033[31m\\n' >&2; exit 3\"")
+    with pytest.raises(handout.HostUnreachableError) as caught:
         await reached(path)
+    assert "cannot be reached: the proxy command ended with exit status 3 (before the login" in str(caught.value)
+    assert "The proxy command printed: 'no route\\x1b[31m'." in str(caught.value)
+    assert "Broken pipe" not in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["nc 'x", " "])
