@@ -304,12 +304,12 @@ def _fitting(name: str, files: dict[str, Listed]) -> dict[str, Listed]:
             break
         nbytes -= listed.size
         left_out.append(listed)
-    named = ", ".join(f"{each.inside} ({each.size / 1e6:.1f} MB)" for each in left_out[:_NAMED])
+    named = ", ".join(f"{each.inside} ({_mib(each.size)})" for each in left_out[:_NAMED])
     more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
     warn_once(
         f"{name} {named}{more}",
-        f"The files beside the modules of {name!r} have {total / 1e6:.1f} MB. Handout sends at most "
-        f"{MAX_NBYTES / 1e6:.1f} MB of them to hosts, so these files are not sent: {named}{more}. "
+        f"The files beside the modules of {name!r} have {_mib(total)}. Handout sends at most "
+        f"{_mib(MAX_NBYTES)} of them to hosts, so these files are not sent: {named}{more}. "
         "Pass large files to tasks as handout.File, or keep them outside the package.",
     )
     missing = {listed.inside for listed in left_out}
@@ -324,6 +324,10 @@ def read_listed(listed: Listed) -> bytes | None:
         _warn_unreadable(listed.path, error)
         return None
     return None if is_key(listed, data) else data
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / (1 << 20):.1f} MiB"
 
 
 def tell_of_files(package: str, sizes: Mapping[str, int]) -> None:

@@ -130,8 +130,8 @@ class _Encoder:
                 raise _refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
                 raise UnserializableError(
-                    f"Function {self.plan.ids[task]!r} holds {len(blob.blob) / 1e6:.0f} MB, with its closure and the "
-                    f"globals that it uses. The limit is {MAX_PAYLOAD / 1e6:.0f} MB.",
+                    f"Function {self.plan.ids[task]!r} holds {len(blob.blob) / (1 << 20):.1f} MiB, with its closure "
+                    f"and the globals that it uses. The limit is {MAX_PAYLOAD >> 20} MiB.",
                     remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
                     path=self.plan.ids[task],
                     type=type(fn).__name__,
