@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.tables import DAMAGE, check, identity_at, prepare, sound_rows
+from handout.journal.tables import DAMAGE, check, checked_rows, identity_at, prepare
 
 __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
@@ -134,16 +134,16 @@ def read(path: str | PathLike[str]) -> Story:
 
 
 def _story(database: sqlite3.Connection) -> Story:
-    ends = {run: (ended, outcome) for run, ended, outcome in sound_rows(database, "ends")}
+    ends = {run: (ended, outcome) for run, ended, outcome in checked_rows(database, "ends")}
     runs, known = list[RunRecord](), dict[int, tuple[list[str], bytes]]()
-    for run, began, reused, _, text, identities in sound_rows(database, "runs", "ORDER BY run"):
+    for run, began, reused, _, text, identities in checked_rows(database, "runs", "ORDER BY run"):
         ids = json.loads(text)
         known[run] = ids, identities
         runs.append(RunRecord(run, began, *ends.get(run, (None, None)), len(ids), reused))
-    attempts = [AttemptRecord(*row) for row in sound_rows(database, "attempts")]
+    attempts = [AttemptRecord(*row) for row in checked_rows(database, "attempts")]
     starts = [
         AttemptRecord(run, id, host, attempt, "started", "")
-        for _, run, id, host, attempt in sound_rows(database, "starts")
+        for _, run, id, host, attempt in checked_rows(database, "starts")
     ]
     return Story(runs, _tasks(database, known), sorted((*attempts, *starts), key=lambda record: record.run))
 
@@ -158,7 +158,7 @@ def _tasks(database: sqlite3.Connection, runs: Mapping[int, tuple[list[str], byt
         runs: For each run, the ids of its tasks and their joined identities.
     """
     found: dict[bytes, TaskRecord] = {}
-    for run, host, _, _, *columns, _, _ in sound_rows(database, "results", "WHERE part = '' ORDER BY rowid"):
+    for run, host, _, _, *columns, _, _ in checked_rows(database, "results", "WHERE part = '' ORDER BY rowid"):
         ids, identities = runs[run]
         for task, attempt, nbytes in zip(*map(json.loads, columns), strict=True):
             identity = identity_at(identities, task)

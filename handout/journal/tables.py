@@ -12,8 +12,8 @@ from handout.journal import checksums
 from handout.journal.value_walk import DIGEST_SIZE
 
 __all__ = [
-    "DAMAGE", "FORMAT", "INSERT", "check", "create", "identity_at", "is_sound", "prepare", "sealed", "select",
-    "sound_rows",
+    "DAMAGE", "FORMAT", "INSERT", "check", "checked_rows", "create", "identity_at", "is_sound", "prepare", "sealed",
+    "select",
 ]  # fmt: skip
 
 #: The number of the format. It changes when the tables change. A journal of another format is refused, not converted.
@@ -92,7 +92,7 @@ def select(table: str, extra: str = "", first: str = "") -> str:
     return f"SELECT {first}{_COLUMNS[table]}, checksum FROM {table} {extra}"
 
 
-def sound_rows(database: sqlite3.Connection, table: str, extra: str = "") -> Iterator[tuple[Any, ...]]:
+def checked_rows(database: sqlite3.Connection, table: str, extra: str = "") -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a table, without their checksums.
 
     Raises:
