@@ -6,9 +6,9 @@ the file, the system kills the process with SIGBUS.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,10 @@ from handout.errors import DamagedFileError
 from handout.journal import checksums
 from handout.journal.checksums import Segments
 
-__all__ = ["FileSegments", "ObjectFolder", "check", "damaged", "is_whole", "read_whole"]
+__all__ = ["NO_DESCRIPTOR", "ObjectFile", "ObjectFolder", "check", "damaged_file", "is_whole", "read_whole"]
+
+#: The error numbers of a file that cannot be opened, because the process or the system has too many open files.
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 #: The names of files that are still being written begin with this.
 _UNFINISHED: Final = "new-"
@@ -68,7 +71,7 @@ class ObjectFolder:
         name = checksums.of_object(segments)
         if digest not in (None, name):
             raise ValueError(f"the object with the digest {digest} has other bytes now")
-        if isinstance(segments, FileSegments):
+        if isinstance(segments, ObjectFile):
             size = segments.nbytes
         else:
             size = sum(memoryview(segment).nbytes for segment in segments)
@@ -110,41 +113,42 @@ def is_whole(path: Path, nbytes: int) -> bool:
         return False
 
 
-class FileSegments(Sequence[bytes]):
-    """The bytes of a file, in pieces that are read when they are needed.
+class ObjectFile(Sequence[bytes]):
+    """An object in a file of its own. As a sequence, it has the file's bytes in pieces, which are read when needed.
 
-    The file stays open until this object is freed, so its bytes can be read even if the file is deleted meanwhile.
+    The file is open only while a piece is read: more objects may wait to be sent, or to be written to the journal, than
+    a process may have open files.
 
     Args:
         path: Path of the file.
         nbytes: The size of the file.
-
-    Raises:
-        OSError: The file cannot be opened.
-        DamagedFileError: The file does not have ``nbytes`` bytes.
+        digest: The digest that the bytes had when they were written; see `checksums.of_object`.
     """
 
-    def __init__(self, path: Path, nbytes: int) -> None:
+    def __init__(self, path: Path, nbytes: int, digest: str) -> None:
+        self.path = path
         self.nbytes = nbytes
-        self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._fd)
-        if os.fstat(self._fd).st_size != nbytes:
-            raise damaged(path)
+        self.digest = digest
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on, or fewer bytes at the end of the file.
+        """Return ``size`` bytes from ``offset`` on, or fewer bytes at the end of the file. They are not checked.
 
         Raises:
-            DamagedFileError: The bytes cannot be read, or are not there any more.
+            DamagedFileError: The file cannot be read, or does not have its size any more.
+            OSError: The file cannot be opened now; see `NO_DESCRIPTOR`.
         """
         size = max(0, min(size, self.nbytes - offset))
         try:
-            data = os.pread(self._fd, size, offset)
+            with self.path.open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != self.nbytes:
+                    raise damaged_file(self.path)
+                data = os.pread(file.fileno(), size, offset)
         except OSError as error:
-            raise damaged(self._path) from error
+            if error.errno in NO_DESCRIPTOR:
+                raise
+            raise damaged_file(self.path, f"the file cannot be read ({error.strerror})") from error
         if len(data) != size:
-            raise damaged(self._path)
+            raise damaged_file(self.path)
         return data
 
     def __len__(self) -> int:
@@ -161,11 +165,11 @@ def check(path: Path, nbytes: int, digest: str) -> None:
     """Compare the bytes of a file with their digest.
 
     Raises:
-        OSError: The file cannot be opened.
-        DamagedFileError: The file does not have the bytes that were written to it.
+        OSError: The file cannot be opened now; see `NO_DESCRIPTOR`.
+        DamagedFileError: The file does not have the bytes that were written to it, or cannot be read.
     """
-    if checksums.of_object(FileSegments(path, nbytes)) != digest:
-        raise damaged(path)
+    if checksums.of_object(ObjectFile(path, nbytes, digest)) != digest:
+        raise damaged_file(path)
 
 
 def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
@@ -177,17 +181,17 @@ def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
     """
     with path.open("rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != nbytes:
-            raise damaged(path)
+            raise damaged_file(path)
         data, made, at = memoryview(bytearray(nbytes)), checksums.new_digest(), 0
         while count := file.readinto(data[at : at + _BLOCK]):
             made.update(data[at : at + count])
             at += count
     if at != nbytes or made.hexdigest() != digest:
-        raise damaged(path)
+        raise damaged_file(path)
     return data
 
 
-def damaged(path: Path, reason: str = "its bytes are not those that were written") -> DamagedFileError:
+def damaged_file(path: Path, reason: str = "its bytes are not those that were written") -> DamagedFileError:
     """Return the error for a file that does not have the bytes that were written to it."""
     return DamagedFileError(
         f"A result in the file {str(path)!r} is damaged: {reason}.",

@@ -17,7 +17,7 @@ from handout.journal.tables import check, create, prepare
 
 logger = logging.getLogger("handout")
 
-__all__ = ["connect", "damaged", "of_error", "resolve", "take_lock", "unusable"]
+__all__ = ["connect", "damaged_journal", "of_error", "resolve", "take_lock", "unusable"]
 
 
 def resolve(path: str | PathLike[str]) -> Path:
@@ -107,7 +107,7 @@ def unusable(path: Path, reason: str) -> JournalError:
     )
 
 
-def damaged(path: Path, reason: str) -> JournalError:
+def damaged_journal(path: Path, reason: str) -> JournalError:
     """Return the error for a journal whose file has other contents than were written to it."""
     return JournalError(
         f"The journal {str(path)!r} cannot be read: {reason}.",
@@ -119,5 +119,5 @@ def damaged(path: Path, reason: str) -> JournalError:
 def of_error(path: Path, error: Exception) -> JournalError:
     """Return the error for a journal of which SQLite or the system says that it cannot be used or is damaged."""
     if type(error) is sqlite3.DatabaseError:  # other errors of SQLite, such as a full disk, have classes of their own
-        return damaged(path, f"{type(error).__name__}: {error}")
+        return damaged_journal(path, f"{type(error).__name__}: {error}")
     return unusable(path, str(error))

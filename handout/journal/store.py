@@ -15,7 +15,7 @@ from typing import Any, Final
 from handout.errors import DamagedFileError
 from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
-from handout.journal.object_files import ObjectFolder, check, damaged, is_whole, read_whole
+from handout.journal.object_files import ObjectFolder, check, damaged_file, is_whole, read_whole
 from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
 from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select
 from handout.journal.writer import LargeObject, Rows, Writer, result_rows
@@ -49,7 +49,7 @@ class Journal:
         #: own for the run.
         self.run = 0
         #: For each table, how many rows the last read of the table left out, because they do not match their checksums.
-        self.damaged: dict[str, int] = {}
+        self.damaged_rows: dict[str, int] = {}
         #: A thread holds this lock while it reads, so that `close` waits for the end of the read. `close` may be called
         #: during a read, because the asyncio task that asked for the read may have been cancelled.
         self._reading = threading.Lock()
@@ -103,22 +103,22 @@ class Journal:
         with self._reading_lock():
             known = {run: identities for run, *_, identities in self._sound_rows("runs")}
             rows = self._database.execute(select("results", "ORDER BY rowid", "rowid, "))
-            self.damaged["results"] = 0
+            self.damaged_rows["results"] = 0
             for row, *values in rows:
                 if is_sound(values) and values[0] in known:
                     self._take(found, wanted, known, row, values)
                 else:
-                    self.damaged["results"] += 1
+                    self.damaged_rows["results"] += 1
         return found
 
     def _sound_rows(self, table: str, extra: str = "") -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a table that match their checksums. Count the others in `damaged`."""
-        self.damaged[table] = 0
+        """Yield the rows of a table that match their checksums. Count the others in `damaged_rows`."""
+        self.damaged_rows[table] = 0
         for row in self._database.execute(select(table, extra)):
             if is_sound(row):
                 yield row[:-1]
             else:
-                self.damaged[table] += 1
+                self.damaged_rows[table] += 1
 
     def _take(
         self,
@@ -211,7 +211,7 @@ class Journal:
             self._last_row = part.row, joined
         data: bytes = joined[part.at : part.at + part.nbytes]
         if len(data) != part.nbytes or checksums.of_data(data) != part.crc:
-            raise damaged(self.path)
+            raise damaged_file(self.path)
         return data
 
     def classes(self) -> list[ClassName]:
@@ -235,7 +235,7 @@ class Journal:
         """Return the number that agents used for the last run, and the joined identities of that run's tasks.
 
         The number is 0 if the journal has no run. Damaged rows are left out, so the run may be an earlier one than the
-        last. `damaged` then tells that there is a later one.
+        last. `damaged_rows` then tells that there is a later one.
         """
         with self._reading_lock():
             for _, _, _, number, _, identities in self._sound_rows("runs", "ORDER BY run DESC"):
@@ -251,7 +251,7 @@ class Journal:
             except sqlite3.OperationalError as error:
                 raise opening.unusable(self.path, str(error)) from error
             except DAMAGE as error:
-                raise opening.damaged(self.path, f"{type(error).__name__}: {error}") from error
+                raise opening.damaged_journal(self.path, f"{type(error).__name__}: {error}") from error
 
     # ---- the records of the run ------------------------------------------------------------------------------
 

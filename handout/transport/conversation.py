@@ -312,9 +312,9 @@ class Conversation:
 
 
 class GrowingSource(Source):
-    """A source whose bytes are still arriving."""
+    """A source whose bytes may come later than they are read."""
 
     def __init__(self) -> None:
-        #: The source's owner calls this function when more bytes have arrived. The conversation that sends the source
+        #: The source's owner calls this function when more bytes can be read. The conversation that sends the source
         #: sets the function.
         self.on_more: Callable[[], None] = lambda: None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handout.errors import DamagedFileError
+from handout.execution.shell import object_streams
 from handout.execution.shell.object_streams import BytesSource, CheckedSource, Fetches, Gathered, Relay
 from handout.execution.shell.run_objects import RunObjects, SpillFile
 from handout.journal import checksums
-from handout.journal.object_files import FileSegments
+from handout.journal.object_files import ObjectFile
 from handout.protocol.frames import ProtocolError
+from handout.protocol.session import Session
 
 
 @given(st.lists(st.binary(max_size=30), max_size=6), st.data())
@@ -218,9 +222,9 @@ async def test_a_damaged_file_of_the_controller_is_not_sent_to_its_end(tmp_path:
     whole, damaged = b"0123456789", b"012345678X"
     told: list[str] = []
     digest = checksums.of_object([whole])
-    good = CheckedSource(file_of(tmp_path / "good", whole), digest, lambda: told.append("good"))
+    good = CheckedSource(file_of(tmp_path / "good", whole, digest), lambda error: told.append("good"))
     assert [bytes(good.read(at, 4)) for at in (0, 4, 0, 4, 8, 8)] == [b"0123", b"4567", b"0123", b"4567", b"89", b"89"]
-    bad = CheckedSource(file_of(tmp_path / "bad", damaged), digest, lambda: told.append("bad"))
+    bad = CheckedSource(file_of(tmp_path / "bad", damaged, digest), lambda error: told.append("bad"))
     assert [bytes(bad.read(at, 4)) for at in (0, 4, 8, 8, 0)] == [b"0123", b"4567", b"", b"", b""]
     assert told == []
     await asyncio.sleep(0)
@@ -230,7 +234,7 @@ async def test_a_damaged_file_of_the_controller_is_not_sent_to_its_end(tmp_path:
 async def test_a_file_that_is_shortened_while_it_is_sent_is_damaged_and_kills_nothing(tmp_path: Path) -> None:
     told: list[str] = []
     file = file_of(tmp_path / "cut", b"0123456789")
-    source = CheckedSource(file, checksums.of_object([b"0123456789"]), lambda: told.append("cut"))
+    source = CheckedSource(file, lambda error: told.append("cut"))
     assert source.read(0, 4) == b"0123"
     os.truncate(tmp_path / "cut", 6)
     assert [source.read(at, 4) for at in (4, 4)] == [b"", b""]
@@ -238,9 +242,55 @@ async def test_a_file_that_is_shortened_while_it_is_sent_is_damaged_and_kills_no
     assert told == ["cut"]
 
 
-def file_of(path: Path, data: bytes) -> FileSegments:
+async def test_a_file_that_vanished_before_its_first_read_is_told_with_the_reason(tmp_path: Path) -> None:
+    told: list[DamagedFileError] = []
+    source = CheckedSource(file_of(tmp_path / "gone", b"0123456789"), told.append)
+    (tmp_path / "gone").unlink()
+    assert [bytes(source.read(0, 4)) for _ in range(2)] == [b"", b""]
+    await asyncio.sleep(0)
+    (error,) = told
+    assert "the file cannot be read (No such file or directory)" in str(error)
+
+
+async def test_files_that_wait_to_be_sent_are_not_open(tmp_path: Path) -> None:
+    """A task with a thousand large inputs needs no thousand descriptors, although their streams take turns."""
+    session = Session(heartbeat_s=1.0, now=0.0)
+    session.attach({}, 0.0)
+    data = bytes(40_000)
+    before = len(os.listdir("/proc/self/fd"))
+    told: list[DamagedFileError] = []
+    for number in range(300):
+        session.send_stream(number, CheckedSource(file_of(tmp_path / str(number), data), told.append))
+    assert len(os.listdir("/proc/self/fd")) == before
+    sent = 0
+    while session.has_output:
+        sent += sum(len(segment) for segment in session.take(0.0))
+        assert len(os.listdir("/proc/self/fd")) == before
+        session.credit.acknowledged = session.credit.sent
+    assert sent > 300 * len(data)
+    assert told == []
+
+
+async def test_an_object_waits_while_no_file_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_streams, "_NO_DESCRIPTOR_S", 0)
+    told: list[DamagedFileError] = []
+    source = CheckedSource(file_of(tmp_path / "late", b"0123456789"), told.append)
+    more = asyncio.Event()
+    source.on_more = more.set
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert bytes(source.read(0, 4)) == b""
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await more.wait()
+    assert [bytes(source.read(at, 4)) for at in (0, 4, 8)] == [b"0123", b"4567", b"89"]
+    assert told == []
+
+
+def file_of(path: Path, data: bytes, digest: str | None = None) -> ObjectFile:
     path.write_bytes(data)
-    return FileSegments(path, len(data))
+    return ObjectFile(path, len(data), digest or checksums.of_object([data]))
 
 
 @pytest.mark.parametrize("data", [b"abc", b"abcdefg"])

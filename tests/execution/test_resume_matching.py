@@ -50,7 +50,7 @@ def test_a_class_of_an_earlier_process_is_found_without_running_user_code(
         ClassName("earlier", 3, "handout_test_lazy", "f.<locals>.C"),
         ClassName("earlier", 4, "handout_test_lazy", "Kept"),
     ]
-    journal: Any = SimpleNamespace(classes=lambda: names, damaged={"classes": 0}, path="journal")
+    journal: Any = SimpleNamespace(classes=lambda: names, damaged_rows={"classes": 0}, path="journal")
     identities: Any = SimpleNamespace(tasks=[])
     PriorRuns(journal, identities, ()).adopt_classes()
     assert [tokens.known(("earlier", number)) for number in (1, 2, 3, 4)] == [None, None, None, kept]

@@ -114,6 +114,21 @@ def test_more_results_are_in_files_than_may_be_open() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_the_file_of_a_dropped_object_stays_for_its_last_reader() -> None:
+    """The journal's thread may write an object to the journal after the run has dropped the object."""
+    table = RunObjects(max_memory=0)
+    data = bytes(100_000)
+    table.put_new(1, data)
+    segments = table.segments(1)
+    assert segments is not None
+    path = table.file(1).path  # type: ignore[union-attr]
+    table.drop([1])
+    del table
+    assert b"".join(segments) == data
+    del segments
+    assert not path.exists()
+
+
 def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

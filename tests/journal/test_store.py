@@ -18,7 +18,7 @@ import pytest
 
 from handout.errors import DamagedFileError, JournalError
 from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, opening, read
-from handout.journal.object_files import FileSegments, ObjectFolder
+from handout.journal.object_files import ObjectFile, ObjectFolder
 from handout.journal.tables import FORMAT
 from tests.patience import HANG_S
 
@@ -316,7 +316,7 @@ def test_the_tasks_of_a_damaged_row_are_not_committed(tmp_path: Path, damage: st
         database.execute(damage)
     journal = Journal(path)
     assert set(journal.committed([ONE, TWO])) == {TWO}
-    assert journal.damaged == {"runs": 0, "results": 1}
+    assert journal.damaged_rows == {"runs": 0, "results": 1}
     journal.close()
 
 
@@ -340,7 +340,7 @@ def test_a_damaged_row_of_another_table_is_left_out_alone(tmp_path: Path, table:
     assert len(journal.left_agents()) == 2 - left.get("agents", 0)
     assert len(journal.classes()) == 2 - left.get("classes", 0)
     wanted = {"runs": 0, "agents": 0, "classes": 0, "starts": 0, "results": 2 if table == "runs" else 0}
-    assert journal.damaged == {**wanted, **left}
+    assert journal.damaged_rows == {**wanted, **left}
     assert journal.last_run() == (7, ONE)
     journal.close()
 
@@ -373,12 +373,12 @@ def test_a_file_that_is_shortened_or_cannot_be_read_is_damaged_and_kills_nothing
 ) -> None:
     path = tmp_path / "object"
     path.write_bytes(b"x" * 3_000_000)
-    segments = FileSegments(path, 3_000_000)
+    segments = ObjectFile(path, 3_000_000, "")
     assert b"".join(segments) == path.read_bytes()
     os.truncate(path, 2_000_000)
     with pytest.raises(DamagedFileError):
         list(segments)
-    segments = FileSegments(path, 2_000_000)
+    segments = ObjectFile(path, 2_000_000, "")
     folder = ObjectFolder(tmp_path / "objects")
     name = folder.write(segments)
     assert folder.file(name).read_bytes() == path.read_bytes()

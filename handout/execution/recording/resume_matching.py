@@ -73,7 +73,7 @@ class PriorRuns:
             number: The smallest number that the cluster allows.
         """
         last, identities = self._journal.last_run()
-        self._is_last_known = not self._journal.damaged["runs"]
+        self._is_last_known = not self._journal.damaged_rows["runs"]
         if last and identities == b"".join(self._tasks):
             return last
         return max(number, last + 1)
@@ -144,7 +144,7 @@ class PriorRuns:
         Raises:
             JournalError: This is so.
         """
-        rows, path = self._journal.damaged[table], str(self._journal.path)
+        rows, path = self._journal.damaged_rows[table], str(self._journal.path)
         if rows and self._once:
             raise JournalError(
                 f"The journal {path!r} is damaged: {rows} records of {table} do not match their checksums. So it is "
@@ -155,7 +155,7 @@ class PriorRuns:
 
     def _tell_damage(self, table: str, effect: str) -> None:
         """Warn if rows of a table were left out because they are damaged."""
-        rows, path = self._journal.damaged[table], self._journal.path
+        rows, path = self._journal.damaged_rows[table], self._journal.path
         if rows:
             logger.warning("The journal %s is damaged: %d records of %s cannot be used. %s", path, rows, table, effect)
 

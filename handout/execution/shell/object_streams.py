@@ -17,7 +17,7 @@ from typing import Protocol
 from handout.errors import DamagedFileError
 from handout.execution.shell.run_objects import SpillFile
 from handout.journal import checksums
-from handout.journal.object_files import FileSegments
+from handout.journal.object_files import ObjectFile, damaged_file
 from handout.protocol.frames import Buffer, ProtocolError
 from handout.protocol.session import Source
 from handout.transport.conversation import GrowingSource
@@ -29,6 +29,8 @@ logger = logging.getLogger("handout")
 #: An object that is relayed from host to host waits in memory, up to this many bytes. If more bytes arrive, the object
 #: waits in a file, so that a slow target host does not fill the memory of the controller.
 _RELAY_MEMORY = 8 << 20
+#: Seconds until the controller reads a file again that it could not open, because too many files were open.
+_NO_DESCRIPTOR_S = 0.1
 
 
 class BytesSource(Source):
@@ -78,26 +80,26 @@ class _FirstReads:
             self.covered = end
 
 
-class CheckedSource(Source):
+class CheckedSource(GrowingSource):
     """The source of an object that the controller has in a file.
 
     The digest of the bytes is computed while they are sent. If it is not the object's digest, the last bytes are not
     sent, so that the agent never has the damaged object.
 
     Args:
-        file: The open file.
-        digest: The digest that the bytes had when they were written; see `checksums.of_object`.
-        damaged: Called once, in a later turn of the event loop, if the bytes are damaged.
+        file: The file.
+        failed: Called once, in a later turn of the event loop, if the bytes are damaged or the file cannot be read.
     """
 
-    def __init__(self, file: FileSegments, digest: str, damaged: Callable[[], None]) -> None:
+    def __init__(self, file: ObjectFile, failed: Callable[[DamagedFileError], None]) -> None:
+        super().__init__()
         self.size = file.nbytes
         self._file = file
-        self._digest = digest
-        self._damaged = damaged
+        self._failed = failed
         self._computed = checksums.new_digest()
         self._first_reads = _FirstReads(self._computed.update)
         self._is_damaged = False
+        self._has_waited = False
 
     def read(self, offset: int, size: int) -> Buffer:
         """See `Source`. Once the file has turned out to be damaged, there are no more bytes."""
@@ -106,13 +108,27 @@ class CheckedSource(Source):
         try:
             data = self._file.read(offset, size)
             self._first_reads.read(offset, data)
-            if self._first_reads.covered < self.size or self._computed.hexdigest() == self._digest:
-                return data
-        except DamagedFileError:
-            pass  # the file cannot be read to its end
-        self._is_damaged = True
-        asyncio.get_running_loop().call_soon(self._damaged)
-        return b""
+            if self._first_reads.covered == self.size and self._computed.hexdigest() != self._file.digest:
+                raise damaged_file(self._file.path)
+        except DamagedFileError as error:
+            self._is_damaged = True
+            asyncio.get_running_loop().call_soon(self._failed, error)
+            return b""
+        except OSError as error:
+            self._wait(error)
+            return b""
+        return data
+
+    def _wait(self, error: OSError) -> None:
+        """Have the file read later, because a lack of descriptors says nothing about the object: it is not lost."""
+        asyncio.get_running_loop().call_later(_NO_DESCRIPTOR_S, lambda: self.on_more())
+        if not self._has_waited:
+            self._has_waited = True
+            logger.warning(
+                "An object waits in the controller, because this program has too many open files (%s). "
+                "Close files, or raise the limit that `ulimit -n` shows.",
+                error.strerror,
+            )
 
 
 class Sink(Protocol):

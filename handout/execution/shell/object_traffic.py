@@ -13,7 +13,7 @@ from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.object_streams import CheckedSource, Gathered, Relay
 from handout.execution.shell.run_objects import SpillFile
 from handout.execution.shell.run_state import RunState
-from handout.journal.object_files import FileSegments
+from handout.journal.object_files import ObjectFile
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
 from handout.scheduler import commands as do
@@ -66,11 +66,15 @@ class ObjectTraffic:
             if source != CONTROLLER:
                 self._relay(run, number, source, agent)
                 continue
+            file = run.objects.file(number)
+            if file is not None:
+                self._stream(run, number, file, agent)
+                continue
             segments = self._segments(run, number)
             if segments is None:
                 self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing=True))
             elif run.objects.size(number) > INLINE:
-                self._stream(run, number, segments, agent)
+                agent.put(run.base | number, segments, run.objects.size(number))
             else:
                 keys.append(run.base | number)
                 blobs.append(b"".join(segments))
@@ -79,41 +83,34 @@ class ObjectTraffic:
             agent.put_many(keys, blobs)
             self._post(ev.ObjectsStored(command.host, run.number, numbers, [len(b) for b in blobs]))
 
-    def _stream(self, run: RunState, number: int, segments: Sequence[Segment], agent: AgentProxy) -> None:
-        """Send a large object of the controller to a host. If its bytes are in a file, check them meanwhile."""
-        key, file = run.base | number, run.objects.file(number)
-        if file is None or not isinstance(segments, FileSegments):
-            agent.put(key, segments, run.objects.size(number))
-            return
+    def _stream(self, run: RunState, number: int, file: ObjectFile, agent: AgentProxy) -> None:
+        """Send an object from a file of the controller to a host. Read and check the bytes meanwhile."""
 
-        def damaged() -> None:
+        def failed(error: DamagedFileError) -> None:
             agent.conversation.stop_object(stream)
             if run.objects.file(number) is file:
-                self._forget(run, number, "its file is damaged")
+                self._forget(run, number, error)
             # The object may have been made again since this stream began.
             missing = number not in run.objects
             self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing))
 
-        stream = agent.conversation.send_object(key, CheckedSource(segments, file.digest, damaged))
+        stream = agent.conversation.send_object(run.base | number, CheckedSource(file, failed))
 
     def _segments(self, run: RunState, number: int) -> Sequence[Segment] | None:
-        """Return an object's bytes, or None if the controller does not have them or cannot read their file.
-
-        The bytes of a large object from a file are not checked yet.
-        """
+        """Return the bytes of an object without a file of its own. None if the controller cannot read them."""
         try:
             return run.objects.segments(number)
-        except (OSError, DamagedFileError, JournalError) as error:
-            self._forget(run, number, str(error))
+        except (DamagedFileError, JournalError) as error:
+            self._forget(run, number, error)
             return None
 
-    def _forget(self, run: RunState, number: int, reason: str) -> None:
+    def _forget(self, run: RunState, number: int, error: DamagedFileError | JournalError) -> None:
         """Forget a result that cannot be read any more. The caller reports this to the core, which has it made again.
 
         Only results are in files or in a journal. The values that the caller gave are in memory.
         """
         id = run.plan.ids[run.spec.producer[number]]
-        logger.warning("The result of task %r is made again, because it cannot be read: %s", id, reason)
+        logger.warning("The result of task %r is made again, because it cannot be read. %s", id, error.problem)
         run.objects.drop([number])
 
     def _note_source(self, run: RunState, number: int, source: str) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handout.journal import checksums
-from handout.journal.object_files import FileSegments, damaged, read_whole
+from handout.journal.object_files import ObjectFile, damaged_file, read_whole
 from handout.protocol.frames import Buffer
 from handout.protocol.messages import INLINE
 from handout.serialization.pickling import Segment, loads
 from handout.serialization.temp_folder import TempFolder
 
-__all__ = ["FileObject", "RunObjects", "SpillFile"]
+__all__ = ["RunObjects", "SpillFile"]
 
 
 class SpillFile:
@@ -56,18 +57,6 @@ class SpillFile:
 
 
 @dataclass(frozen=True, slots=True)
-class FileObject:
-    """An object in a file of its own. The file is open only while it is read, because many objects may have files."""
-
-    path: Path
-    nbytes: int
-    #: The digest that the bytes had when they were written; see `checksums.of_object`.
-    digest: str
-    #: True if the file is deleted when the object is dropped.
-    spilled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Later:
     """An object that is read from the journal each time it is needed."""
 
@@ -75,7 +64,7 @@ class _Later:
     nbytes: int
 
 
-_Held = bytes | bytearray | memoryview | list[Segment] | FileObject | _Later
+_Held = bytes | bytearray | memoryview | list[Segment] | ObjectFile | _Later
 
 
 class RunObjects:
@@ -135,7 +124,10 @@ class RunObjects:
         elif number in self._held:
             data.remove()
         else:
-            self._held[number] = FileObject(data.path, nbytes, data.close(), spilled=True)
+            file = self._held[number] = ObjectFile(data.path, nbytes, data.close())
+            # A dropped object may still wait to be sent or to be written to the journal, so the file goes with the last
+            # reference to it. The folder stays until then.
+            weakref.finalize(file, _remove_own, data.path, os.getpid(), self._spill).atexit = False
 
     def new_file(self) -> SpillFile:
         """Return a new open file for a result that does not fit into memory.
@@ -147,7 +139,7 @@ class RunObjects:
     def put_file(self, number: int, path: Path, nbytes: int, digest: str) -> None:
         """Hold an object whose bytes are in a file that is not deleted with the object."""
         if number not in self._held:
-            self._held[number] = FileObject(path, nbytes, digest)
+            self._held[number] = ObjectFile(path, nbytes, digest)
 
     def put_later(self, number: int, read: Callable[[], bytes], nbytes: int) -> None:
         """Hold an object by a function. Each time that the object's bytes are needed, ``read`` returns them."""
@@ -178,8 +170,8 @@ class RunObjects:
     def segments(self, number: int) -> Sequence[Segment] | None:
         """Return the segments of an object, or None if the object is not held.
 
-        The bytes of a file of more than `INLINE` bytes are not checked. The caller must compare them with the digest
-        that `file` tells before they are used.
+        An object of more than `INLINE` bytes in a file of its own is returned as an `ObjectFile`. The caller must
+        compare the bytes that it reads with the file's digest before they are used.
 
         Raises:
             OSError: The object's file cannot be read.
@@ -189,32 +181,32 @@ class RunObjects:
         held = self._held.get(number)
         if held is None:
             return None
-        if isinstance(held, FileObject):
+        if isinstance(held, ObjectFile):
             if held.nbytes > INLINE:
-                return FileSegments(held.path, held.nbytes)
+                return held
             return [read_whole(held.path, held.nbytes, held.digest)]
         if isinstance(held, _Later):
             return [held.read()]
         return held if isinstance(held, list) else [held]
 
-    def file(self, number: int) -> FileObject | None:
+    def file(self, number: int) -> ObjectFile | None:
         """Return the file of an object; None if the object is not in a file of its own."""
         held = self._held.get(number)
-        return held if isinstance(held, FileObject) else None
+        return held if isinstance(held, ObjectFile) else None
 
     def small(self, number: int, limit: int) -> bytes | None:
         """Return an object's bytes, or None if they are not in memory or are more than ``limit`` bytes."""
         held = self._held.get(number)
         if type(held) is bytes:
             return held if len(held) <= limit else None
-        if held is None or isinstance(held, FileObject | _Later) or self.size(number) > limit:
+        if held is None or isinstance(held, ObjectFile | _Later) or self.size(number) > limit:
             return None
         return b"".join(held) if isinstance(held, list) else bytes(held)
 
     def size(self, number: int) -> int:
         """Return the size of a held object in bytes."""
         held = self._held.get(number)
-        if isinstance(held, FileObject | _Later):
+        if isinstance(held, ObjectFile | _Later):
             return held.nbytes
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
@@ -237,13 +229,11 @@ class RunObjects:
         return load(memoryview(data).toreadonly())
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Delete objects that no task and no caller needs any more."""
+        """Forget objects that no task and no caller needs any more."""
         for number in numbers:
             held = self._held.pop(number, None)
             if isinstance(held, bytes | bytearray | memoryview):
                 self.nbytes -= len(held)
-            elif isinstance(held, FileObject) and held.spilled:
-                _remove(held.path)
 
 
 def _remove(path: Path) -> None:
@@ -253,7 +243,12 @@ def _remove(path: Path) -> None:
         pass  # the file is gone, or its disk has failed; the folder is removed when the process ends
 
 
-def _read(file: FileObject) -> memoryview:
+def _remove_own(path: Path, owner: int, folder: TempFolder) -> None:
+    if os.getpid() == owner:  # a fork of the process must not remove the file when the fork frees the object
+        _remove(path)
+
+
+def _read(file: ObjectFile) -> memoryview:
     """Return the checked bytes of an object's file.
 
     Raises:
@@ -263,4 +258,4 @@ def _read(file: FileObject) -> memoryview:
     try:
         return read_whole(file.path, file.nbytes, file.digest)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise damaged(file.path, f"the file is not there any more ({error.strerror})") from error
+        raise damaged_file(file.path, f"the file is not there any more ({error.strerror})") from error
