@@ -24,7 +24,7 @@ from handout.errors import (
 from handout.serialization import exceptions
 from handout.serialization.exception_parts import attributes_of
 from handout.serialization.printable import printable, printable_line
-from handout.serialization.user_objects import short_name
+from handout.serialization.user_objects import OverdueError, short_name
 
 __all__ = ["Failure", "failure", "from_report", "may_have_run", "refused"]
 
@@ -32,6 +32,18 @@ _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = (
     "To get the exception itself, make its class importable in the caller, and keep locks, files and other objects "
     "that cannot be pickled out of its attributes."
+)
+_BRIEF = (
+    "To get the exception itself, let the methods of its class return at once, and keep large values out of its "
+    "attributes."
+)
+_TRUST = " To get the exception itself, set trust='full' for the host, if the host may run code in this program."
+#: The values that a host with ``trust="data"`` may return, and what to do with others.
+_DATA = (
+    "Return only None, numbers, texts, bytes, types of datetime and decimal, numpy arrays without objects, and lists, "
+    "tuples, dicts and sets of these. Register your dataclasses and enums with handout.trust(). In place of a "
+    "handout.File, return its content: file.read_bytes(). Or set trust='full' for that host, if it may run code in "
+    "this program and on the other hosts."
 )
 #: `Failure.reason` quotes at most this many characters of an exception's message.
 _REASON = 200
@@ -152,8 +164,15 @@ class Failure:
         """Return the error that stands for an exception that cannot be made again, and say why it cannot."""
         if self.report.get("missing") is not None:
             return self._as_remote_error("", self._advice())
+        if self.report.get("data_only"):
+            said = " From a host with trust='data', Handout takes only the text of an exception."
+            return self._as_remote_error(said, self._advice() + _TRUST)
         if problem is None:
             return self._as_remote_error(" The exception cannot be pickled and rebuilt.", _TRAVEL)
+        if type(problem) is exceptions.NotSentError:
+            return self._as_remote_error(f" The exception itself was not sent: {problem}.", _BRIEF)
+        if type(problem) is OverdueError:
+            return self._as_remote_error(f" The exception was not rebuilt here: {problem}.", _BRIEF)
         said = f"{short_name(problem)}: {exceptions.message(problem)}"
         return self._as_remote_error(f" The exception could not be rebuilt here: {said}.", _TRAVEL)
 
@@ -277,12 +296,15 @@ def may_have_run(failure: Failure) -> bool:
     return failure.report.get("argument") is not True  # True: the host had no room for an argument
 
 
-def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes) -> Failure:
+def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes | None) -> Failure:
     """Return the failure that an agent's ``failed`` message describes.
 
-    All texts of the message are made safe for a terminal. The pickled exception is data, and stays as it is.
+    All texts of the message are made safe for a terminal. The pickled exception is data, and stays as it is. It is None
+    for a host with ``trust="data"``: unpickling may run any code, so only the text of such an exception is used.
     """
     report = {name: printable(value) if isinstance(value, str) else value for name, value in report.items()}
+    if pickled is None:
+        report["data_only"] = True
     return Failure(
         id=id,
         kind=str(report.get("kind", "raised")),
@@ -294,7 +316,7 @@ def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickl
         hosts=(host,),
         elapsed_s=float(report.get("elapsed_s") or 0.0),
         report=report,
-        pickled=pickled,
+        pickled=pickled or b"",
     )
 
 
@@ -474,8 +496,7 @@ def refused(problem: str, type_name: str, **where: Any) -> TrustError:
     return TrustError(
         f"The result of task {where['id']!r} came from host {where['host']!r}, from which only data is accepted "
         f"(trust='data'), and {problem}.",
-        remedy="Return built-in types or numpy arrays, register the dataclass with handout.trust(), "
-        "or set trust='full' for a host that may run code in this program.",
+        remedy=_DATA,
         type=type_name,
         **where,
     )
@@ -486,7 +507,7 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
         return TrustError(
             f"An input of task {self.id!r} came from a host from which only data is accepted (trust='data'), "
             f"and {self.report.get('message', '')}. Host {self.host!r} refused this input.",
-            remedy="Return built-in types or numpy arrays, or register the dataclass with handout.trust().",
+            remedy=_DATA,
             type=str(self.report.get("message", "")).removeprefix("it holds "),
             **where,
         )

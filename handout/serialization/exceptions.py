@@ -23,8 +23,8 @@ from handout.serialization.pickling import Segment, dumps, loads
 from handout.serialization.user_objects import shortened, type_name
 
 __all__ = [
-    "Described", "add_note", "cause_of", "describe", "dump_exception", "is_plain", "load_class", "load_exception",
-    "message", "notes", "traceback_of", "traceback_text", "type_name",
+    "Described", "NotSentError", "add_note", "cause_of", "describe", "dump_exception", "is_plain", "load_class",
+    "load_exception", "message", "notes", "traceback_of", "traceback_text", "type_name",
 ]  # fmt: skip
 
 #: A function that takes the type name and the message of an exception, and returns a substitute for the exception.
@@ -46,6 +46,10 @@ _CAUSE: Any = BaseException.__dict__["__cause__"]
 _CONTEXT: Any = BaseException.__dict__["__context__"]
 _SUPPRESS: Any = BaseException.__dict__["__suppress_context__"]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
+
+class NotSentError(Exception):
+    """The process that raised an exception has sent only its class and its text. The message says why, as a clause."""
 
 
 class Described(NamedTuple):
@@ -72,7 +76,7 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
             exception, only the class is pickled.
     """
     name = type_name(exc)
-    silent = f"<no text: str() did not return within {user_objects.LIMIT_S:g} s>"
+    silent = f"<no text: Handout stopped waiting for str() after {user_objects.LIMIT_S:g} s>"
     found = Described(name, silent, _frames(exc) + f"{name}: {silent}\n", None, False)
 
     def work() -> None:
@@ -83,7 +87,9 @@ def describe(exc: BaseException, most_bytes: int = 0) -> Described:
         if most_bytes:
             try:
                 pickled = _dump(exc)
-                found = found._replace(pickled=pickled if len(pickled) <= most_bytes else _dump(exc, class_only=True))
+                if len(pickled) > most_bytes:
+                    pickled = _dump(exc, f"pickled, it has {len(pickled)} bytes, and the most is {most_bytes}")
+                found = found._replace(pickled=pickled)
             except BaseException:  # a metaclass may raise anything; the text goes without the exception
                 return
 
@@ -225,7 +231,8 @@ def dump_exception(exc: BaseException) -> tuple[bytes, str]:
     return _dump(exc), traceback_text(exc)
 
 
-def _dump(exc: BaseException, class_only: bool = False) -> bytes:
+def _dump(exc: BaseException, not_sent: str = "") -> bytes:
+    """Return an exception as bytes. If ``not_sent`` says why the exceptions are not sent, only their class and text."""
     chain: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
 
@@ -240,13 +247,13 @@ def _dump(exc: BaseException, class_only: bool = False) -> bytes:
             return numbers[id(each)]
         number = numbers[id(each)] = len(chain)
         entry: dict[str, Any] = {
-            "blob": None if class_only else _blob(each),
+            "blob": None if not_sent else _blob(each),
             "type": type_name(each),
             "message": message(each),
         }
         chain.append(entry)
         entry["notes"] = [message(note) for note in _raw_notes(each)]
-        if entry["blob"] is None and not class_only and exception_parts.is_group(each):
+        if entry["blob"] is None and not not_sent and exception_parts.is_group(each):
             shell, members = exception_parts.group_shell(each)
             entry["shell"], entry["members"] = _value_blob(shell), [add(member) for member in members]
         entry["cause"], entry["context"] = add(_CAUSE.__get__(each)), add(_CONTEXT.__get__(each))
@@ -254,19 +261,21 @@ def _dump(exc: BaseException, class_only: bool = False) -> bytes:
         return number
 
     add(exc)
-    chain[0]["plain"] = is_plain(exc)
+    chain[0]["plain"], chain[0]["not_sent"] = is_plain(exc), not_sent
     if chain[0]["blob"] is None or not chain[0]["plain"]:
         chain[0]["class"] = _value_blob(type(exc))
     return pickle.dumps(chain, 5)
 
 
-def _class_alone(exc: BaseException) -> bytes | None:
+def _class_alone(exc: BaseException) -> bytes:
     """Return bytes from which `load_class` loads the class of an exception, but `load_exception` no exception."""
     try:
         found = user_objects.bounded(lambda: _value_blob(type(exc)), user_objects.LIMIT_S / 5)
     except (user_objects.OverdueError, RuntimeError):
-        return None
+        found = None
+    said = "Handout stopped waiting for the methods of its class, such as __str__ or __reduce__ "
     entry: dict[str, Any] = {"blob": None, "class": found, "type": type_name(exc), "message": "", "notes": []}
+    entry["not_sent"] = f"{said}after {user_objects.LIMIT_S:g} s"
     return pickle.dumps([{**entry, "cause": -1, "context": -1, "suppress": True}], 5)
 
 
@@ -335,7 +344,7 @@ def _in_time(entry: dict[str, Any], load: Callable[[], BaseException]) -> BaseEx
     if entry.get("plain"):
         return load()
     if entry["type"] in _overdue:
-        raise user_objects.OverdueError("loading an exception of this type did not end in time before")
+        raise user_objects.OverdueError("Handout stopped waiting for an exception of this type before")
     try:
         return user_objects.bounded(load)
     except user_objects.OverdueError:
@@ -384,7 +393,7 @@ def _load_entry(
         elif entry.get("shell") is not None:
             made = exception_parts.group_from(loads(entry["shell"]), members)
         else:
-            return None, None
+            return None, NotSentError(entry["not_sent"]) if entry.get("not_sent") else None
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # a module may be missing, and user code may raise any exception

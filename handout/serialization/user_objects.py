@@ -83,7 +83,7 @@ def bounded(function: Callable[[], T], within_s: float | None = None) -> T:
         return results[0]
     if errors:
         raise errors.pop()
-    raise OverdueError(f"code of the program did not return within {limit_s:g} s")
+    raise OverdueError(f"Handout stopped waiting for code of the program after {limit_s:g} s")
 
 
 def type_name(value: object) -> str:
@@ -146,7 +146,7 @@ def _guarded(convert: Callable[[Any], str], value: object, limit: int) -> str:
             return f"{_NO_TEXT}{name} raised {type_name(error)}>"
     known = _overdue.get(id(kind))
     if known is not None and known() is kind:
-        return f"{_NO_TEXT}{name} of an object of this type did not return before>"
+        return f"{_NO_TEXT}Handout stopped waiting for {name} of an object of this type before>"
 
     def work() -> str:
         try:
@@ -159,7 +159,7 @@ def _guarded(convert: Callable[[Any], str], value: object, limit: int) -> str:
     except OverdueError:
         if _FLAGS.__get__(kind) & _HEAP_TYPE:
             _overdue[id(kind)] = weakref.ref(kind)
-        return f"{_NO_TEXT}{name} did not return within {LIMIT_S:g} s>"
+        return f"{_NO_TEXT}Handout stopped waiting for {name} after {LIMIT_S:g} s>"
     except RuntimeError:
         return f"{_NO_TEXT}the system has no thread left to call {name} in>"
 

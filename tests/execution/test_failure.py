@@ -278,11 +278,30 @@ def test_an_exception_whose_unpickling_hangs_comes_as_remote_error_in_time(monke
     monkeypatch.setattr(LateError, "at_home", False)
     rebuilt = failure.exception
     assert isinstance(rebuilt, handout.RemoteError)
-    assert "did not return within 0.05 s" in str(rebuilt)
+    assert "was not rebuilt here: Handout stopped waiting for code of the program after 0.05 s" in str(rebuilt)
+    assert "let the methods of its class return at once" in rebuilt.remedy
     assert rebuilt.type_name == "LateError"
     again = from_report("a", "far", 1, report, failure.pickled).bare()  # without another wait
-    assert "did not end in time before" in str(again)
+    assert "Handout stopped waiting for an exception of this type before" in str(again)
     assert failure.lost_class is LateError
+
+
+def test_an_exception_that_is_too_large_says_so() -> None:
+    error = ValueError("x" * 10_000)
+    told = exceptions.describe(error, 5_000)
+    assert told.pickled is not None
+    rebuilt = from_report("a", "far", 1, {"kind": "raised", "type": "ValueError", "message": "x"}, told.pickled).bare()
+    assert isinstance(rebuilt, handout.RemoteError)
+    assert re.search(r"was not sent: pickled, it has \d+ bytes, and the most is 5000\.", str(rebuilt))
+    assert "keep large values out of its attributes" in rebuilt.remedy
+
+
+def test_an_exception_of_a_host_with_data_alone_names_the_trust_as_the_reason() -> None:
+    error = from_report("a", "far", 1, {"kind": "raised", "type": "ValueError", "message": "x"}, None).exception
+    assert isinstance(error, handout.RemoteError)
+    assert "From a host with trust='data', Handout takes only the text" in str(error)
+    assert error.remedy.startswith("Fix the function, or set retries=")
+    assert "set trust='full' for the host" in error.remedy
 
 
 def test_an_exception_whose_unpickling_runs_no_user_code_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handout import File
 from handout.execution.trusted_classes import trust
 from handout.serialization import pickling
 from handout.serialization.pickling import LoadError
@@ -103,6 +104,10 @@ class Unknown:
     number: int
 
 
+class OwnError(Exception):
+    """An exception of the user's, which is pickled by its parts."""
+
+
 class Canary:
     """An object that makes a file when it is unpickled."""
 
@@ -165,9 +170,10 @@ def test_a_value_that_contains_itself_does_so_again() -> None:
 @pytest.mark.parametrize(
     ("value", "name"),
     [
-        (int, "int"), (os.system, "posix.system"), (lambda: 1, "load_function"), (ValueError("x"), "ValueError"),
+        (int, "int"), (os.system, "posix.system"), (lambda: 1, "a function"), (ValueError("x"), "ValueError"),
         ([Row], "a type"), (Unknown(1), "Unknown"), (numpy.array([object()]), "array of 'O8'"),
         (numpy.ma.array([1]), "numpy.ma"), (pickle.PickleBuffer, "PickleBuffer"), (Path("/"), "pathlib"),
+        (File(os.devnull), "handout.File"), (OwnError("x"), "an exception"),
     ],
     ids=lambda v: str(v)[:20],
 )  # fmt: skip

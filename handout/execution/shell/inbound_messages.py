@@ -133,8 +133,7 @@ class InboundMessages:
         if run is None:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
             return
-        # Unpickling may run any code, so only the text of an exception from a host with trust="data" is used.
-        pickled = bytes(payload) if agent.trusted else b""
+        pickled = bytes(payload) if agent.trusted else None
         failure = from_report(run.plan.ids[task], agent.name, attempt, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retry_on = run.plan.options[task].retry_on

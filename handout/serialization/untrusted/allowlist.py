@@ -361,7 +361,7 @@ def look_up(module: Any, name: Any) -> Allowed:
     if known is None:
         cls = _class(module, name)
         known = _of_class(cls) if cls is not None else None
-    return known or refuse(f"{module}.{name}" if module != "builtins" else name)
+    return known or refuse(_READABLE.get((module, name)) or (f"{module}.{name}" if module != "builtins" else name))
 
 
 def _class(module: str, name: str) -> type | None:
@@ -403,6 +403,12 @@ def _uuid(*args: Any) -> Pending:
     return Pending(finish) if not args else refuse("a UUID made by a call of its type")
 
 
+#: What a message says in place of a name of Handout's own that makes a value which is refused.
+_READABLE = {
+    ("handout.serialization.file", "_receive"): "handout.File",
+    ("handout.serialization.definitions", "load_function"): "a function",
+    ("handout.serialization.exception_parts", "_make"): "an exception",
+}
 _SPECIAL: dict[tuple[str, str], Allowed] = {
     ("uuid", "UUID"): Allowed("uuid.UUID", _uuid),
     ("handout.serialization.definitions", "load_class"): Allowed("a class", _class_by_value),
