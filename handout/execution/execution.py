@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -403,9 +404,14 @@ class Execution:
         if driver is None or run.number not in driver.runs:
             raise HandoutError("This execution is over.", remedy="Call explain() inside its `async with` block.")
         if run.number not in driver.core.world.runs:
-            reason = "the run has ended" if run.ended.is_set() else "the run is being submitted"
-            return Explanation(task, run.plan.ids[task], State.WAITING, 0, "", reason)
-        return explain(driver.core.world, run.number, task)
+            if run.ended.is_set():
+                return Explanation(task, run.plan.ids[task], State.CANCELLED, 0, "", "the run has ended")
+            return Explanation(task, run.plan.ids[task], State.WAITING, 0, "", "the run is being submitted")
+        found, failure = explain(driver.core.world, run.number, task), run.failures.get(task)
+        if failure is None or found.state not in (State.FAILED, State.SKIPPED):
+            return found
+        cause = failure.reason if found.state is State.FAILED else repr(failure.caused_by)
+        return replace(found, reason=f"{found.reason}: {cause}")
 
     def _task_of(self, id: str | Output[Any]) -> int:
         """Return the number of the task that has the given id or makes the given output.

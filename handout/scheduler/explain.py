@@ -64,13 +64,14 @@ def explain(world: World, number: int, t: int) -> Explanation:
     if run is None or not 0 <= t < run.spec.count:
         raise InternalError(f"There is no task {t} in run {number}, or there is no such run. Please report this.")
     state = State(run.state[t])
+    host = world.fleet.names[run.host[t]]
     hosts: Mapping[str, str] = {}
     waits_for: tuple[str, ...] = ()
     if state is State.WAITING:
         waits_for = _waits_for(run, t)
         reason = f"waits for {_results_of(waits_for)}" if waits_for else "waits for inputs"
     elif state is State.READY:
-        hosts = {host.name: _why_not(world, run, t, host) for host in world.fleet.by_name.values()}
+        hosts = {each.name: _why_not(world, run, t, each) for each in world.fleet.by_name.values()}
         hosts |= {
             name: why or "the controller is connecting to this host" for name, why in world.fleet.expected.items()
         }
@@ -81,14 +82,30 @@ def explain(world: World, number: int, t: int) -> Explanation:
     elif state is State.BACKOFF:
         reason = f"failed in attempt {run.attempt[t]} and is tried again after a pause"
     else:
-        reason = "has ended"
-    host = world.fleet.names[run.host[t]]
+        reason = _how_ended(state, host, run.attempt[t])
     return Explanation(t, run.name_of(t), state, run.attempt[t], host, reason, waits_for, hosts)
+
+
+def _how_ended(state: State, host: str, attempt: int) -> str:
+    """Return how a task ended, as one clause.
+
+    Args:
+        state: The state of the task.
+        host: The name of the host that had the task last, or ``""``.
+        attempt: The number of the last attempt, or 0.
+    """
+    where = f" on {host!r}, in attempt {attempt}" if host and attempt else ""
+    if state is State.DONE:
+        return f"has succeeded{where}" if where else "has its result from an earlier run"
+    if state is State.FAILED:
+        return f"has failed for good{where}"
+    return "does not run, because a task that it depends on failed" if state is State.SKIPPED else "was cancelled"
 
 
 def _waits_for(run: Run, t: int) -> tuple[str, ...]:
     producer, replicas = run.spec.producer, run.objects.replicas
-    return tuple(run.name_of(producer[o]) for o in run.spec.inputs[t] if not replicas[o] and producer[o] >= 0)
+    makers = dict.fromkeys(producer[o] for o in run.spec.inputs[t] if not replicas[o] and producer[o] >= 0)
+    return tuple(map(run.name_of, makers))
 
 
 def _results_of(ids: tuple[str, ...]) -> str:
@@ -104,9 +121,12 @@ def _why_ready(world: World, run: Run, t: int) -> str:
         return "the controller is noting which tasks have ended or are cancelled"
     if limit is not None and run.active >= limit:
         return f"the run has reached its limit max_concurrency={limit}"
-    if not any(fleet.feasible(host, profile) for host in fleet.by_name.values()):
+    able = [host for host in fleet.by_name.values() if fleet.feasible(host, profile)]
+    if all(host.draining for host in able):
         coming = ", ".join(f"{name} ({why})" if why else name for name, why in sorted(fleet.expected.items()))
         none = "no connected host can run it" if fleet.by_name else "no host is connected"
+        if able:
+            none = f"the only hosts that can run it are being drained: {', '.join(host.name for host in able)}"
         return f"{none}; expected: {coming}" if coming else none
     if run.spec.allocator is None:
         return "its allocator is being asked" if run.requests.number >= 0 else "its allocator has not placed it"
@@ -121,7 +141,7 @@ def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
     if why := world.fleet.why_infeasible(host, profile):
         return why
     if host.draining:
-        return "is being drained"
+        return "is being drained, and gets no new tasks; to use it again, add it after drain() has returned"
     if host.suspected:
         return "is silent"
     if host.reserved is not None and host.reserved is not run.queue[t]:

@@ -106,7 +106,16 @@ class TestOnOneCluster:
             found = execution.explain("one")
             assert str(found) == "task 'one' is waiting: the run is being submitted"
             assert (await execution.results())["one"] == 1
-            assert execution.explain("one").reason == "has ended"
+            assert execution.explain("one").reason.startswith("has succeeded on ")
+
+    async def test_a_task_that_failed_or_was_skipped_is_explained_with_its_cause(self, cluster: Cluster) -> None:
+        graph = Graph()
+        bad = graph.add(work.fail, "no", id="bad")
+        graph.add(work.identity, bad, id="behind")
+        async with cluster.start(graph, on_failure="continue") as execution:
+            await execution.results()
+            assert execution.explain("bad").reason.endswith(", in attempt 1: tests.work.Refused: ('no', 7)")
+            assert execution.explain("behind").reason.endswith("a task that it depends on failed: 'bad'")
 
     async def test_what_has_no_task_has_no_log_and_nothing_to_explain(self, cluster: Cluster) -> None:
         graph = Graph()

@@ -53,7 +53,21 @@ def test_the_last_host_that_a_task_can_run_on_stays_and_goes_on_getting_work() -
 def test_a_task_that_is_pinned_to_it_keeps_it() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a", profiles={"a": profile(host="h1")}))
-    assert "pinned to host 'h1'" in refusal(scene, "h1")
+    said = refusal(scene, "h1")
+    assert "host 'h1' cannot be drained, because task 'a' is pinned to it. Wait until that task has ended, or " in said
+    assert "cancel the task. Then drain the host again." in said
+
+
+def test_a_run_with_a_task_pinned_to_a_host_that_is_drained_ends_and_says_so() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a"))
+    scene.tell(ev.TasksStarted("h1", 1, [0], [1]))
+    scene.join("h2")
+    drain(scene, "h1")
+    scene.submit(graph("p", profiles={"p": profile(host="h1")}), run=2)
+    said = str(scene.over[2].error)
+    assert "task 'p' cannot be placed: it is pinned to host 'h1', which is being drained." in said
+    assert "Wait until drain() of that host has returned, and add the host again with Cluster.add()" in said
 
 
 def test_collocated_tasks_that_fit_nowhere_else_together_keep_it() -> None:

@@ -59,7 +59,38 @@ def test_backoff_ended_and_max_concurrency_are_told() -> None:
     scene.fail("h1", "a")
     assert "tried again" in scene.core.explain(1, 0).reason
     scene.finish("h1", "b")
-    assert scene.core.explain(1, 1).reason == "has ended"
+    assert scene.core.explain(1, 1).reason == "has succeeded on 'h1', in attempt 1"
+
+
+def test_how_a_task_ended_is_told() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a -> b; c -> d", profiles={"d": ALONE}, on_failure="continue"))
+    scene.fail("h1", "a")
+    scene.tell(ev.CancelRequested(1, [scene.number(1, "d")]))
+    told = {name: str(scene.core.explain(1, scene.number(1, name))) for name in "abd"}
+    assert told == {
+        "a": "task 'a' is failed: has failed for good on 'h1', in attempt 1",
+        "b": "task 'b' is skipped: does not run, because a task that it depends on failed",
+        "d": "task 'd' is cancelled: was cancelled",
+    }
+
+
+def test_a_drain_is_named_as_the_reason() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a"))
+    scene.tell(ev.TasksStarted("h1", 1, [0], [1]))
+    scene.join("h2")
+    scene.tell(ev.HostExpected("h3"), ev.HostDrained("h1"))
+    scene.submit(graph("p", profiles={"p": profile(host="h1")}), run=2)
+    told = scene.core.explain(2, 0)
+    assert told.reason == "the only hosts that can run it are being drained: h1; expected: h3"
+    assert told.hosts["h1"].startswith("is being drained, and gets no new tasks; to use it again, add it after drain()")
+
+
+def test_a_task_with_two_inputs_of_one_function_names_it_once() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("a -> b; a -> b", profiles=dict.fromkeys("ab", ALONE)))
+    assert scene.core.explain(1, 1).reason == "waits for the result of 'a'"
 
 
 def test_an_allocator_is_told_of() -> None:

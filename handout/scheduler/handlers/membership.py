@@ -173,9 +173,12 @@ def host_drained(world: World, event: ev.HostDrained) -> None:
 
 
 def _refusal(name: str, error: PlacementError) -> PlacementError:
+    is_pinned = name in error.lacks  # the reasons are those of the other hosts, except for a task that is pinned
+    why = f"task {error.id!r} is pinned to it." if is_pinned else f"without it {error.problem}"
+    other = "cancel the task." if is_pinned else "first add another host that can run the task."
     return PlacementError(
-        f"host {name!r} cannot be drained, because without it {error.problem}",
-        remedy="First add another host that can run that task, or wait until the task has ended.",
+        f"host {name!r} cannot be drained, because {why}",
+        remedy=f"Wait until that task has ended, or {other} Then drain the host again.",
         id=error.id,
         lacks=error.lacks,
     )

@@ -84,18 +84,31 @@ def _infeasible(world: World, run: Run, hosts: list[HostRecord], *, handed: bool
     return None
 
 
+def _pinned_elsewhere(world: World, name: str, pin: str, hosts: list[HostRecord]) -> PlacementError:
+    """Return the error for a task whose pin names none of these hosts."""
+    problem = f"task {name!r} cannot be placed: it is pinned to host {pin!r}"
+    if pin in world.fleet.by_name:  # the hosts are those that are not drained
+        return PlacementError(
+            f"{problem}, which is being drained.",
+            remedy="Wait until drain() of that host has returned, and add the host again with Cluster.add(). Or leave "
+            "out host=.",
+            id=name,
+            lacks={pin: "is being drained"},
+        )
+    connected = ", ".join(repr(host.name) for host in hosts) or "none"
+    return PlacementError(
+        f"{problem}, which is not connected. Connected hosts: {connected}.",
+        remedy="Correct the name, or find out why that host could not be reached.",
+        id=name,
+        lacks={pin: "is not connected"},
+    )
+
+
 def _placement_error(world: World, name: str, profile: Profile, hosts: list[HostRecord]) -> PlacementError:
     if profile.host is not None:
         pinned = [host for host in hosts if host.name == profile.host]
         if not pinned:
-            connected = ", ".join(repr(host.name) for host in hosts) or "none"
-            return PlacementError(
-                f"task {name!r} cannot be placed: it is pinned to host {profile.host!r}, which is not connected. "
-                f"Connected hosts: {connected}.",
-                remedy="Correct the name, or find out why that host could not be reached.",
-                id=name,
-                lacks={profile.host: "is not connected"},
-            )
+            return _pinned_elsewhere(world, name, profile.host, hosts)
         hosts = pinned
     if profile.python is not None and hosts and not any(host.python == profile.python for host in hosts):
         lacks = {host.name: f"has Python {host.python}" for host in hosts}
