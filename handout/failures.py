@@ -247,6 +247,8 @@ class Failure:
                 f"{_install(missing)} A task that lacks a package is tried again only if its retry_on= names "
                 "ModuleNotFoundError."
             )
+        if self.report.get("undecided"):
+            return "Fix the function, and its retry_on=, which gave no answer: another note says why."
         if self.report.get("retryable") is False:
             return "Fix the function. Its retry_on= does not allow another attempt after this exception."
         if self.attempts > 1:

@@ -9,6 +9,7 @@ watching thread, notices when a beat is overdue.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import sys
@@ -49,8 +50,9 @@ class _Culprit(NamedTuple):
     beat_at: float
     #: What the warning says about the code: its owner, file and line. ``""`` if no code to blame was found.
     blame: str
-    #: True if the code is the caller's own. In that case, the warning says how to move it into a thread.
-    is_callers: bool = False
+    #: True if the caller's code is to blame, or a function of Handout that the caller's code calls and does not await.
+    #: In that case, the warning says how to move the call into a thread.
+    is_movable: bool = False
 
 
 class LoopMonitor:
@@ -116,7 +118,7 @@ class LoopMonitor:
             "tasks.%s",
             blocked_s,
             f"by {culprit.blame}" if culprit.blame else _UNSEEN,
-            " Move the blocking call into a thread: await asyncio.to_thread(...)." if culprit.is_callers else "",
+            " Move the blocking call into a thread: await asyncio.to_thread(...)." if culprit.is_movable else "",
         )
 
     def _watch(self) -> None:
@@ -137,11 +139,14 @@ def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:
     owners = [_owner(frame) for frame in frames]
     for frame, owner in zip(frames, owners, strict=True):
         if owner == "your code":
-            return _Culprit(beat_at, f"your code at {_place(frame)}", is_callers=True)
+            return _Culprit(beat_at, f"your code at {_place(frame)}", is_movable=True)
         if owner == "Handout":
-            callers = [_place(each) for each, other in zip(frames, owners, strict=True) if other == "your code"]
-            called = f", called at {callers[0]}" if callers else ""
-            return _Culprit(beat_at, f"Handout's own code at {_place(frame)}{called}")
+            if "your code" not in owners:
+                return _Culprit(beat_at, f"Handout's own code at {_place(frame)}")
+            caller = owners.index("your code")
+            called = f"Handout's own code at {_place(frame)}, called at {_place(frames[caller])}"
+            # A coroutine of Handout belongs to its event loop, so it cannot move to a thread.
+            return _Culprit(beat_at, called, is_movable=not frames[caller - 1].f_code.co_flags & inspect.CO_COROUTINE)
     packages = [f"{owner} at {_place(frame)}" for frame, owner in zip(frames, owners, strict=True) if owner]
     return _Culprit(beat_at, packages[0] if packages else "")
 

@@ -134,8 +134,12 @@ async def _until_interrupted(execution: Execution) -> Results:
         except asyncio.CancelledError:
             # Only Ctrl-C and SIGTERM cancel this asyncio task.
             logger.warning(
-                "Interrupted: %r. The tasks of this run are being ended. A second Ctrl-C or SIGTERM ends this program "
-                "at once. The hosts then end the tasks a little later.",
+                "Interrupted: %r. Handout ends the tasks of this run on the hosts. %s A second Ctrl-C or SIGTERM ends "
+                "this program at once, without waiting for that: the hosts then end the tasks after host_timeout_s "
+                "without a message, and results that are not in a journal yet are lost.",
                 execution,
+                "The results of this run are lost, because it has no journal."
+                if execution._recorder is None
+                else "The results in the journal stay: the next run with it runs only the other tasks.",
             )
             raise

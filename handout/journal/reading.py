@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from handout.errors import JournalError
-from handout.journal.tables import DAMAGE, check, checked_rows, identity_at, prepare
+from handout.journal.tables import DAMAGE, DamagedRowError, check, checked_rows, identity_at, prepare
 
 __all__ = ["AttemptRecord", "RunRecord", "Story", "TaskRecord", "read"]
 
@@ -125,10 +125,19 @@ def read(path: str | PathLike[str]) -> Story:
     try:
         with closing(prepare(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))) as database:
             return _story(database) if check(database, path) else Story((), (), ())
+    except DamagedRowError as error:
+        raise JournalError(
+            f"The journal {str(path)!r} is damaged: {error}.",
+            remedy="Reading has not changed the file. Run the graph again with this journal: the run leaves out the "
+            "damaged rows, and runs their tasks anew. It refuses the journal if a task has idempotent=False, and it is "
+            "not known whether that task has run.",
+            path=str(path),
+        ) from error
     except DAMAGE as error:
         raise JournalError(
             f"The journal {str(path)!r} cannot be read: {type(error).__name__}: {error}.",
-            remedy="Check that you may read the file, and that the file is not damaged.",
+            remedy="Reading has not changed the file. Check that you may read it, and that it is not damaged. If it is "
+            "damaged, give the next run the path of another file: all tasks then run anew.",
             path=str(path),
         ) from error
 

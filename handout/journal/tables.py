@@ -12,8 +12,8 @@ from handout.journal import checksums
 from handout.journal.value_walk import DIGEST_SIZE
 
 __all__ = [
-    "DAMAGE", "FORMAT", "INSERT", "check", "checked_rows", "create", "identity_at", "is_sound", "prepare", "sealed",
-    "select",
+    "DAMAGE", "FORMAT", "INSERT", "DamagedRowError", "check", "checked_rows", "create", "identity_at", "is_sound",
+    "prepare", "sealed", "select",
 ]  # fmt: skip
 
 #: The number of the format. It changes when the tables change. A journal of another format is refused, not converted.
@@ -81,6 +81,10 @@ def is_sound(row: Sequence[Any]) -> bool:
     return bool(checksums.of_row(row[:-1]) == row[-1])
 
 
+class DamagedRowError(ValueError):
+    """A row of a table does not match its checksum."""
+
+
 def select(table: str, extra: str = "", first: str = "") -> str:
     """Return the statement that selects a table's rows with their checksums.
 
@@ -96,11 +100,11 @@ def checked_rows(database: sqlite3.Connection, table: str, extra: str = "") -> I
     """Yield the rows of a table, without their checksums.
 
     Raises:
-        ValueError: A row does not match its checksum.
+        DamagedRowError: A row does not match its checksum.
     """
     for row in database.execute(select(table, extra)):
         if not is_sound(row):
-            raise ValueError(f"a row of the table {table!r} does not match its checksum")
+            raise DamagedRowError(f"a row of the table {table!r} does not match its checksum")
         yield row[:-1]
 
 

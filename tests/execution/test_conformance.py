@@ -251,7 +251,10 @@ async def test_a_retry_on_that_raises_anything_is_a_no(cluster: Cluster, error: 
     graph.add(work.fail, "no", retries=5, retry_on=judge)
     with pytest.raises(work.Refused, match="no") as caught:
         await cluster.execute(graph)
-    assert any("retry_on raised" in note for note in caught.value.__notes__)
+    notes = "\n".join(caught.value.__notes__)
+    assert f"retry_on=judge raised {type(error).__name__}: " in notes
+    assert "so the task was not retried." in notes
+    assert "Fix the function, and its retry_on=, which gave no answer" in notes
 
 
 async def test_a_retry_on_that_raises_what_has_no_text_is_a_no(cluster: Cluster, tmp_path: Path) -> None:

@@ -373,7 +373,7 @@ async def test_a_retry_on_that_hangs_is_a_no_and_the_loop_goes_on(
     release.set()
     assert asked.is_set()
     said = [results.failures[f"hangs-{number}"].exception.__notes__ for number in range(3)]
-    assert sum("retry_on did not answer within 0.2 s" in "".join(notes) for notes in said) == 1
+    assert sum("retry_on=judge did not answer within 0.2 s" in "".join(notes) for notes in said) == 1
     assert all("so the task was not retried" in "".join(notes) for notes in said)
     assert results.failures["answers"].attempts == 1
 

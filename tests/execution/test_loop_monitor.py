@@ -92,6 +92,8 @@ def load():
     time.sleep(0.6)
 def call(function):
     function()
+async def wait():
+    load()
 """
 
 
@@ -114,6 +116,19 @@ async def test_a_module_that_the_caller_imports_from_handout_is_handouts(caplog:
     assert f" s by Handout's own code at {file}:4 (load), called at {__file__}:{use.__code__.co_firstlineno + 1} (" in (
         message
     )
+    assert "asyncio.to_thread" in message
+
+
+async def test_what_the_caller_awaits_of_handouts_cannot_move_into_a_thread(caplog: pytest.LogCaptureFixture) -> None:
+    file = Path(handout.__file__).parent / "execution" / "played.py"
+    module = module_at(file, IMPORTING)
+
+    async def use() -> None:
+        await module.wait()
+
+    message = await warning_of(lambda: asyncio.ensure_future(use()), caplog)
+    assert f", called at {__file__}:{use.__code__.co_firstlineno + 1} (" in message
+    assert "to_thread" not in message
 
 
 async def test_an_allocator_of_the_callers_is_the_callers_though_handout_calls_it(

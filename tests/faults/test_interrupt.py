@@ -64,6 +64,7 @@ async def test_row_27_ctrl_c_ends_the_program_and_its_code_on_the_hosts(
         if times == 1:  # a second signal may come while the interpreter exits, which then prints more
             assert said.strip().endswith("KeyboardInterrupt")
         assert "Interrupted: <Execution of 1 tasks: 1 handed over>" in said
+        assert "The results of this run are lost, because it has no journal. A second Ctrl-C" in said
     assert seconds < stretched(5.0)
     if times == 1:
         assert gone(int(path.read_text()))

@@ -294,8 +294,11 @@ def test_a_damaged_row_is_told_by_name_to_a_reader(tmp_path: Path, damage: str) 
     journal.close()
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(damage)
-    with pytest.raises(JournalError, match=r"cannot be read: .* does not match its checksum"):
+    with pytest.raises(
+        JournalError, match=r"is damaged: a row of the table '\w+' does not match its checksum"
+    ) as caught:
         read(path)
+    assert "Reading has not changed the file. Run the graph again with this journal" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

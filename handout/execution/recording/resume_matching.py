@@ -149,7 +149,8 @@ class PriorRuns:
             raise JournalError(
                 f"The journal {path!r} is damaged: {rows} records of {table} do not match their checksums. So it is "
                 "not known which tasks with idempotent=False have run.",
-                remedy="Give the path of another file. All tasks then run anew.",
+                remedy="Find out which of these tasks have run. If they may run again, give the path of another file: "
+                "all tasks then run anew, also those with idempotent=False.",
                 path=path,
             )
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from handout.errors import RemoteError
 from handout.failures import Failure
 from handout.graph.function_options import RetryOn
+from handout.graph.naming import name_of
 from handout.serialization import exceptions
 from handout.serialization.user_objects import short_name
 
@@ -143,8 +144,10 @@ class RetryDecisions:
 
     def _conclude(self, question: _Question, answer: bool | str) -> None:
         if isinstance(answer, str):
-            question.failure.report["retryable"] = False
-            exceptions.add_note(question.failure.exception, f"retry_on {answer}, so the task was not retried.")
+            report = question.failure.report
+            report["retryable"], report["undecided"] = False, True
+            said = f"retry_on={_name(question.retry_on)} {answer}, so the task was not retried."
+            exceptions.add_note(question.failure.exception, said)
             answer = False
         question.then(answer)
 
@@ -158,6 +161,10 @@ def allows_missing_modules(retry_on: RetryOn | None) -> bool:
         return retry_on is not None
     kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
     return any(kind is ImportError or kind is ModuleNotFoundError for kind in kinds)
+
+
+def _name(retry_on: Any) -> str:
+    return "(...)" if isinstance(retry_on, tuple) else name_of(retry_on)
 
 
 def _is_comparison(retry_on: Any) -> bool:
