@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -49,6 +51,29 @@ def test_the_tests_that_the_page_on_reliability_names_exist() -> None:
 def test_python_in_the_documentation_compiles(page: Path) -> None:
     for code in blocks("python", page.read_text(encoding="utf-8")):
         compile(code, str(page), "exec", flags=0x2000)  # PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
+def test_python_in_the_documentation_uses_only_names_that_the_page_has_defined_before(page: Path) -> None:
+    """A block stands for itself or goes on from the blocks before it. A block may be the body of a function there."""
+    found = blocks("python", page.read_text(encoding="utf-8"))
+    for count in range(1, len(found) + 1):
+        tree = ast.parse("".join(found[:count]))
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        known = {name.id for name in names if not isinstance(name.ctx, ast.Load)} | {
+            "__file__",
+            "__name__",
+            *dir(builtins),
+        }
+        for node in ast.walk(tree):
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.ExceptHandler(name=str()):
+                    known.add(str(node.name))
+                case ast.alias():
+                    known.add((node.asname or node.name).partition(".")[0])
+                case ast.arg():
+                    known.add(node.arg)
+        assert {name.id for name in names} - known == set(), found[count - 1]
 
 
 def test_the_first_graph_of_the_readme_works(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Current:
 
     @property
     def scratch(self) -> str:
-        """The path of a folder for this attempt alone.
+        """The path of a folder for this attempt alone, as a ``str``: ``os.path.join(handout.current().scratch, "x")``.
 
         The first access makes the folder, and Handout removes it after the attempt.
         """
@@ -97,7 +97,8 @@ def current() -> Current:
     Example:
         ```python
         def train(data: list[float]) -> str:
-            with open(handout.current().scratch + "/model.bin", "wb") as file:
+            path = os.path.join(handout.current().scratch, "model.bin")  # scratch is a str
+            with open(path, "wb") as file:
                 file.write(bytes(8))
             return handout.current().host
         ```
