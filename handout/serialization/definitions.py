@@ -15,7 +15,6 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
-import itertools
 import sys
 import types
 import weakref
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
 from handout.serialization import classes_by_value, functions_by_value, tokens
+from handout.serialization.fill_order import Fill, FillOrder, Group
 from handout.serialization.functions_by_value import MAGIC, PYTHON, Key
 from handout.serialization.importable import MainUnpickler
 
@@ -55,21 +55,8 @@ class Blob(NamedTuple):
 # ---- writing ---------------------------------------------------------------------------------------------
 
 
-class _Fill:
-    """Values that fill a bare object. In the stream, it is the call that does so."""
-
-    def __init__(self, fill: Callable[[Any, Any], None], target: Any, values: Any) -> None:
-        self.fill, self.target, self.values = fill, target, values
-        #: True as soon as what must come before this has been looked for, and as soon as this is written.
-        self.is_expanded = self.is_written = False
-        self.is_late = fill in (functions_by_value.fill_names, functions_by_value.fill_attributes)
-
-    def __reduce__(self) -> Any:
-        return self.fill, (self.target, self.values)
-
-
 class _Namespace:
-    """A namespace, as the target of a `_Fill`."""
+    """A namespace, as the target of a `Fill`."""
 
     def __init__(self, number: int, name: str) -> None:
         self.place = number, name
@@ -103,60 +90,58 @@ class Definitions:
         #: The globals that are in a queue already, as pairs of a namespace's number and a name.
         self.named: set[tuple[int, str]] = set()
         #: What holds no object of a class that is sent by value; attributes of classes; all else.
-        self.simple: collections.deque[_Fill] = collections.deque()
-        self.attributes: collections.deque[_Fill] = collections.deque()
-        self.others: collections.deque[_Fill] = collections.deque()
+        self.simple: collections.deque[Fill] = collections.deque()
+        self.attributes: collections.deque[Fill] = collections.deque()
+        self.others: collections.deque[Fill] = collections.deque()
+        #: How many of the attributes of classes are not written yet.
+        self.attributes_left = 0
         #: True while values are written that arrive when their classes are complete.
         self.classes_complete = False
-        #: What must come before the rest of `attributes` and `others`; the last element comes first.
-        self.urgent: list[_Fill] = []
-        #: By the ``id`` of a definition or the pair of a global: what it uses, as such keys, and what fills it.
-        self.uses: dict[Any, list[Any]] = {}
-        self.fills: dict[Any, list[_Fill]] = {}
+        #: What has been begun. Each element waits for the next one.
+        self.begun: list[Fill] = []
+        #: The key of a global is a pair of a namespace's number and a name.
+        self.order = FillOrder()
 
     def write(self, obj: Any) -> Blob:
         """Return a function, class or module as bytes."""
         self.pickler.dump(obj)
-        while self.simple or self.urgent or self.attributes or self.others:
-            if self.simple:
-                self.pickler.dump(self.simple.popleft())
-            else:
-                self._write_next(self.urgent.pop() if self.urgent else (self.attributes or self.others).popleft())
+        self._write_simple()
+        while self.begun or self.attributes or self.others:
+            self._write_next(self.begun.pop() if self.begun else (self.attributes or self.others).popleft())
+            self._write_simple()
         data = self.out.getvalue()
         name = getattr(obj, "__qualname__", obj.__name__)
         digest = hashlib.sha256(data).digest()[:16]
         return Blob(digest, MAGIC, PYTHON, name, tuple(self.keys), tuple(self.versions), data)
 
-    def _write_next(self, fill: _Fill) -> None:
-        """Write a value. If something must come before it, write the missing definitions bare, and put it off."""
+    def _write_simple(self) -> None:
+        while self.simple:
+            self.pickler.dump(self.simple.popleft())
+
+    def _write_next(self, fill: Fill) -> None:
+        """Write a value. If something must come before it, put the value off."""
         if fill.is_written:
             return
-        if not fill.is_expanded:
-            fill.is_expanded = True
-            found = _Scout(self).found_in(fill.values)
-            for each in found:
-                if id(each) not in self.defined:
-                    self.pickler.dump(each)
-            before = self._pending([id(each) for each in found])
-            if before or self.simple:
-                self.urgent += [fill, *reversed(before)]
-                return
+        if fill.needs is None:
+            fill.needs = self._needs(fill.values)
+        before = fill.needs.next_fill()
+        if before is not None:
+            self.begun += [fill, before]
+            return
         fill.is_written = True
-        waiting = itertools.chain(self.urgent, self.attributes)
-        self.classes_complete = fill.is_late and all(each.is_late or each.is_written for each in waiting)
+        self.attributes_left -= not fill.is_late
+        self.classes_complete = fill.is_late and not self.attributes_left
         self.pickler.dump(fill)
         self.classes_complete = False
 
-    def _pending(self, keys: list[Any]) -> list[_Fill]:
-        """Return what fills the definitions with these keys and all that they use, and is not in progress."""
-        seen = dict.fromkeys(keys)
-        reached = list(seen)
-        for key in reached:  # it grows while it is read
-            fresh = [each for each in self.uses.get(key, ()) if each not in seen]
-            seen.update(dict.fromkeys(fresh))
-            reached += fresh
-        fills = [fill for key in reached for fill in self.fills.get(key, ()) if not fill.is_expanded]
-        return sorted(fills, key=lambda fill: fill.is_late)
+    def _needs(self, values: Any) -> Group:
+        """Return what values need. Write the missing definitions bare, and what their methods are, to know it all."""
+        found = _Scout(self).found_in(values)
+        for each in found:
+            if id(each) not in self.defined:
+                self.pickler.dump(each)
+        self._write_simple()
+        return self.order.needs(map(id, found))
 
     def define(self, obj: Any) -> Any:
         """Return the tuple from which pickle writes a bare object, and put what fills it into the queues."""
@@ -167,19 +152,20 @@ class Definitions:
         return self._define_class(obj) if isinstance(obj, type) else self._define_function(obj)
 
     def _fill(
-        self, queue: collections.deque[_Fill], fill: Callable[[Any, Any], None], target: Any, values: dict[str, Any],
+        self, queue: collections.deque[Fill], fill: Callable[[Any, Any], None], target: Any, values: dict[str, Any],
         key_of: Callable[[str], Any],
     ) -> None:  # fmt: skip
-        """Put what fills a definition into the queues. `key_of` returns the key in `uses` and `fills` for a name."""
+        """Put what fills a definition into the queues. `key_of` returns the key in `order` for a name."""
         simple = {name: value for name, value in values.items() if is_simple(value)}
         if simple:
-            self.simple.append(_Fill(fill, target, simple))
+            self.simple.append(Fill(fill, target, simple))
         for name, value in values.items():
             if name in simple:
-                self.uses.setdefault(key_of(name), []).extend(_ids_in(value))
+                self.order.add_uses(key_of(name), _ids_in(value))
             else:
-                queue.append(_Fill(fill, target, {name: value}))
-                self.fills.setdefault(key_of(name), []).append(queue[-1])
+                queue.append(Fill(fill, target, {name: value}))
+                self.order.add_fill(key_of(name), queue[-1])
+                self.attributes_left += not queue[-1].is_late
 
     def _number(self, space: dict[str, Any]) -> int:
         if id(space) not in self.numbers:
@@ -195,7 +181,7 @@ class Definitions:
     def _fill_names(self, space: dict[str, Any], name: str, values: dict[str, Any], user: Any) -> None:
         """Put globals into the queues. `user` is the definition that uses them."""
         number = self._number(space)
-        self.uses.setdefault(id(user), []).extend((number, key) for key in values)
+        self.order.add_uses(id(user), ((number, key) for key in values))
         fresh = {key: value for key, value in values.items() if (number, key) not in self.named}
         self.named.update((number, key) for key in fresh)
         fill, place = functions_by_value.fill_names, _Namespace(number, name)
@@ -213,7 +199,7 @@ class Definitions:
                 self.others, functions_by_value.fill_attributes, cell, {"cell_contents": value}, lambda _name: id(fn)
             )
         if parts.modules:
-            self.simple.append(_Fill(functions_by_value.fill_modules, None, parts.modules))
+            self.simple.append(Fill(functions_by_value.fill_modules, None, parts.modules))
         code = functions_by_value.marshalled(fn.__code__)
         return functions_by_value.make_function, (code, (number, name), fn.__name__, fn.__closure__)
 
@@ -231,13 +217,13 @@ class Definitions:
         number, token = self.number_of_version(tokens.version_of(cls, self.snapshot.serial)), tokens.token_of(cls)
         self._fill_annotated(cls)
         self.snapshot.note_parts(cls, state)
-        self.simple.append(_Fill(classes_by_value.drop_attributes, cls, tuple(state)))
+        self.simple.append(Fill(classes_by_value.drop_attributes, cls, tuple(state)))
         self._fill(self.attributes, classes_by_value.fill_attributes, cls, state, lambda _name: id(cls))
         self._fill(self.attributes, classes_by_value.fill_members, cls, members, lambda _name: id(cls))
         meta: Any = type(cls)
-        self.uses.setdefault(id(cls), []).extend(map(id, (*cls.__mro__[1:], *meta.__mro__)))
+        self.order.add_uses(id(cls), map(id, (*cls.__mro__[1:], *meta.__mro__)))
         abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}
-        self.simple.append(_Fill(classes_by_value.fill_abstract, cls, abstract))
+        self.simple.append(Fill(classes_by_value.fill_abstract, cls, abstract))
         return classes_by_value.make_class, (token, number, *recipe)
 
     def _fill_annotated(self, cls: type) -> None:
