@@ -207,6 +207,9 @@ class Kept:
 
 #: In a worker: what it keeps, by the origin and the serial of the snapshot. The snapshot that was used last comes last.
 _kept: collections.OrderedDict[tuple[str, int], Kept] = collections.OrderedDict()
+#: In a worker: of the snapshots beyond `_MAX_SNAPSHOTS`, those that still have modules in ``sys.modules``. The tasks of
+#: their functions may still import these modules.
+_listed: dict[tuple[str, int], Kept] = {}
 _user = 0
 
 
@@ -220,23 +223,33 @@ def keep(key: Key) -> Kept | None:
     """In a worker, return what the worker keeps of the snapshot that has a key, and use its ``__main__``."""
     if _own_main is None:
         return None
-    kept = _kept.setdefault(key[:2], Kept())
+    kept = _kept.setdefault(key[:2], _listed.pop(key[:2], None) or Kept())
     _kept.move_to_end(key[:2])
     kept.users.add(_user)
     if kept.main is not None:
         sys.modules["__main__"] = kept.main
     if len(_kept) > _MAX_SNAPSHOTS:
-        _kept.popitem(last=False)
+        snapshot, oldest = _kept.popitem(last=False)
+        oldest.functions.clear()
+        oldest.namespaces = [each for each in oldest.namespaces if sys.modules.get(each.__name__) is each]
+        oldest.main = oldest.main if oldest.main in oldest.namespaces else None
+        if oldest.namespaces:
+            _listed[snapshot] = oldest
     return kept
 
 
 def forget(numbers: Iterable[int]) -> bool:
     """In a worker, drop what was loaded only for tasks of these functions. Return True if there was anything."""
     with tokens.lock:
-        for kept in _kept.values():
-            kept.users.difference_update(numbers)
-        gone = [_kept.pop(snapshot) for snapshot in [each for each, kept in _kept.items() if not kept.users]]
-        left = {"__main__": _own_main, **{each.__name__: each for kept in _kept.values() for each in kept.namespaces}}
+        gone = []
+        for snapshots in (_listed, _kept):
+            for snapshot, kept in list(snapshots.items()):
+                kept.users.difference_update(numbers)
+                if not kept.users:
+                    gone.append(snapshots.pop(snapshot))
+        left: dict[str, types.ModuleType | None] = {"__main__": _own_main}
+        for kept in (*_listed.values(), *_kept.values()):
+            left.update((each.__name__, each) for each in kept.namespaces)
         for module in [each for kept in gone for each in kept.namespaces]:
             if sys.modules.get(module.__name__) is module:  # another run may have sent a module of that name, too
                 other = left.get(module.__name__)

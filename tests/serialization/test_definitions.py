@@ -103,14 +103,18 @@ def test_a_worker_keeps_only_so_many_snapshots(bundle: Path) -> None:
     assert received(bundle, start, "print(*count())") == ["[0, 1, 2, 3, 4, 5] 6 6", "3 3"]
 
 
-def test_a_module_made_at_run_time_stays_importable_for_the_run_that_is_left(bundle: Path) -> None:
+def uses_of_a_module_made_at_run_time(count: int) -> bytes:
+    """Return a function that imports a module which only this process has, as so many runs pickle it."""
     module = types.ModuleType("handout_test_made")
     exec("LIMIT = 1\ndef fn():\n    import handout_test_made\n    return handout_test_made.LIMIT", module.__dict__)
     sys.modules[module.__name__] = module
     try:
-        blobs = pickle.dumps([dumps(module.fn) for _ in range(2)])
+        return pickle.dumps([dumps(module.fn) for _ in range(count)])
     finally:
         del sys.modules[module.__name__]
+
+
+def test_a_module_made_at_run_time_stays_importable_for_the_run_that_is_left(bundle: Path) -> None:
     source = (
         "from handout.serialization import functions_by_value as by_value\n"
         "import pickle\n"
@@ -120,7 +124,25 @@ def test_a_module_made_at_run_time_stays_importable_for_the_run_that_is_left(bun
         "by_value.forget([0])\nprint(fn())\n"
         "by_value.forget([1])\nprint('handout_test_made' in sys.modules)\n"
     )
-    assert in_another_process(bundle, blobs, source).splitlines() == ["1", "False"]
+    assert in_another_process(bundle, uses_of_a_module_made_at_run_time(2), source).splitlines() == ["1", "False"]
+
+
+def test_a_module_made_at_run_time_is_dropped_with_its_run_also_if_the_worker_keeps_only_newer_snapshots(
+    bundle: Path,
+) -> None:
+    others = pickle.dumps([dumps(script(f"LIMIT = {number}\ndef fn(): return LIMIT")["fn"]) for number in (2, 3)])
+    source = (
+        "from handout.serialization import functions_by_value as by_value\n"
+        "import pickle\n"
+        "by_value._MAX_SNAPSHOTS = 1\n"
+        "pickling.become_worker()\n"
+        "made, others = map(pickle.loads, pickle.loads(data))\n"
+        "by_value.use(1)\nfn = pickling.loads(made[0])\n"
+        "by_value.use(2)\nprint([pickling.loads(each)() for each in others])\n"
+        "print(fn(), len(by_value._kept), by_value.forget([1]), 'handout_test_made' in sys.modules)\n"
+    )
+    data = pickle.dumps((uses_of_a_module_made_at_run_time(1), others))
+    assert in_another_process(bundle, data, source).splitlines() == ["[2, 3]", "1 1 True False"]
 
 
 def test_a_function_that_is_sent_in_many_runs_is_noted_once() -> None:
