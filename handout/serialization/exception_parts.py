@@ -42,13 +42,14 @@ def attributes_of(exc: BaseException) -> dict[str, Any]:
 def reduce_exception(exc: BaseException) -> Any:
     """Return the tuple from which pickle writes an exception, or NotImplemented to leave it to pickle."""
     kind = type(exc)
-    return NotImplemented if _is_native(kind) or has_own_pickling(kind) else parts(exc)
+    return NotImplemented if _is_left_to_pickle(kind) else parts(exc)
 
 
-def has_own_pickling(kind: type) -> bool:
-    """Return True if the class of an exception, or code in C that made it, says how its exceptions are pickled."""
+def _is_left_to_pickle(kind: type) -> bool:
+    """Return True for a class of Python's own, and if a class, or code in C, says how its exceptions are pickled."""
     return (
-        kind in copyreg.dispatch_table
+        _is_native(kind)
+        or kind in copyreg.dispatch_table
         or _native_base(kind) is None
         or any(_of_user(kind, name) is not None for name in ("__reduce__", "__reduce_ex__"))
     )
