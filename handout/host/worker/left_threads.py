@@ -73,7 +73,7 @@ def _is_started_by_own_code(thread: threading.Thread) -> bool:
     """
     if isinstance(thread, threading.Timer) and not thread.finished.is_set():
         return True
-    # A thread that has just started does not run its function yet, so its stack does not show the function.
+    # A thread that has just started has not called its function yet, so its stack does not show the function.
     function: Any = getattr(thread, "_target", None) or getattr(type(thread), "run", None)
     return _is_own(getattr(getattr(function, "__func__", function), "__globals__", None))
 
@@ -93,7 +93,8 @@ def _runs_own_code(frame: FrameType | None) -> bool:
 def _is_own(scope: dict[str, Any] | None) -> bool:
     """Return True if these are the globals of the user's own code.
 
-    What has travelled by value, or was made by `exec`, belongs to no module of this host.
+    Globals without a ``__spec__`` belong to code that Handout has sent by value or that `exec` has run, because the
+    import system sets a ``__spec__`` in each module that it loads.
     """
     if scope is None:
         return False
