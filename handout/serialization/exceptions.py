@@ -11,11 +11,12 @@ An exception's class is user code. So this module reads and writes causes, conte
 from __future__ import annotations
 
 import pickle
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from handout.serialization import exception_parts, user_objects
 from handout.serialization.exception_parts import attributes_of
@@ -26,6 +27,8 @@ __all__ = [
     "Described", "NotSentError", "add_note", "cause_of", "describe", "dump_exception", "is_plain", "load_class",
     "load_exception", "message", "notes", "traceback_of", "traceback_text", "type_name",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 #: A function that takes the type name and the message of an exception, and returns a substitute for the exception.
 Fallback = Callable[[str, str], BaseException]
@@ -39,8 +42,8 @@ _MAX_TEXT = 64 << 10
 #: At most this many notes of one exception are encoded.
 _MAX_NOTES = 100
 
-#: The names of the types whose exceptions took too long to load once; see `_in_time`.
-_overdue: set[str] = set()
+#: By what is loaded, which is "exception" or "class", and the name of its type: the thread of a call that was overdue.
+_overdue: dict[tuple[str, str], threading.Thread] = {}
 
 _CAUSE: Any = BaseException.__dict__["__cause__"]
 _CONTEXT: Any = BaseException.__dict__["__context__"]
@@ -111,9 +114,16 @@ def is_plain(exc: BaseException) -> bool:
     """Return True if neither describing an exception nor loading it runs user code."""
     for each in _chain(exc):
         # For an AttributeError, Python looks for similar names, and asks the object that lacks the attribute.
-        if attributes_of(each) or issubclass(type(each), AttributeError) or not user_objects.is_plain(each):
+        if issubclass(type(each), AttributeError) or not user_objects.is_plain(each):
+            return False
+        if not all(type(name) is str and _holds_atoms(value) for name, value in attributes_of(each).items()):
             return False
     return True
+
+
+def _holds_atoms(value: object) -> bool:
+    """Return True for an atom, and for a list of atoms, as the notes of an exception are."""
+    return all(map(user_objects.is_atom, value)) if type(value) is list else user_objects.is_atom(value)
 
 
 def _chain(exc: BaseException) -> list[BaseException]:
@@ -298,11 +308,12 @@ def load_class(blob: Segment) -> type[BaseException] | None:
     `dump_exception` encodes the class of each exception that may not load. Loading it takes at most
     `user_objects.LIMIT_S` seconds.
     """
-    found = pickle.loads(blob)[0].get("class")
+    entry: dict[str, Any] = pickle.loads(blob)[0]
+    found = entry.get("class")
     if found is None:
         return None
     try:
-        kind = user_objects.bounded(lambda: loads(found))
+        kind = _in_time("class", entry, lambda: loads(found))
     except KeyboardInterrupt:
         raise
     except BaseException:  # a module may be missing, and may raise anything when it is imported
@@ -329,26 +340,29 @@ def load_exception(
     Raises:
         Exception: Neither `fallback` nor `first` was given, and loading the first exception of the chain raised this
             error.
-        OverdueError: User code did not return in time, now or for an earlier exception of the same type.
+        OverdueError: User code did not return in time, or still loads an earlier exception of the same type.
         RuntimeError: No thread could be started.
     """
     chain: list[dict[str, Any]] = pickle.loads(blob)
-    return _in_time(chain[0], lambda: _load_chain(chain, fallback, first))
+    return _in_time("exception", chain[0], lambda: _load_chain(chain, fallback, first))
 
 
-def _in_time(entry: dict[str, Any], load: Callable[[], BaseException]) -> BaseException:
-    """Call ``load``, which loads the exception of an entry, within `user_objects.LIMIT_S` seconds.
+def _in_time(what: str, entry: dict[str, Any], load: Callable[[], T]) -> T:
+    """Call ``load``, which loads the exception of an entry or its class, within `user_objects.LIMIT_S` seconds.
 
-    After one overdue call, exceptions of that type are not loaded any more, so that many of them cost one wait.
+    After an overdue call, nothing else of that type is loaded until the call ends, so that many exceptions of one type
+    cost one wait. The class has a wait of its own, because it often loads where its exceptions do not.
     """
     if entry.get("plain"):
         return load()
-    if entry["type"] in _overdue:
-        raise user_objects.OverdueError("Handout stopped waiting for an exception of this type before")
+    key = what, entry["type"]
+    thread = _overdue.get(key)
+    if thread is not None and thread.is_alive():
+        raise user_objects.OverdueError(f"an earlier {what} of this type is still being loaded", thread)
     try:
         return user_objects.bounded(load)
-    except user_objects.OverdueError:
-        _overdue.add(entry["type"])
+    except user_objects.OverdueError as error:
+        _overdue[key] = error.thread
         raise
 
 

@@ -19,8 +19,8 @@ import weakref
 from typing import Any, Callable, TypeVar
 
 __all__ = [
-    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_plain", "short_name", "shortened",
-    "text", "type_name",
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_atom", "is_plain", "short_name",
+    "shortened", "text", "type_name",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -45,7 +45,16 @@ _overdue: dict[int, weakref.ref[type]] = {}
 
 
 class OverdueError(Exception):
-    """A call of a user object did not return within its limit."""
+    """A call of a user object did not return within its limit.
+
+    Args:
+        text: The message.
+        thread: The thread that makes the call.
+    """
+
+    def __init__(self, text: str, thread: threading.Thread) -> None:
+        super().__init__(text)
+        self.thread = thread
 
 
 def bounded(function: Callable[[], T], within_s: float | None = None) -> T:
@@ -83,7 +92,7 @@ def bounded(function: Callable[[], T], within_s: float | None = None) -> T:
         return results[0]
     if errors:
         raise errors.pop()
-    raise OverdueError(f"Handout stopped waiting for code of the program after {limit_s:g} s")
+    raise OverdueError(f"Handout stopped waiting for code of the program after {limit_s:g} s", thread)
 
 
 def type_name(value: object) -> str:
@@ -171,6 +180,11 @@ def _at_once(convert: Callable[[Any], str], value: object) -> str:
     return said if type(said) is str else str.__str__(said)  # a subclass may have methods of its own
 
 
+def is_atom(value: object) -> bool:
+    """Return True for a value of one of Python's own types that hold no other objects, such as a number or a text."""
+    return _is_one_of(type(value), _ATOMS)
+
+
 def is_plain(value: object) -> bool:
     """Return True if neither ``str`` nor ``repr`` of an object runs user code."""
     kind = type(value)
@@ -178,7 +192,7 @@ def is_plain(value: object) -> bool:
         return True
     if not issubclass(kind, BaseException) or _FLAGS.__get__(kind) & _HEAP_TYPE:
         return False
-    return all(_is_one_of(type(arg), _ATOMS) for arg in _ARGS.__get__(value))
+    return all(is_atom(arg) for arg in _ARGS.__get__(value))
 
 
 def _is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
@@ -213,7 +227,7 @@ class _Short(reprlib.Repr):
         kind = type(x)
         if _is_one_of(kind, (*_CONTAINERS, str)):
             return super().repr1(x, level)
-        if _is_one_of(kind, _ATOMS):
+        if is_atom(x):
             return _at_once(repr, x)
         return self.repr_instance(x, level)
 

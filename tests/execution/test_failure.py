@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import errno
 import fcntl
 import os
@@ -20,7 +21,8 @@ import handout
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
 from handout.failures import Failure, from_report, of_exception
 from handout.serialization import exceptions, user_objects
-from handout.serialization.user_objects import has_text
+from handout.serialization.user_objects import has_text, type_name
+from tests.patience import HANG_S
 
 
 class MuteError(Exception):
@@ -260,13 +262,14 @@ def test_an_exception_whose_unpickling_raises_anything_comes_as_remote_error() -
 
 
 class LateError(Exception):
-    """An exception whose unpickling never ends once it has left its worker."""
+    """An exception whose unpickling waits once it has left its worker."""
 
-    at_home = True
+    #: What the unpickling waits for.
+    gate: threading.Event | None = None
 
     def __setstate__(self, state: Any) -> None:
-        if not LateError.at_home:
-            threading.Event().wait()
+        if LateError.gate is not None:
+            LateError.gate.wait()
 
 
 def test_an_exception_whose_unpickling_hangs_comes_as_remote_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,15 +278,21 @@ def test_an_exception_whose_unpickling_hangs_comes_as_remote_error_in_time(monke
     error.number = 1  # type: ignore[attr-defined]
     report = {"kind": "raised", "type": "LateError", "message": "hm"}
     failure = from_report("a", "far", 1, report, exceptions.dump_exception(error)[0])
-    monkeypatch.setattr(LateError, "at_home", False)
+    gate = threading.Event()
+    monkeypatch.setattr(LateError, "gate", gate)
     rebuilt = failure.exception
     assert isinstance(rebuilt, handout.RemoteError)
     assert "was not rebuilt here: Handout stopped waiting for code of the program after 0.05 s" in str(rebuilt)
     assert "let the methods of its class return at once" in rebuilt.remedy
     assert rebuilt.type_name == "LateError"
-    again = from_report("a", "far", 1, report, failure.pickled).bare()  # without another wait
-    assert "Handout stopped waiting for an exception of this type before" in str(again)
+    again = from_report("a", "far", 1, report, failure.pickled)
+    assert "an earlier exception of this type is still being loaded" in str(again.bare())  # without another wait
     assert failure.lost_class is LateError
+    (thread,) = [each for (_, name), each in exceptions._overdue.items() if name.endswith("LateError")]
+    monkeypatch.setattr(user_objects, "LIMIT_S", HANG_S)
+    gate.set()
+    thread.join(HANG_S)
+    assert type(again.exception) is LateError
 
 
 def test_an_exception_that_is_too_large_says_so() -> None:
@@ -304,10 +313,55 @@ def test_an_exception_of_a_host_with_data_alone_names_the_trust_as_the_reason() 
     assert "set trust='full' for the host" in error.remedy
 
 
-def test_an_exception_whose_unpickling_runs_no_user_code_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    blob, _ = exceptions.dump_exception(ValueError("hm"))
+class LateClass(type):
+    """A metaclass whose classes load only when a gate is open."""
+
+    gate = threading.Event()
+
+
+def load_late(name: str) -> Any:
+    LateClass.gate.wait()
+    return ValueError
+
+
+def test_a_class_that_is_still_being_loaded_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_objects, "LIMIT_S", 0.05)
+    monkeypatch.setitem(copyreg.dispatch_table, LateClass, lambda kind: (load_late, (kind.__name__,)))
+    kind: Any = LateClass("StuckError", (Exception,), {})
+    error = kind(threading.Lock())
+    LateClass.gate.set()
+    pickled = exceptions.dump_exception(error)[0]
+    LateClass.gate.clear()
+    assert exceptions.load_class(pickled) is None
+    monkeypatch.setattr(user_objects, "LIMIT_S", HANG_S)
+    assert exceptions.load_class(pickled) is None  # without another wait
+    LateClass.gate.set()
+    exceptions._overdue["class", type_name(error)].join(HANG_S)
+    assert exceptions.load_class(pickled) is ValueError
+
+
+def noted() -> Exception:
+    error = ValueError("hm")
+    error.__notes__ = ["seen", "twice"]
+    error.number = 1  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize("error", [ValueError("hm"), noted()], ids=["plain", "with attributes and notes"])
+def test_an_exception_whose_unpickling_runs_no_user_code_starts_no_thread(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(threading, "Thread", None)
-    assert type(from_report("a", "far", 1, {"kind": "raised"}, blob).exception) is ValueError
+    told = exceptions.describe(error, 1 << 20)
+    assert told.pickled is not None
+    assert vars(exceptions.load_exception(told.pickled)) == vars(error)
+
+
+@pytest.mark.parametrize("value", [ValueError, [[1]], (1,), {"a": 1}, MuteError()])
+def test_an_exception_with_an_attribute_that_may_hold_user_objects_is_not_plain(value: Any) -> None:
+    error = ValueError("hm")
+    error.value = value  # type: ignore[attr-defined]
+    assert not exceptions.is_plain(error)
 
 
 def test_a_text_that_raises_anything_is_no_text() -> None:
