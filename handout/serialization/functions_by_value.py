@@ -223,7 +223,7 @@ def keep(key: Key) -> Kept | None:
     """In a worker, return what the worker keeps of the snapshot that has a key, and use its ``__main__``."""
     if _own_main is None:
         return None
-    kept = _kept.setdefault(key[:2], _listed.pop(key[:2], None) or Kept())
+    kept = _kept.setdefault(key[:2], _listed.pop(key[:2], Kept()))
     _kept.move_to_end(key[:2])
     kept.users.add(_user)
     if kept.main is not None:
@@ -238,8 +238,8 @@ def keep(key: Key) -> Kept | None:
     return kept
 
 
-def forget(numbers: Iterable[int]) -> bool:
-    """In a worker, drop what was loaded only for tasks of these functions. Return True if there was anything."""
+def forget(numbers: Iterable[int]) -> list[Any]:
+    """In a worker, drop and return the namespaces and functions that were loaded only for tasks of these functions."""
     with tokens.lock:
         gone = []
         for snapshots in (_listed, _kept):
@@ -257,7 +257,7 @@ def forget(numbers: Iterable[int]) -> bool:
                     del sys.modules[module.__name__]
                 else:
                     sys.modules[module.__name__] = other
-    return bool(gone)
+    return [each for kept in gone for each in (*kept.namespaces, *kept.functions)]
 
 
 # ---- functions -------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from handout.host.worker.objects import (
     free_bytes,
     why_refused,
 )
+from handout.host.worker.released_code import ReleasedCode
 from handout.protocol import frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, exceptions, functions_by_value, pickling
@@ -58,6 +58,7 @@ class CallLoader:
         self._functions: dict[int, Callable[..., Any]] = {}
         #: Keys of the inputs that must be read with `untrusted.reader`, which accepts only data.
         self._distrusted: set[int] = set()
+        self._released = ReleasedCode()
 
     def learn(self, batch: messages.Batch, functions: dict[int, bytes]) -> None:
         """Note the functions that came with a batch, and the inputs of the batch that are untrusted."""
@@ -71,11 +72,13 @@ class CallLoader:
     def forget(self, numbers: Iterable[int]) -> None:
         """Forget functions that the agent will not name any more, and what was loaded for their tasks."""
         numbers = list(numbers)
+        dropped = functions_by_value.forget(numbers)
+        if dropped:
+            dropped += [self._functions.get(number) for number in numbers]
         for number in numbers:
             self._blobs.pop(number, None)
             self._functions.pop(number, None)
-        if functions_by_value.forget(numbers):
-            gc.collect()  # functions and their globals refer to each other
+        self._released.free(dropped)
 
     def function(self, number: int) -> Callable[..., Any]:
         """Return the function with the given number. The first call with this number unpickles the function.
