@@ -135,7 +135,7 @@ class Definitions:
         self.classes_complete = False
 
     def _needs(self, values: Any) -> Group:
-        """Return what values need. Write the missing definitions bare, and what their methods are, to know it all."""
+        """Return what values need. First write missing definitions bare, with their methods, which may need more."""
         found = _Scout(self).found_in(values)
         for each in found:
             if id(each) not in self.defined:
