@@ -17,10 +17,24 @@ from handout.errors import DamagedFileError
 from handout.journal import checksums
 from handout.journal.checksums import Segments
 
-__all__ = ["NO_DESCRIPTOR", "ObjectFile", "ObjectFolder", "check", "damaged_file", "is_whole", "read_whole"]
+__all__ = [
+    "NO_DESCRIPTOR",
+    "PAUSE_S",
+    "TRIES",
+    "ObjectFile",
+    "ObjectFolder",
+    "check",
+    "damaged_file",
+    "is_whole",
+    "read_whole",
+]
 
 #: The error numbers of a file that cannot be opened, because the process or the system has too many open files.
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+#: How often the controller tries to open a file while there are too many open files, and the seconds between two tries.
+#: A program that opens files for a moment, for example for a burst of connections, loses nothing in these 10 s.
+TRIES: Final = 100
+PAUSE_S: Final = 0.1
 
 #: The names of files that are still being written begin with this.
 _UNFINISHED: Final = "new-"
@@ -86,20 +100,21 @@ class ObjectFolder:
         return name
 
     def _write_new(self, path: Path, segments: Segments) -> None:
-        descriptor, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._path)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for segment in segments:
-                    file.write(segment)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(unfinished, path)
-        except BaseException:
-            os.unlink(unfinished)
-            raise
-        # The file's new name is on the disk only after the folder has been synced.
+        # The file's new name is on the disk only after the folder has been synced. The folder is opened first: if it
+        # cannot be opened, the file does not get its name, and another try begins with a new file.
         folder = os.open(self._path, os.O_RDONLY)
         try:
+            descriptor, unfinished = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._path)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    for segment in segments:
+                        file.write(segment)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(unfinished, path)
+            except BaseException:
+                os.unlink(unfinished)
+                raise
             os.fsync(folder)
         finally:
             os.close(folder)

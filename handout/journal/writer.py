@@ -7,6 +7,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final
 from handout.errors import DamagedFileError
 from handout.journal import checksums
 from handout.journal.checksums import Segments
-from handout.journal.object_files import ObjectFolder
+from handout.journal.object_files import NO_DESCRIPTOR, PAUSE_S, TRIES, ObjectFolder
 from handout.journal.opening import of_error
 from handout.journal.records import ResultBatch
 from handout.journal.tables import INSERT, sealed
@@ -83,6 +84,8 @@ class Writer:
         #: Called once, in the writer's thread, with the first error.
         self.on_error: Callable[[Exception], None] = lambda error: None
         self._closing = False
+        #: How often `_write_file` may still try to open files until a file is written again.
+        self._tries = TRIES
         self._entries: queue.SimpleQueue[Rows | LargeObject | None] = queue.SimpleQueue()
         #: Set when a caller begins to wait for a commit, so that the thread does not gather entries first.
         self._hurry = threading.Event()
@@ -134,22 +137,48 @@ class Writer:
     def _as_rows(self, entry: Rows | LargeObject) -> Rows | None:
         """Return an entry as rows. For a large object, first write the file that the row names.
 
-        Return None for a large object if the journal is closing, if this write or an earlier one has failed, or if the
-        object is damaged.
+        Return None for a large object if the journal is closing, if this write or an earlier one has failed, if the
+        object is damaged, or if too many files stay open. In the last two cases, the next run makes the result again.
         """
         if isinstance(entry, Rows):
             return entry
         if self.error is not None or self._closing:
             return None
         try:
-            file = self._folder.write(entry.segments, entry.digest)
+            file = self._write_file(entry)
         except (ValueError, DamagedFileError) as error:
             logger.warning("A result is not committed to the journal %s, because it is damaged: %s.", self._path, error)
             return None
         except Exception as error:  # the thread must go on, because callers wait until it calls `then`
             self._give_up(error)
             return None
-        return result_rows(entry.run, entry.batch, file)
+        return None if file is None else result_rows(entry.run, entry.batch, file)
+
+    def _write_file(self, entry: LargeObject) -> str | None:
+        """Write the file of a large object, and return its name. While too many files are open, wait and try again.
+
+        Return None if the journal is closing, or if too many files stay open. The tries count for all objects together,
+        because the entries behind them wait meanwhile, such as the starts of tasks that must not run twice.
+        """
+        while not self._closing:
+            try:
+                name = self._folder.write(entry.segments, entry.digest)
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTOR:
+                    raise
+                self._tries -= 1
+                if self._tries <= 0:
+                    logger.warning(
+                        "A result is not committed to the journal %s, because this program has too many open files. "
+                        "Close files, or raise the limit that `ulimit -n` shows.",
+                        self._path,
+                    )
+                    return None
+                time.sleep(PAUSE_S)
+            else:
+                self._tries = TRIES
+                return name
+        return None
 
     def _commit(self, batch: Sequence[Rows]) -> None:
         if batch and self.error is None:

@@ -9,6 +9,7 @@ import pickle
 import random
 import sqlite3
 import stat
+import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from handout.errors import DamagedFileError, JournalError
-from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, opening, read
+from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, checksums, opening, read, writer
 from handout.journal.object_files import ObjectFile, ObjectFolder
 from handout.journal.tables import FORMAT
 from tests.patience import HANG_S
@@ -406,6 +407,67 @@ def test_an_object_whose_file_is_damaged_is_written_again(tmp_path: Path) -> Non
     finish(journal)
     journal.close()
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("taker", ["open", "mkstemp"])
+@pytest.mark.parametrize(("lacks", "committed"), [(3, {ONE, TWO}), (5, {TWO})])
+def test_a_lack_of_descriptors_delays_a_large_result_and_does_not_end_the_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    taker: str,
+    lacks: int,
+    committed: set[bytes],
+) -> None:
+    """After too many tries, only this result is not committed. The result behind it is."""
+    monkeypatch.setattr(writer, "PAUSE_S", 0)
+    monkeypatch.setattr(writer, "TRIES", 5)
+    owner: Any = Path if taker == "open" else tempfile
+    take, taken = getattr(owner, taker), [0]
+
+    def lacking(*args: Any, **options: Any) -> Any:
+        if taker == "mkstemp" or args[0].name.startswith("spilled"):
+            taken[0] += 1
+            if taken[0] <= lacks:
+                raise OSError(errno.EMFILE, "Too many open files")
+        return take(*args, **options)
+
+    files = []
+    for name in ("spilled-x", "spilled-y"):
+        (tmp_path / name).write_bytes(name.encode() * 8_000)
+        files.append(ObjectFile(tmp_path / name, 72_000, checksums.of_object([name.encode() * 8_000])))
+    monkeypatch.setattr(owner, taker, lacking)
+    journal = Journal(tmp_path / "run.db")
+    journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
+    for number, file in enumerate(files):
+        journal.commit_file(ResultBatch("h1", "", False, [number], [1], [72_000]), file, file.digest)
+    assert finish(journal) is None
+    assert journal.committed([ONE, TWO]).keys() == committed
+    journal.close()
+    assert [path.name for path in (tmp_path / "run.db.objects").iterdir() if path.name.startswith("new-")] == []
+    told = [message for message in caplog.messages if "too many open files" in message]
+    assert len(told) == 2 - len(committed)
+    assert all("`ulimit -n`" in message for message in told)
+
+
+def test_many_large_results_wait_together_for_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the entries behind them, such as the end of the run, would wait for each of them in turn."""
+    monkeypatch.setattr(writer, "PAUSE_S", 0)
+    monkeypatch.setattr(writer, "TRIES", 5)
+    calls = []
+
+    def lacking(*args: Any, **options: Any) -> Any:
+        calls.append(options)
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    monkeypatch.setattr(tempfile, "mkstemp", lacking)
+    journal = Journal(tmp_path / "run.db")
+    journal.begin_run(["one"], [ONE], 0, 1, [])
+    for fill in (b"x", b"y", b"z"):
+        journal.commit_file(ResultBatch("h1", "", False, [0], [1], [70_000]), [fill * 70_000])
+    assert finish(journal) is None
+    journal.close()
+    assert len(calls) == 5 + 1 + 1
 
 
 @pytest.mark.parametrize("seed", range(8))
