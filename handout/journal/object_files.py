@@ -32,8 +32,8 @@ __all__ = [
 #: The error numbers of a file that cannot be opened, because the process or the system has too many open files.
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 #: How often the controller tries to open a file while there are too many open files, and the seconds between two tries.
-#: A program that opens files for a moment, for example for a burst of connections, loses nothing in these 10 s.
-TRIES: Final = 100
+#: A program that has too many open files for less than these 5 s, for example for a burst of connections, loses nothing.
+TRIES: Final = 50
 PAUSE_S: Final = 0.1
 
 #: The names of files that are still being written begin with this.

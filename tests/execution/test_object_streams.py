@@ -243,7 +243,7 @@ async def test_a_file_that_is_shortened_while_it_is_sent_is_damaged_and_kills_no
 
 
 async def test_a_file_that_vanished_before_its_first_read_is_told_with_the_reason(tmp_path: Path) -> None:
-    told: list[DamagedFileError] = []
+    told: list[DamagedFileError | OSError] = []
     source = CheckedSource(file_of(tmp_path / "gone", b"0123456789"), told.append)
     (tmp_path / "gone").unlink()
     assert [bytes(source.read(0, 4)) for _ in range(2)] == [b"", b""]
@@ -258,7 +258,7 @@ async def test_files_that_wait_to_be_sent_are_not_open(tmp_path: Path) -> None:
     session.attach({}, 0.0)
     data = bytes(40_000)
     before = len(os.listdir("/proc/self/fd"))
-    told: list[DamagedFileError] = []
+    told: list[DamagedFileError | OSError] = []
     for number in range(300):
         session.send_stream(number, CheckedSource(file_of(tmp_path / str(number), data), told.append))
     assert len(os.listdir("/proc/self/fd")) == before
@@ -272,8 +272,8 @@ async def test_files_that_wait_to_be_sent_are_not_open(tmp_path: Path) -> None:
 
 
 async def test_an_object_waits_while_no_file_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_streams, "_NO_DESCRIPTOR_S", 0)
-    told: list[DamagedFileError] = []
+    monkeypatch.setattr(object_streams, "PAUSE_S", 0)
+    told: list[DamagedFileError | OSError] = []
     source = CheckedSource(file_of(tmp_path / "late", b"0123456789"), told.append)
     more = asyncio.Event()
     source.on_more = more.set

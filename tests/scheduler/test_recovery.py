@@ -241,3 +241,4 @@ def test_who_never_gets_its_input_is_told_where_it_was_tried(pinned: str | None,
     error = ended[0].failures[0]
     assert isinstance(error, HostLostError)
     assert said in str(error)
+    assert "`ulimit -n`" in error.remedy  # copies of the controller's own files fail in this way too

@@ -17,7 +17,7 @@ from typing import Protocol
 from handout.errors import DamagedFileError
 from handout.execution.shell.run_objects import SpillFile
 from handout.journal import checksums
-from handout.journal.object_files import ObjectFile, damaged_file
+from handout.journal.object_files import PAUSE_S, TRIES, ObjectFile, damaged_file
 from handout.protocol.frames import Buffer, ProtocolError
 from handout.protocol.session import Source
 from handout.transport.conversation import GrowingSource
@@ -29,8 +29,6 @@ logger = logging.getLogger("handout")
 #: An object that is relayed from host to host waits in memory, up to this many bytes. If more bytes arrive, the object
 #: waits in a file, so that a slow target host does not fill the memory of the controller.
 _RELAY_MEMORY = 8 << 20
-#: Seconds until the controller reads a file again that it could not open, because too many files were open.
-_NO_DESCRIPTOR_S = 0.1
 
 
 class BytesSource(Source):
@@ -88,47 +86,48 @@ class CheckedSource(GrowingSource):
 
     Args:
         file: The file.
-        failed: Called once, in a later turn of the event loop, if the bytes are damaged or the file cannot be read.
+        failed: Called once, in a later turn of the event loop, if the bytes are damaged or the file cannot be read. The
+            error is an `OSError` if too many files stayed open.
+        waits: Called with the error each time that the file cannot be opened now, because too many files are open.
     """
 
-    def __init__(self, file: ObjectFile, failed: Callable[[DamagedFileError], None]) -> None:
+    def __init__(
+        self,
+        file: ObjectFile,
+        failed: Callable[[DamagedFileError | OSError], None],
+        waits: Callable[[OSError], None] = lambda error: None,
+    ) -> None:
         super().__init__()
         self.size = file.nbytes
         self._file = file
         self._failed = failed
+        self._waits = waits
         self._computed = checksums.new_digest()
         self._first_reads = _FirstReads(self._computed.update)
-        self._is_damaged = False
-        self._has_waited = False
+        self._has_failed = False
+        self._tries = TRIES
 
     def read(self, offset: int, size: int) -> Buffer:
-        """See `Source`. Once the file has turned out to be damaged, there are no more bytes."""
-        if self._is_damaged:
+        """See `Source`. Once the file has turned out to be damaged or unreadable, there are no more bytes."""
+        if self._has_failed:
             return b""
         try:
             data = self._file.read(offset, size)
             self._first_reads.read(offset, data)
             if self._first_reads.covered == self.size and self._computed.hexdigest() != self._file.digest:
                 raise damaged_file(self._file.path)
-        except DamagedFileError as error:
-            self._is_damaged = True
-            asyncio.get_running_loop().call_soon(self._failed, error)
+        except (DamagedFileError, OSError) as error:
+            self._tries -= 1
+            if isinstance(error, OSError) and self._tries > 0:
+                # A lack of descriptors says nothing about the object, so the object is not lost.
+                self._waits(error)
+                asyncio.get_running_loop().call_later(PAUSE_S, lambda: self.on_more())
+            else:
+                self._has_failed = True
+                asyncio.get_running_loop().call_soon(self._failed, error)
             return b""
-        except OSError as error:
-            self._wait(error)
-            return b""
+        self._tries = TRIES
         return data
-
-    def _wait(self, error: OSError) -> None:
-        """Have the file read later, because a lack of descriptors says nothing about the object: it is not lost."""
-        asyncio.get_running_loop().call_later(_NO_DESCRIPTOR_S, lambda: self.on_more())
-        if not self._has_waited:
-            self._has_waited = True
-            logger.warning(
-                "An object waits in the controller, because this program has too many open files (%s). "
-                "Close files, or raise the limit that `ulimit -n` shows.",
-                error.strerror,
-            )
 
 
 class Sink(Protocol):

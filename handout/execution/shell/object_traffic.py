@@ -66,12 +66,10 @@ class ObjectTraffic:
             if source != CONTROLLER:
                 self._relay(run, number, source, agent)
                 continue
-            file = run.objects.file(number)
-            if file is not None:
-                self._stream(run, number, file, agent)
-                continue
             segments = self._segments(run, number)
-            if segments is None:
+            if isinstance(segments, ObjectFile):
+                self._stream(run, number, segments, agent)
+            elif segments is None:
                 self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing=True))
             elif run.objects.size(number) > INLINE:
                 agent.put(run.base | number, segments, run.objects.size(number))
@@ -86,20 +84,32 @@ class ObjectTraffic:
     def _stream(self, run: RunState, number: int, file: ObjectFile, agent: AgentProxy) -> None:
         """Send an object from a file of the controller to a host. Read and check the bytes meanwhile."""
 
-        def failed(error: DamagedFileError) -> None:
+        def failed(error: DamagedFileError | OSError) -> None:
             agent.conversation.stop_object(stream)
-            if run.objects.file(number) is file:
+            if isinstance(error, DamagedFileError) and run.objects.file(number) is file:
                 self._forget(run, number, error)
             # The object may have been made again since this stream began.
             missing = number not in run.objects
             self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing))
 
-        stream = agent.conversation.send_object(run.base | number, CheckedSource(file, failed))
+        def waits(error: OSError) -> None:
+            if not run.has_waited_for_files:
+                run.has_waited_for_files = True
+                logger.warning(
+                    "Objects wait in the controller, because this program has too many open files (%s). "
+                    "Close files, or raise the limit that `ulimit -n` shows.",
+                    error.strerror,
+                )
+
+        stream = agent.conversation.send_object(run.base | number, CheckedSource(file, failed, waits))
 
     def _segments(self, run: RunState, number: int) -> Sequence[Segment] | None:
-        """Return the bytes of an object without a file of its own. None if the controller cannot read them."""
+        """Return the bytes of an object, or its file if it is large. None if the controller cannot read the object."""
         try:
             return run.objects.segments(number)
+        except OSError:
+            # The file is small, but cannot be read now. A stream reads it again, as long as too many files are open.
+            return run.objects.file(number)
         except (DamagedFileError, JournalError) as error:
             self._forget(run, number, error)
             return None

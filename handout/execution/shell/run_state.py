@@ -118,6 +118,8 @@ class RunState:
     failed_order: list[int] = field(default_factory=list)
     #: The error that ended the run as a whole.
     error: Exception | None = None
+    #: True once a warning has told that objects of the run wait, because too many files are open.
+    has_waited_for_files: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     #: Called with every batch of events; see `Execution.events`.
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
