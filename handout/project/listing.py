@@ -44,13 +44,15 @@ _SKIPPED_ENDS = (".pyc", ".pyo", "~", *EXTENSIONS)
 #: A folder with one of these files is a virtual environment, or a cache: https://bford.info/cachedir.
 _MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
 #: What stands in each text that has a private key, for the programs that read the key.
-_PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-")
+_PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
 #: A private key is searched for in this many bytes at the beginning of a file.
 _SEARCHED = 64 << 10
-#: The names of files that hold keys, private or public, or certificates. Those that are no texts count as private keys.
+#: The names of files that hold keys, private or public, or certificates. Such a file counts as a private key if it is no
+#: text, or if it is only one long word, such as a key of WireGuard or Fernet, or the master key of Rails.
 _KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key)")
 #: Bytes that no text has. The binary form of a key (DER) has them in the tags of its numbers.
 _NO_TEXT = re.compile(rb"[\0-\6]")
+_ONE_WORD = re.compile(rb"\s*\S{24,}\s*")
 #: The ends of the names of files that store keys and passwords in other forms than text.
 _STORES = (".p12", ".pfx", ".jks", ".keystore", ".kdbx")
 _QUOTE = re.compile(rb"[\"']")
@@ -128,23 +130,23 @@ def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") 
         module: The name of the module, if the folder is the module's own. Then a file may also match a pattern such as
             ``"*.json"`` in the source, or have the module's name and a suffix that stands in the source.
     """
-    try:
-        listing.folders[folder] = os.stat(folder).st_mtime_ns
-        children = sorted(os.scandir(folder), key=lambda each: each.name)
-    except OSError:
-        return  # the module is in a zip file, or its folder is gone
+    read = _read_folder(folder, "No file beside the modules in")
+    if read is None:
+        return
+    status, children = read
+    listing.folders[folder] = status.st_mtime_ns
     named = _Named(source, module)
     for number, child in enumerate(children):
         if is_slice_end(number):
             yield
-        status = None if _is_junk(child.name) or child.name not in named else _status(child.path)
-        if status is None:
+        found = None if _is_junk(child.name) or child.name not in named else _status(child.path)
+        if found is None:
             continue
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(found.st_mode):
             if not _is_importable_name(child.name, child.path):
                 yield from _walk(listing, child.name, child.path, set())
         elif not child.name.endswith(".py"):
-            _add_file(listing, child.name, child.path, status)
+            _add_file(listing, child.name, child.path, found)
 
 
 def _is_importable_name(name: str, folder: str) -> bool:
@@ -161,12 +163,10 @@ def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]
         folder: The folder.
         above: Device and inode of each folder above this one, so that a symbolic link to one of them ends the walk.
     """
-    try:
-        status = os.stat(folder)
-        children = sorted(os.scandir(folder), key=lambda each: each.name)
-    except OSError as error:
-        warn_once(folder, f"Nothing in {folder} is sent to hosts, because the folder cannot be read: {error.strerror}.")
+    read = _read_folder(folder, "Nothing in")
+    if read is None:
         return
+    status, children = read
     identity = (status.st_dev, status.st_ino)
     if identity in above or (above and not _MARKS.isdisjoint(child.name for child in children)):
         return
@@ -193,12 +193,34 @@ def _walk(listing: Listing, inside: str, folder: str, above: set[tuple[int, int]
             _add_file(listing, path, child.path, found)
 
 
+def _read_folder(folder: str, what: str) -> tuple[os.stat_result, list[os.DirEntry[str]]] | None:
+    """Return the status of a folder and its sorted contents. If it cannot be read, return None and log a warning.
+
+    Args:
+        folder: The folder.
+        what: The beginning of the warning, which says what is not sent.
+    """
+    try:
+        return os.stat(folder), sorted(os.scandir(folder), key=lambda each: each.name)
+    except FileNotFoundError:
+        return None  # the folder was just removed
+    except OSError as error:
+        warn_once(folder, f"{what} {folder} is sent to hosts, because the folder cannot be read: {error.strerror}.")
+        return None
+
+
 def _status(path: str) -> os.stat_result | None:
-    """Return the status of a folder or a regular file, and None for anything else."""
+    """Return the status of a folder or a regular file, and None for anything else.
+
+    Log a warning if the path cannot be followed.
+    """
     try:
         status = os.stat(path)
-    except OSError:
+    except FileNotFoundError:
         return None  # a symbolic link that leads nowhere, or a file that was just removed
+    except OSError as error:
+        warn_once(path, f"{path} is not sent to hosts, because it cannot be read: {error.strerror}.")
+        return None
     return status if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode) else None
 
 
@@ -284,8 +306,8 @@ def is_key(listed: Listed, data: bytes) -> bool:
     is_named_as_key = _KEYS.fullmatch(name) is not None
     # A *.pem file may have its key behind any number of certificates.
     searched = data if is_named_as_key else data[:_SEARCHED]
-    found = name.endswith(_STORES) or _PRIVATE_KEY.search(searched) or (is_named_as_key and _NO_TEXT.search(searched))
-    if not found:
+    is_secret = _NO_TEXT.search(data) or _ONE_WORD.fullmatch(data) if is_named_as_key else None
+    if not (name.endswith(_STORES) or _PRIVATE_KEY.search(searched) or is_secret):
         return False
     warn_once(
         f"key {listed.path}",

@@ -106,6 +106,35 @@ def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, warn
     assert all("cannot be read: Permission denied" in each for each in warnings.messages)
 
 
+def test_what_cannot_be_followed_is_named_and_what_leads_nowhere_is_not(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "pkg/__init__.py", "pkg/data.txt")
+    (tmp_path / "pkg" / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "pkg" / "nowhere.txt").symlink_to("absent.txt")
+    assert package_in(tmp_path).files.keys() == {"pkg/data.txt"}
+    (message,) = warnings.messages
+    assert message.startswith(f"{tmp_path}/pkg/loop.txt is not sent to hosts, because it cannot be read: ")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file")])
+def test_a_folder_of_a_module_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: pytest.LogCaptureFixture, error: OSError
+) -> None:
+    """The module itself travels: a folder may allow to read the files in it, and not to list them."""
+    write(tmp_path, **{"mod.py": b"PATH = __file__, 'data.txt'", "data.txt": b"x"})
+
+    def refuse(folder: str) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    made = at_once(Package.read("mod", [str(tmp_path / "mod.py")]))
+    assert made.modules.keys() == {"mod"}
+    assert made.files == {}
+    said = f"No file beside the modules in {tmp_path} is sent to hosts, because the folder cannot be read: "
+    assert warnings.messages == ([] if error.errno == 2 else [f"{said}Permission denied."])
+
+
 @pytest.mark.parametrize(
     ("source", "travel"),
     [
@@ -185,6 +214,14 @@ KEYS = {
     "id_ed25519": (DER, False),
     "trust.jks": (b"x", False),
     "pass.kdbx": (b"x", False),
+    "wg0.key": (b"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n", False),
+    "fernet.key": (b"cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", False),
+    "master.key": (b"0123456789abcdef01234567\n", False),
+    "secret.PEM": (b"\n django-insecure-a^b$c(d)e!f#g&h*i \n", False),
+    "age.txt": (b"# public key: age1x\nAGE-SECRET-KEY-1XYZ", False),
+    "table.key": (b"0123456789abcdef0123456\n", True),
+    "words.key": (b"0123456789abcdef01234567 and more", True),
+    "token.txt": (b"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n", True),
     "far.txt": (FAR + KEY, True),
     "id_rsa.pub": (b"ssh-rsa AAAA", True),
     "id_ecdsa": (b"ssh-ed25519 AAAA", True),
