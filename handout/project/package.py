@@ -340,9 +340,9 @@ def tell_of_files(package: str, sizes: Mapping[str, int]) -> None:
     told = _told.setdefault(package, set())
     new = [f"{path} ({nbytes:,} bytes)" for path, nbytes in sizes.items() if path not in told]
     told.update(sizes)
-    if new:
-        more = f" and {len(new) - _TOLD} more" if len(new) > _TOLD else ""
-        logger.info("Hosts that run code of %r also get these files: %s%s.", package, ", ".join(new[:_TOLD]), more)
+    for first in range(0, len(new), _TOLD):
+        named = ", ".join(new[first : first + _TOLD])
+        logger.info("Hosts that run code of %r also get these files: %s.", package, named)
 
 
 def _warn_unreadable(path: str, error: OSError) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from handout.project import package
 from handout.slices import at_once
 from handout.submission.code_bundles import bundle_modules
 from tests.project.files import write
@@ -34,3 +35,7 @@ def test_the_log_tells_once_which_files_travel_and_leaves_out_those_that_do_not(
     assert told() == [f"{begin}hobundle/table.json (2 bytes), hobundle/words.txt (3 bytes)."]
     write(tmp_path / "hobundle", **{"table.json": b"[1]", "new.txt": b"more"})
     assert told() == [f"{begin}hobundle/new.txt (4 bytes)."]
+    monkeypatch.setattr(package, "_TOLD", 2)
+    write(tmp_path / "hobundle", "a", "b", "c")
+    named = [f"hobundle/{name} (0 bytes)" for name in "abc"]
+    assert told() == [f"{begin}{named[0]}, {named[1]}.", f"{begin}{named[2]}."]
