@@ -9,7 +9,6 @@ watching thread, notices when a beat is overdue.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import sys
@@ -29,6 +28,9 @@ logger = logging.getLogger("handout")
 _BEATS = 4
 _PATHS = sysconfig.get_paths()
 _HANDOUT = str(Path(__file__).resolve().parents[1]) + os.sep
+#: The files of Handout whose functions may be called in any thread: those that build graphs and read results. All other
+#: functions need the running loop, or read what the loop's callbacks change.
+_MOVABLE = (os.path.join(_HANDOUT, "graph", ""), os.path.join(_HANDOUT, "execution", "results.py"))
 _INSTALLED = tuple({_PATHS["purelib"] + os.sep, _PATHS["platlib"] + os.sep})
 _PYTHON = (_PATHS["stdlib"] + os.sep, "<frozen")
 #: Functions of the event loop itself. The frames that such a function calls belong to a callback of the loop. The
@@ -50,8 +52,8 @@ class _Culprit(NamedTuple):
     beat_at: float
     #: What the warning says about the code: its owner, file and line. ``""`` if no code to blame was found.
     blame: str
-    #: True if the caller's code is to blame, or a function of Handout that the caller's code calls and does not await.
-    #: In that case, the warning says how to move the call into a thread.
+    #: True if the caller's code is to blame, or a function of `_MOVABLE` that the caller's code calls. In that case, the
+    #: warning says how to move the call into a thread.
     is_movable: bool = False
 
 
@@ -144,9 +146,10 @@ def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:
             if "your code" not in owners:
                 return _Culprit(beat_at, f"Handout's own code at {_place(frame)}")
             caller = owners.index("your code")
-            called = f"Handout's own code at {_place(frame)}, called at {_place(frames[caller])}"
-            # A coroutine of Handout belongs to its event loop, so it cannot move to a thread.
-            return _Culprit(beat_at, called, is_movable=not frames[caller - 1].f_code.co_flags & inspect.CO_COROUTINE)
+            blame = f"Handout's own code at {_place(frame)}, called at {_place(frames[caller])}"
+            # Python's own code may stand between the two: `Mapping.items` reads results.
+            called = frames[max(index for index in range(caller) if owners[index] == "Handout")]
+            return _Culprit(beat_at, blame, called.f_code.co_filename.startswith(_MOVABLE))
     packages = [f"{owner} at {_place(frame)}" for frame, owner in zip(frames, owners, strict=True) if owner]
     return _Culprit(beat_at, packages[0] if packages else "")
 
