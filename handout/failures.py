@@ -157,8 +157,14 @@ class Failure:
 
     @property
     def lost_class(self) -> type[BaseException] | None:
-        """The class of the task's exception, if the class can be loaded and the exception may not load."""
-        return exceptions.load_class(self.pickled) if self.pickled else None
+        """The class of the task's exception, if the class is known here and the exception may not load.
+
+        If the host has ``trust="data"``, only one class is known, by its name: that of the error for a missing package.
+        """
+        if self.pickled:
+            return exceptions.load_class(self.pickled)
+        is_missing = self.report.get("missing") is not None and self.report.get("type") == ModuleNotFoundError.__name__
+        return ModuleNotFoundError if is_missing else None
 
     def _remote(self, problem: BaseException | None) -> RemoteError:
         """Return the error that stands for an exception that cannot be made again, and say why it cannot."""
@@ -242,6 +248,8 @@ class Failure:
                 "be the function that failed, or run fewer tasks at once."
             )
         missing = self.report.get("missing")
+        if missing is not None and self.report.get("retryable"):
+            return f"{_install(missing)} Or raise retries= if another host may have it."
         if missing is not None:
             return (
                 f"{_install(missing)} A task that lacks a package is tried again only if its retry_on= names "
