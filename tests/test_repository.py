@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dis
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -50,30 +52,59 @@ def test_the_tests_that_the_page_on_reliability_names_exist() -> None:
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_python_in_the_documentation_compiles(page: Path) -> None:
     for code in blocks("python", page.read_text(encoding="utf-8")):
-        compile(code, str(page), "exec", flags=0x2000)  # PyCF_ALLOW_TOP_LEVEL_AWAIT
+        compiled(code)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_python_in_the_documentation_uses_only_names_that_the_page_has_defined_before(page: Path) -> None:
-    """A block stands for itself or goes on from the blocks before it. A block may be the body of a function there."""
-    found = blocks("python", page.read_text(encoding="utf-8"))
-    for count in range(1, len(found) + 1):
-        tree = ast.parse("".join(found[:count]))
-        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-        known = {name.id for name in names if not isinstance(name.ctx, ast.Load)} | {
-            "__file__",
-            "__name__",
-            *dir(builtins),
-        }
-        for node in ast.walk(tree):
-            match node:
-                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.ExceptHandler(name=str()):
-                    known.add(str(node.name))
-                case ast.alias():
-                    known.add((node.asname or node.name).partition(".")[0])
-                case ast.arg():
-                    known.add(node.arg)
-        assert {name.id for name in names} - known == set(), found[count - 1]
+    """A block goes on from the blocks before it. What a function or class binds is not known outside of it."""
+    known = set(PREDEFINED)
+    for block in blocks("python", page.read_text(encoding="utf-8")):
+        assert unknown_names(compiled(block), known) == set(), block
+
+
+PREDEFINED = {"__file__", "__name__", "__annotations__", *dir(builtins)}
+
+
+def compiled(source: str) -> CodeType:
+    code: CodeType = compile(source, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    return code
+
+
+def unknown_names(code: CodeType, known: set[str]) -> set[str]:
+    """Return the names that the code of a module uses before they are bound. Add to `known` what the code binds.
+
+    Functions may use names that are bound behind them, because they are called later.
+    """
+    unknown, later = set[str](), set[str]()
+    for each in dis.get_instructions(code):
+        if each.opname in ("STORE_NAME", "STORE_GLOBAL"):
+            known.add(each.argval)
+        elif each.opname == "DELETE_NAME":  # also at the end of `except ... as`
+            known.discard(each.argval)
+        elif each.opname in ("LOAD_NAME", "LOAD_GLOBAL") and each.argval not in known:
+            unknown.add(each.argval)
+        elif isinstance(each.argval, CodeType):
+            # A class binds its names for its own code only.
+            later |= unknown_names(each.argval, known.copy())
+    return unknown | (later - known)
+
+
+@pytest.mark.parametrize(
+    ("source", "unknown"),
+    [
+        ("x = 1\nprint(x, y)", {"y"}),
+        ("print(x)\nx = 1", {"x"}),
+        ("def f(a):\n    b = a\n    return b, c\nc = 1\nprint(a, b)", {"a", "b"}),
+        ("def f(x: Late): ...\nclass Late: ...", {"Late"}),
+        ("class A:\n    inner: int = 1\n    other = inner\nprint(inner)", {"inner"}),
+        ("try:\n    pass\nexcept ValueError as error:\n    print(error)\nprint(error)", {"error"}),
+        ("import os.path as p\nasync with p as (q, r):\n    print([s for s in q], r)", set()),
+        ("print([s for s in range(3)], s)", {"s"}),
+    ],
+)
+def test_names_are_known_only_where_python_knows_them(source: str, unknown: set[str]) -> None:
+    assert unknown_names(compiled(source), set(PREDEFINED)) == unknown
 
 
 def test_the_first_graph_of_the_readme_works(tmp_path: Path) -> None:
