@@ -52,8 +52,8 @@ class _Culprit(NamedTuple):
     beat_at: float
     #: What the warning says about the code: its owner, file and line. ``""`` if no code to blame was found.
     blame: str
-    #: True if the caller's code is to blame, or a function of `_MOVABLE` that the caller's code calls. In that case, the
-    #: warning says how to move the call into a thread.
+    #: True if the caller's code is to blame, or calls a function of Handout in one of the `_MOVABLE` files. In that
+    #: case, the warning says how to move the call into a thread.
     is_movable: bool = False
 
 

@@ -32,7 +32,7 @@ __all__ = [
 #: The error numbers of a file that cannot be opened, because the process or the system has too many open files.
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 #: How often the controller tries to open a file while there are too many open files, and the seconds between two tries.
-#: A program that has too many open files for less than these 5 s, for example for a burst of connections, loses nothing.
+#: A program that has too many open files for less than these 5 s, for example in a burst of connections, loses nothing.
 TRIES: Final = 50
 PAUSE_S: Final = 0.1
 

@@ -47,8 +47,8 @@ _MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
 _PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
 #: A private key is searched for in this many bytes at the beginning of a file.
 _SEARCHED = 64 << 10
-#: The names of files that hold keys, private or public, or certificates. Such a file counts as a private key if it is no
-#: text, or if it is only one long word, such as a key of WireGuard or Fernet, or the master key of Rails.
+#: The names of files that hold keys, private or public, or certificates. Such a file counts as a private key if it is
+#: no text, or if it is only one long word, such as a key of WireGuard or Fernet, or the master key of Rails.
 _KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key)")
 #: Bytes that no text has. The binary form of a key (DER) has them in the tags of its numbers.
 _NO_TEXT = re.compile(rb"[\0-\6]")

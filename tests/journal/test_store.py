@@ -18,7 +18,17 @@ from typing import Any
 import pytest
 
 from handout.errors import DamagedFileError, JournalError
-from handout.journal import AttemptStart, ClassName, CommittedTask, Journal, ResultBatch, checksums, opening, read, writer
+from handout.journal import (
+    AttemptStart,
+    ClassName,
+    CommittedTask,
+    Journal,
+    ResultBatch,
+    checksums,
+    opening,
+    read,
+    writer,
+)
 from handout.journal.object_files import ObjectFile, ObjectFolder
 from handout.journal.tables import FORMAT
 from tests.patience import HANG_S

@@ -313,8 +313,8 @@ def _input_not_copied(world: World, run: Run, t: int, host: HostRecord, failures
     return HostLostError(
         f"task {name!r} could not get one of its inputs on host {host.name!r}; "
         f"the task was tried {failures} times{others}.",
-        remedy="Check the free disk space on that host and the connection to it. If a warning says that this program has "
-        "too many open files, close files, or raise the limit that `ulimit -n` shows.",
+        remedy="Check the free disk space on that host and the connection to it. If a warning says that this program "
+        "has too many open files, close files, or raise the limit that `ulimit -n` shows.",
         host=host.name,
         id=name,
     )
