@@ -202,8 +202,8 @@ def _read_folder(folder: str, what: str) -> tuple[os.stat_result, list[os.DirEnt
     """
     try:
         return os.stat(folder), sorted(os.scandir(folder), key=lambda each: each.name)
-    except FileNotFoundError:
-        return None  # the folder was just removed
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # the folder was just removed, or it is in a zip file
     except OSError as error:
         warn_once(folder, f"{what} {folder} is sent to hosts, because the folder cannot be read: {error.strerror}.")
         return None
