@@ -10,9 +10,11 @@ An exception's class is user code. So this module reads and writes causes, conte
 
 from __future__ import annotations
 
+import collections
 import pickle
 import threading
 import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -42,13 +44,27 @@ _MAX_TEXT = 64 << 10
 #: At most this many notes of one exception are encoded.
 _MAX_NOTES = 100
 
-#: By what is loaded, which is "exception" or "class", and the name of its type: the thread of a call that was overdue.
-_overdue: dict[tuple[str, str], threading.Thread] = {}
+#: At most this many types count as overdue. Of more, the types that were overdue last count.
+_MAX_OVERDUE = 1000
 
 _CAUSE: Any = BaseException.__dict__["__cause__"]
 _CONTEXT: Any = BaseException.__dict__["__context__"]
 _SUPPRESS: Any = BaseException.__dict__["__suppress_context__"]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
+
+class _Overdue(NamedTuple):
+    """The calls that have loaded exceptions of one type, or the type itself, and were overdue."""
+
+    #: How many they are, since the last call that returned in time.
+    calls: int
+    #: The thread of the last one, until the thread ends.
+    thread: weakref.ref[threading.Thread]
+
+
+#: By what is loaded, which is "exception" or "class", and the name of the type. The type that was overdue last comes
+#: last.
+_overdue: collections.OrderedDict[tuple[str, str], _Overdue] = collections.OrderedDict()
 
 
 class NotSentError(Exception):
@@ -350,20 +366,29 @@ def load_exception(
 def _in_time(what: str, entry: dict[str, Any], load: Callable[[], T]) -> T:
     """Call ``load``, which loads the exception of an entry or its class, within `user_objects.LIMIT_S` seconds.
 
-    After an overdue call, nothing else of that type is loaded until the call ends, so that many exceptions of one type
-    cost one wait. The class has a wait of its own, because it often loads where its exceptions do not.
+    After an overdue call, nothing else of that type is loaded until the call's thread ends. The limit of the next call
+    is half of the limit before, until a call returns in time. So the waits of overdue calls in a row sum to at most
+    ``2 * LIMIT_S``, however many exceptions of the type arrive. The class has waits of its own, because it often loads
+    where its exceptions do not.
     """
     if entry.get("plain"):
         return load()
     key = what, entry["type"]
-    thread = _overdue.get(key)
+    before = _overdue.get(key)
+    thread = None if before is None else before.thread()
     if thread is not None and thread.is_alive():
         raise user_objects.OverdueError(f"an earlier {what} of this type is still being loaded", thread)
+    count = 0 if before is None else before.calls
     try:
-        return user_objects.bounded(load)
+        found = user_objects.bounded(load, user_objects.LIMIT_S * 0.5**count)
     except user_objects.OverdueError as error:
-        _overdue[key] = error.thread
+        _overdue[key] = _Overdue(count + 1, weakref.ref(error.thread))
+        _overdue.move_to_end(key)
+        if len(_overdue) > _MAX_OVERDUE:
+            _overdue.popitem(last=False)
         raise
+    _overdue.pop(key, None)
+    return found
 
 
 def _load_chain(

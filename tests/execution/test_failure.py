@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import copyreg
 import errno
 import fcntl
+import gc
+import itertools
 import os
 import pickle
 import re
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -288,7 +291,8 @@ def test_an_exception_whose_unpickling_hangs_comes_as_remote_error_in_time(monke
     again = from_report("a", "far", 1, report, failure.pickled)
     assert "an earlier exception of this type is still being loaded" in str(again.bare())  # without another wait
     assert failure.lost_class is LateError
-    (thread,) = [each for (_, name), each in exceptions._overdue.items() if name.endswith("LateError")]
+    (thread,) = [each.thread() for (_, name), each in exceptions._overdue.items() if name.endswith("LateError")]
+    assert thread is not None
     monkeypatch.setattr(user_objects, "LIMIT_S", HANG_S)
     gate.set()
     thread.join(HANG_S)
@@ -335,9 +339,64 @@ def test_a_class_that_is_still_being_loaded_is_not_loaded_again(monkeypatch: pyt
     assert exceptions.load_class(pickled) is None
     monkeypatch.setattr(user_objects, "LIMIT_S", HANG_S)
     assert exceptions.load_class(pickled) is None  # without another wait
+    thread = exceptions._overdue["class", type_name(error)].thread()
+    assert thread is not None
     LateClass.gate.set()
-    exceptions._overdue["class", type_name(error)].join(HANG_S)
+    thread.join(HANG_S)
     assert exceptions.load_class(pickled) is ValueError
+
+
+def slow_error(number: int = 0) -> bytes:
+    """Return what `exceptions.dump_exception` makes of an exception that is not plain and cannot be pickled."""
+    entry = {"blob": None, "type": f"Slow{number}Error", "message": "", "notes": []}
+    return pickle.dumps([{**entry, "cause": -1, "context": -1, "suppress": True}], 5)
+
+
+def limits(monkeypatch: pytest.MonkeyPatch, are_late: Iterable[bool]) -> list[float]:
+    """Let calls with a limit be overdue or return in time, and return the list of their limits in seconds.
+
+    The thread of each overdue call has ended before the next call.
+    """
+    found: list[float] = []
+    late = iter(are_late)
+
+    def bounded(function: Callable[[], Any], within_s: float) -> Any:
+        found.append(within_s)
+        if next(late):
+            raise user_objects.OverdueError("too late", threading.Thread())
+        return function()
+
+    monkeypatch.setattr(user_objects, "bounded", bounded)
+    monkeypatch.setattr(exceptions, "_overdue", collections.OrderedDict())
+    return found
+
+
+def test_the_waits_for_one_type_whose_loading_takes_long_sum_to_twice_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = limits(monkeypatch, [True] * 2000 + [False, True])
+    for _ in range(2000):
+        with pytest.raises(user_objects.OverdueError, match="too late"):
+            exceptions.load_exception(slow_error())
+    assert found[:3] == [user_objects.LIMIT_S, user_objects.LIMIT_S / 2, user_objects.LIMIT_S / 4]
+    assert sum(found) <= 2 * user_objects.LIMIT_S
+    exceptions.load_exception(slow_error(), lambda name, text: ValueError(text))
+    assert not exceptions._overdue
+    with pytest.raises(user_objects.OverdueError):
+        exceptions.load_exception(slow_error())
+    assert found[-1] == user_objects.LIMIT_S  # after a call that returned in time
+
+
+def test_a_bounded_number_of_types_counts_as_overdue_and_no_thread_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exceptions, "_MAX_OVERDUE", 3)
+    found = limits(monkeypatch, itertools.repeat(True))
+    for number in (0, 1, 0, 2, 3, 0, 1):
+        with pytest.raises(user_objects.OverdueError):
+            exceptions.load_exception(slow_error(number))
+    assert [limit / user_objects.LIMIT_S for limit in found] == [1, 1, 0.5, 1, 1, 0.25, 1]
+    assert [name for _, name in exceptions._overdue] == ["Slow3Error", "Slow0Error", "Slow1Error"]
+    gc.collect()
+    assert [each.thread() for each in exceptions._overdue.values()] == [None] * 3
 
 
 def noted() -> Exception:
