@@ -18,7 +18,7 @@ import io
 import sys
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Callable, NamedTuple
 
 from handout.serialization import classes_by_value, functions_by_value, tokens
@@ -350,6 +350,23 @@ def load_function(*fields: Any) -> Any:
         else:
             functions_by_value.keep(blob.keys[0])
         return found
+
+
+def forget(numbers: Iterable[int]) -> list[Any]:
+    """In a worker, drop what was loaded only for tasks of these functions; see `functions_by_value.forget`.
+
+    A function of a run that is over may live until the next garbage collection. If another run receives such a function
+    later, this process must load it anew, because each run has its own globals.
+    """
+    with tokens.lock:
+        dropped = functions_by_value.forget(numbers)
+        for key in [key for key in list(_received) if not all(map(functions_by_value.is_known, key[0]))]:
+            _received.pop(key, None)
+        spaces = {id(vars(each)) for each in dropped if issubclass(type(each), types.ModuleType)}
+        for original, made in list(_originals.items()):
+            if type(made) is Function and id(made.__globals__) in spaces:
+                _originals.pop(original, None)
+        return dropped
 
 
 def load_class(token: tokens.Token, version: int, *fields: Any) -> type:

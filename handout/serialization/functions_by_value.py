@@ -239,25 +239,35 @@ def keep(key: Key) -> Kept | None:
 
 
 def forget(numbers: Iterable[int]) -> list[Any]:
-    """In a worker, drop and return the namespaces and functions that were loaded only for tasks of these functions."""
+    """In a worker, drop and return the namespaces and functions that were loaded only for tasks of these functions.
+
+    The namespaces are not found any more. They may be in circles, and then live until the next garbage collection.
+    """
     with tokens.lock:
-        gone = []
+        gone: dict[tuple[str, int], Kept] = {}
         for snapshots in (_listed, _kept):
             for snapshot, kept in list(snapshots.items()):
                 kept.users.difference_update(numbers)
                 if not kept.users:
-                    gone.append(snapshots.pop(snapshot))
+                    gone[snapshot] = snapshots.pop(snapshot)
+        for key in [key for key in list(_namespaces) if key[:2] in gone]:
+            _namespaces.pop(key, None)
         left: dict[str, types.ModuleType | None] = {"__main__": _own_main}
         for kept in (*_listed.values(), *_kept.values()):
             left.update((each.__name__, each) for each in kept.namespaces)
-        for module in [each for kept in gone for each in kept.namespaces]:
+        for module in [each for kept in gone.values() for each in kept.namespaces]:
             if sys.modules.get(module.__name__) is module:  # another run may have sent a module of that name, too
                 other = left.get(module.__name__)
                 if other is None:
                     del sys.modules[module.__name__]
                 else:
                     sys.modules[module.__name__] = other
-    return [each for kept in gone for each in (*kept.namespaces, *kept.functions)]
+    return [each for kept in gone.values() for each in (*kept.namespaces, *kept.functions)]
+
+
+def is_known(key: Key) -> bool:
+    """Return True if this process has the namespace for a key."""
+    return key in _namespaces
 
 
 # ---- functions -------------------------------------------------------------------------------------------

@@ -18,19 +18,19 @@ __all__ = ["bundle"]
 DROP = (
     "import pickle\n"
     "from handout.host.worker import released_code\n"
-    "from handout.serialization import functions_by_value, pickling\n"
+    "from handout.serialization import definitions, functions_by_value, pickling\n"
     "pickling.become_worker()\n"
     "for number, blob in enumerate(pickle.load(sys.stdin.buffer)):\n"
     "    functions_by_value.use(number)\n"
     "    fn = pickling.loads(blob)\n"
     "    fn(); fn()\n"
-    "    print(released_code.is_small([*functions_by_value.forget([number]), fn]))\n"
+    "    print(released_code.is_small([*definitions.forget([number]), fn]))\n"
 )
-#: Runs a program's function in one run after another, and prints after which runs the worker collects.
+#: Runs a program's function in one run after another, and prints how many namespaces are left.
 COLLECT = (
     "import gc, pickle\n"
     "from handout.host.worker import released_code\n"
-    "from handout.serialization import functions_by_value, pickling\n"
+    "from handout.serialization import definitions, functions_by_value, pickling\n"
     "pickling.become_worker()\n"
     "released_code._MAX_RUNS = 3\n"
     "gc.disable()\n"
@@ -39,8 +39,8 @@ COLLECT = (
     "for number, blob in enumerate(pickle.load(sys.stdin.buffer)):\n"
     "    functions_by_value.use(number)\n"
     "    pickling.loads(blob)()\n"
-    "    released.free(functions_by_value.forget([number]))\n"
-    "    print(len(functions_by_value._namespaces))\n"
+    "    released.free(definitions.forget([number]))\n"
+    "    print(sum(functions_by_value.OWN_MODULE in vars(each) for each in gc.get_objects() if type(each) is type(sys)))\n"
 )
 
 SMALL = {

@@ -89,13 +89,49 @@ def test_a_process_keeps_no_function_that_it_received(bundle: Path) -> None:
 def test_a_worker_keeps_functions_and_namespaces_until_their_users_are_forgotten(bundle: Path) -> None:
     drop = (
         "print(*count(), sys.modules['__main__'].LIMIT)\n"
-        "print(bool(by_value.forget([1])), *count(), sys.modules['__main__'].LIMIT)\n"
-        "print(bool(by_value.forget([0])), *count(), sys.modules['__main__'] is before, by_value.forget([0]))\n"
+        "print(bool(definitions.forget([1])), *count(), sys.modules['__main__'].LIMIT)\n"
+        "print(bool(definitions.forget([0])), *count(), sys.modules['__main__'] is before, definitions.forget([0]))\n"
     )
     start = "before = sys.modules['__main__']; pickling.become_worker()"
     assert received(bundle, start, drop) == [
         "[0, 1, 2, 3, 4, 5] 6 6", "6 6 5", "True 3 3 4", "True 0 0 True []",
     ]  # fmt: skip
+
+
+#: Loads a function that counts its calls, and lets it make another one. Nothing is collected.
+COUNT = (
+    "from handout.serialization import definitions, functions_by_value as by_value\n"
+    "import gc\n"
+    "gc.disable()\n"
+    "pickling.become_worker()\n"
+    "by_value.use(0)\n"
+    "count = pickling.loads(data)\n"
+    "made = b''.join(pickling.dumps(count(True)))\n"
+    "by_value.use(1)\n"
+    "{load}\n"
+    "del count\n"
+    "definitions.forget([0])\n"
+    "print(pickling.loads(data)(), pickling.loads(made)(), pickling.loads(data)())\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("load", "counts"), [("", "1 2 2"), ("pickling.loads(data)()", "3 4 5")], ids=["run is over", "run goes on"]
+)
+def test_a_run_finds_no_globals_of_a_run_that_is_over(bundle: Path, load: str, counts: str) -> None:
+    space = script(
+        "KEPT, N = [], 0\n"
+        "def count(may_make=False):\n"
+        "    global N\n"
+        "    N += 1\n"
+        "    def again():\n"
+        "        global N\n"
+        "        N += 1\n"
+        "        return N\n"
+        "    KEPT.append(again)\n"
+        "    return again if may_make else N\n"
+    )
+    assert in_another_process(bundle, dumps(space["count"]), COUNT.format(load=load)) == counts
 
 
 def test_a_worker_keeps_only_so_many_snapshots(bundle: Path) -> None:
@@ -116,13 +152,13 @@ def uses_of_a_module_made_at_run_time(count: int) -> bytes:
 
 def test_a_module_made_at_run_time_stays_importable_for_the_run_that_is_left(bundle: Path) -> None:
     source = (
-        "from handout.serialization import functions_by_value as by_value\n"
+        "from handout.serialization import definitions, functions_by_value as by_value\n"
         "import pickle\n"
         "pickling.become_worker()\n"
         "for number, each in enumerate(pickle.loads(data)):\n"
         "    by_value.use(number)\n    fn = pickling.loads(each)\n"
-        "by_value.forget([0])\nprint(fn())\n"
-        "by_value.forget([1])\nprint('handout_test_made' in sys.modules)\n"
+        "definitions.forget([0])\nprint(fn())\n"
+        "definitions.forget([1])\nprint('handout_test_made' in sys.modules)\n"
     )
     assert in_another_process(bundle, uses_of_a_module_made_at_run_time(2), source).splitlines() == ["1", "False"]
 
@@ -132,14 +168,14 @@ def test_a_module_made_at_run_time_is_dropped_with_its_run_also_if_the_worker_ke
 ) -> None:
     others = pickle.dumps([dumps(script(f"LIMIT = {number}\ndef fn(): return LIMIT")["fn"]) for number in (2, 3)])
     source = (
-        "from handout.serialization import functions_by_value as by_value\n"
+        "from handout.serialization import definitions, functions_by_value as by_value\n"
         "import pickle\n"
         "by_value._MAX_SNAPSHOTS = 1\n"
         "pickling.become_worker()\n"
         "made, others = map(pickle.loads, pickle.loads(data))\n"
         "by_value.use(1)\nfn = pickling.loads(made[0])\n"
         "by_value.use(2)\nprint([pickling.loads(each)() for each in others])\n"
-        "print(fn(), len(by_value._kept), bool(by_value.forget([1])), 'handout_test_made' in sys.modules)\n"
+        "print(fn(), len(by_value._kept), bool(definitions.forget([1])), 'handout_test_made' in sys.modules)\n"
     )
     data = pickle.dumps((uses_of_a_module_made_at_run_time(1), others))
     assert in_another_process(bundle, data, source).splitlines() == ["[2, 3]", "1 1 True False"]

@@ -24,7 +24,7 @@ from handout.host.worker.objects import (
 from handout.host.worker.released_code import ReleasedCode
 from handout.protocol import frames, messages
 from handout.protocol.messages import INLINE
-from handout.serialization import calls, exceptions, functions_by_value, pickling
+from handout.serialization import calls, definitions, exceptions, functions_by_value, pickling
 
 __all__ = ["CallLoader", "MissingBundleError"]
 
@@ -72,7 +72,7 @@ class CallLoader:
     def forget(self, numbers: Iterable[int]) -> None:
         """Forget functions that the agent will not name any more, and what was loaded for their tasks."""
         numbers = list(numbers)
-        dropped = functions_by_value.forget(numbers)
+        dropped = definitions.forget(numbers)
         if dropped:
             dropped += [self._functions.get(number) for number in numbers]
         for number in numbers:
