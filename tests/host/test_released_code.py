@@ -17,14 +17,15 @@ __all__ = ["bundle"]
 #: Loads the functions of several runs, calls each twice, drops each run, and prints if what the run left is small.
 DROP = (
     "import pickle\n"
-    "from handout.host.worker import released_code\n"
+    "from handout.host.worker import main_module, released_code\n"
     "from handout.serialization import definitions, functions_by_value, pickling\n"
     "pickling.become_worker()\n"
     "for number, blob in enumerate(pickle.load(sys.stdin.buffer)):\n"
     "    functions_by_value.use(number)\n"
-    "    fn = pickling.loads(blob)\n"
-    "    fn(); fn()\n"
-    "    print(released_code.is_small([*definitions.forget([number]), fn]))\n"
+    "    loaded = pickling.loads(blob)\n"
+    "    main_module.lend(loaded, '')\n"
+    "    loaded(); loaded()\n"
+    "    print(released_code.is_small([*definitions.forget([number]), loaded]))\n"
 )
 #: Runs a program's function in one run after another, and prints how many namespaces are left.
 COLLECT = (
@@ -51,6 +52,10 @@ SMALL = {
         "def fn(x: Fraction = None): return json.dumps(dedent('1')), Fraction, len"
     ),
     "a closure": "def make(n):\n    def inner(): return n, inner\n    return inner\nfn = make(3)",
+    "a method and a closure of installed code": (
+        "import contextlib, json\nKEPT = []\n"
+        "def fn(): KEPT.append((json.JSONDecoder.decode, contextlib.contextmanager(len)))"
+    ),
     "a count of a task": "N = 0\ndef fn():\n    global N\n    N += 1",
 }
 LARGE = {
@@ -58,6 +63,19 @@ LARGE = {
     "an array": "DATA = bytearray(10)\ndef fn(): return len(DATA)",
     "a class": "class Model: pass\ndef fn(): return Model",
     "an object that a task keeps": "import io\nKEPT = []\ndef fn(): KEPT.append(io.BytesIO())",
+    "a class that a task makes": (
+        "KEPT = []\ndef fn():\n    class Model: data = bytearray(10)\n    KEPT.append(Model)"
+    ),
+    "a class that is named like an imported one": (
+        "KEPT = []\ndef fn(): KEPT.append(type('Fraction', (), {'__module__': 'fractions', 'data': bytearray(10)}))"
+    ),
+    "a closure of an installed package": (
+        "import contextlib\nKEPT = []\ndef fn(): KEPT.append(contextlib.contextmanager(bytearray(10)))"
+    ),
+    "a module that a task makes": (
+        "import types\nKEPT = []\n"
+        "def fn():\n    made = types.ModuleType('json')\n    made.data = bytearray(10)\n    KEPT.append(made)"
+    ),
     "a cache": "import functools\n@functools.cache\ndef helper(): return 1\ndef fn(): return helper()",
     "a default value": "import fractions\ndef fn(x=fractions.Fraction(1)): return x",
     "an object in a closure": (

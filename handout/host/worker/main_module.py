@@ -18,7 +18,7 @@ from typing import Any
 
 from handout.serialization import functions_by_value, pickling
 
-__all__ = ["fill", "lend"]
+__all__ = ["MainModule", "fill", "lend"]
 
 #: The process that runs this file makes ``__main__`` of a copy of its globals afterwards. Only then can ``__main__``
 #: become the namespace of the functions, so they are loaded when the process looks up the first name.
@@ -39,7 +39,7 @@ _files: weakref.WeakKeyDictionary[types.ModuleType, str] = weakref.WeakKeyDictio
 _folder = ""
 
 
-class _Main(types.ModuleType):
+class MainModule(types.ModuleType):
     """A namespace of ``__main__`` whose file is written when a process is about to be started that runs the file.
 
     Other code that looks for the file, such as `inspect`, finds none, as in an interactive session. Otherwise a
@@ -115,5 +115,5 @@ def lend(fn: Any, folder: str) -> None:
         return
     _folder = folder
     if type(main) is types.ModuleType:
-        main.__class__ = _Main
+        main.__class__ = MainModule
     sys.modules["__main__"] = main

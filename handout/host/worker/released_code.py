@@ -8,14 +8,13 @@ of small constants is freed together with that of the next runs.
 
 from __future__ import annotations
 
-import builtins
 import gc
 import sys
 import types
 from collections.abc import Iterable
 from typing import Any
 
-from handout.serialization import functions_by_value, tokens
+from handout.host.worker import main_module
 
 __all__ = ["ReleasedCode", "is_small"]
 
@@ -27,7 +26,7 @@ _MAX_BYTES = 100_000
 #: define ``__hash__``.
 _TYPES = frozenset(map(id, (
     type(None), bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, types.FunctionType,
-    types.CodeType, types.CellType, types.ModuleType, types.BuiltinFunctionType,
+    types.CodeType, types.CellType, types.ModuleType, types.BuiltinFunctionType, main_module.MainModule,
 )))  # fmt: skip
 
 
@@ -55,9 +54,11 @@ class ReleasedCode:
 
 def is_small(roots: Iterable[Any]) -> bool:
     """Return True if functions and namespaces hold only code and small constants. This runs no user code."""
-    seen, nbytes, reached = {id(vars(builtins))}, 0, list(roots)
+    listed, nbytes, reached = list(sys.modules.values()), 0, list(roots)
+    # The worker keeps the imported modules in any case, with all that they name.
+    seen = {*map(id, listed), *(id(_NAMESPACE.__get__(each)) for each in listed if _is_module(each))}
     for each in reached:  # it grows while it is read
-        if id(each) in seen or _is_of_host(each):
+        if id(each) in seen or _is_imported(each):
             continue
         seen.add(id(each))
         nbytes += sys.getsizeof(each) if id(type(each)) in _TYPES else _MAX_BYTES
@@ -67,11 +68,31 @@ def is_small(roots: Iterable[Any]) -> bool:
     return True
 
 
-def _is_of_host(value: Any) -> bool:
-    """Return True for a module, function or class that the worker has imported, and so keeps in any case."""
-    kind = type(value)
-    if issubclass(kind, type):
-        return not tokens.is_tracked(value)
-    if kind is types.ModuleType:
-        return functions_by_value.OWN_MODULE not in vars(value)
-    return kind is types.FunctionType and functions_by_value.OWN_MODULE not in value.__globals__
+#: These descriptors read what objects have, even if their types have attributes of the same names.
+_NAMESPACE: Any = vars(types.ModuleType)["__dict__"]
+_ATTRIBUTES, _MODULE, _QUALNAME = (vars(type)[name] for name in ("__dict__", "__module__", "__qualname__"))
+
+
+def _is_module(value: Any) -> bool:
+    return issubclass(type(value), types.ModuleType)
+
+
+def _is_imported(value: Any) -> bool:
+    """Return True for a class or a function that an imported module has under the name that the object gives."""
+    if type(value) is types.FunctionType:
+        home, path = value.__module__, value.__qualname__
+    elif issubclass(type(value), type):
+        home, path = _MODULE.__get__(value), _QUALNAME.__get__(value)
+    else:
+        return False
+    if type(home) is not str or type(path) is not str:
+        return False
+    found: Any = sys.modules.get(home)
+    for name in path.split("."):
+        if _is_module(found):
+            found = _NAMESPACE.__get__(found).get(name)
+        elif issubclass(type(found), type):
+            found = _ATTRIBUTES.__get__(found).get(name)
+        else:
+            return False
+    return found is value
