@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from handout.host.worker import lent_parts
+from handout.host.worker.lent_parts import Part
+from handout.host.worker.lent_state import Checklist
 from handout.protocol import messages
 from handout.protocol.messages import INLINE
 from tests.host.rig import Rig
@@ -633,6 +637,74 @@ def test_variables_that_an_import_on_another_thread_sets_stay_and_those_of_the_t
     for _ in range(2):
         assert tasks.run(look) == (pid, ["1", "/by-import", None, None])
         tasks.run("os.environ['BY_IMPORT_BESIDE'] = '2'; os.environ['BY_TASK'] = '1'")
+
+
+class Variables:
+    """A dictionary that stands for the environment, and the checklist that has it as its only part."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.set_by: dict[str, int] = {}
+        self.checklist = Checklist([Part("variables", lambda: self.values, self.put_back, set_by=self.set_by)])
+
+    def put_back(self, values: dict[str, str]) -> None:
+        self.values.clear()
+        self.values.update(values)
+
+    def set(self, name: str, value: str) -> None:
+        self.values[name] = value
+        self.set_by[name] = threading.get_ident()
+
+    def import_beside(self, name: str, value: str) -> None:
+        """Import a module that sets a variable, on another thread."""
+
+        def load() -> None:
+            before = self.checklist.snapshot()
+            self.set(name, value)
+            assert self.checklist.keep_changes_beside(before) == []
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
+
+
+def test_of_two_imports_that_set_one_variable_the_later_one_counts() -> None:
+    variables = Variables()
+    variables.import_beside("THREADS", "1")
+    before = variables.checklist.snapshot()
+    variables.set("THREADS", "4")
+    variables.checklist.keep_changes_since(before)
+    assert not variables.checklist.has_changed()
+    assert variables.checklist.restore() == (0, [])
+    assert variables.values == {"THREADS": "4"}
+    variables.import_beside("THREADS", "2")
+    assert variables.checklist.restore() == (0, [])
+    assert variables.values == {"THREADS": "2"}
+
+
+def test_what_an_import_beside_a_running_task_sets_is_as_expected_before_the_task_ends() -> None:
+    variables = Variables()
+    variables.import_beside("THREADS", "1")
+    assert variables.checklist.is_as_expected(variables.checklist.snapshot())
+    variables.set("SPOILT", "1")
+    assert not variables.checklist.is_as_expected(variables.checklist.snapshot())
+    assert variables.checklist.restore() == (1, [])
+    assert variables.values == {"THREADS": "1"}
+
+
+def test_only_variables_of_the_environment_are_noted_with_the_thread_that_has_set_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "putenv", os.putenv)  # undone at the end
+    monkeypatch.setattr(os, "unsetenv", os.unsetenv)
+    (environment,) = [part for part in lent_parts._environment() if part.set_by is not None]
+    before = dict(environment.read())
+    monkeypatch.setenv("HANDOUT_TEST_SET", "1")
+    assert environment.set_by == {b"HANDOUT_TEST_SET": threading.get_ident()}
+    environment.write(before)
+    monkeypatch.setenv("HANDOUT_TEST_REMOVED", "1")
+    monkeypatch.delenv("HANDOUT_TEST_REMOVED")
+    assert environment.set_by == {}
 
 
 # ---- other versions of Python ------------------------------------------------------------------------------

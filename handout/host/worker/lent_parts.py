@@ -62,7 +62,7 @@ class Part(NamedTuple):
     #: or make a file in another folder or with another mode. None: the part is checked later.
     read_at_once: Callable[[], Any] | None = None
     #: If the value is a dictionary: the number of the thread that was the last one to set each entry. An entry is
-    #: missing if no thread has set it since the worker began.
+    #: missing if no thread has set it since the worker began, or since the entry was removed.
     set_by: Mapping[Any, int] | None = None
 
 
@@ -354,14 +354,19 @@ def _environment() -> list[Part]:
     original: Any = os.environ
     # A copy of `os.environ` would decode every variable, which takes 20 us. So the encoded variables are read.
     data, decode = original._data, original.decodekey
-    put = os.putenv
+    put, unset = os.putenv, os.unsetenv
     set_by: dict[Any, int] = {}
 
     def put_and_note(name: Any, value: Any) -> None:
         put(name, value)
         set_by[name] = threading.get_ident()
 
-    os.putenv = put_and_note  # `os.environ` calls this function for each variable that it sets
+    def unset_and_note(name: Any) -> None:
+        unset(name)
+        set_by.pop(name, None)
+
+    # `os.environ` calls these functions for each variable that it sets or removes.
+    os.putenv, os.unsetenv = put_and_note, unset_and_note
 
     def write(values: dict[Any, Any]) -> None:
         os.environ = original  # noqa: B003 - the task has put another object in its place

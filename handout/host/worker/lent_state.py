@@ -84,14 +84,16 @@ class Checklist:
         return [_copy(self._reads[index]()) for index in self._kept]
 
     def is_as_expected(self, values: Sequence[Any]) -> bool:
-        """Return True if a snapshot has the values that each task must find."""
+        """Return True if a snapshot has the values that each task must find. This changes nothing."""
+        expected = self._with_what_was_set_beside()
         try:
-            return list(values) == [self._expected[index] for index in self._kept]
+            return list(values) == [expected[index] for index in self._kept]
         except Exception:
             return False  # a value that the task has set does not allow a comparison
 
     def keep_changes_since(self, before: Sequence[Any]) -> None:
         """Expect from now on what an import has changed since the snapshot ``before``."""
+        self._expect_what_was_set_beside()  # the import may have changed it again
         for index, old, new in zip(self._kept, before, self.snapshot()):
             self._expected[index] = merged(self._expected[index], old, new)
 
@@ -114,9 +116,17 @@ class Checklist:
         return unknown
 
     def _expect_what_was_set_beside(self) -> None:
-        while self._set_beside:
-            index, entries = self._set_beside.pop(0)
-            self._expected[index] = {**self._expected[index], **entries}
+        if self._set_beside:
+            count = len(self._set_beside)
+            self._expected = self._with_what_was_set_beside(count)
+            del self._set_beside[:count]
+
+    def _with_what_was_set_beside(self, count: int | None = None) -> list[Any]:
+        """Return the expected values with the first entries that imports on other threads have set, or with all."""
+        expected = self._expected.copy()
+        for index, entries in self._set_beside[:count]:
+            expected[index] = {**expected[index], **entries}
+        return expected
 
 
 class LentState:
