@@ -51,26 +51,31 @@ class Group:
         ordered = list(fills)[::-1]
         self.fills = [fill for fill in ordered if not fill.is_late], [fill for fill in ordered if fill.is_late]
         self.uses = list(uses)[::-1], list(uses)[::-1]
+        #: Where each search that began at this group goes on: the groups from this one to the one that it visited last.
+        self._paths: tuple[list[Group], list[Group]] = [], []
 
     def next_fill(self) -> Fill | None:
         """Return what fills a definition that this group uses and has not been begun, or None if there is nothing."""
         return self._next_fill(0) or self._next_fill(1)
 
     def _next_fill(self, search: int) -> Fill | None:
-        path = [self]
-        while path:
-            fills, uses = path[-1].fills[search], path[-1].uses[search]
+        path = self._paths[search]
+        while True:
+            last = path[-1] if path else self
+            fills, uses = last.fills[search], last.uses[search]
             while fills and fills[-1].needs is not None:
                 fills.pop()
             if fills:
                 return fills[-1]
             if uses:
                 path.append(uses[-1])
-            else:
+            elif path:
                 path.pop()
-                if path:
-                    path[-1].uses[search].pop()
-        return None
+                uses = (path[-1] if path else self).uses[search]
+                if uses and uses[-1] is last:  # otherwise another search has removed it
+                    uses.pop()
+            else:
+                return None
 
 
 class FillOrder:

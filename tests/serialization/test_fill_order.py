@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from handout.serialization import classes_by_value, definitions, functions_by_value, pickling
-from handout.serialization.fill_order import Fill, FillOrder
+from handout.serialization import classes_by_value, definitions, fill_order, functions_by_value, pickling
+from handout.serialization.fill_order import Fill, FillOrder, Group
 
 
 def early(name: str) -> Fill:
@@ -28,12 +28,16 @@ def order_of(uses: dict[Any, list[Any]], fills: dict[Any, list[Fill]]) -> FillOr
     return order
 
 
+def begin(fill: Fill, order: FillOrder) -> Fill:
+    fill.needs = order.needs(())
+    return fill
+
+
 def begun_for(order: FillOrder, *keys: Any) -> list[Any]:
     """Begin all that a value with these keys needs, and return it."""
     needs, found = order.needs(keys), []
     while (fill := needs.next_fill()) is not None:
-        fill.needs = order.needs(())
-        found.append(fill.values)
+        found.append(begin(fill, order).values)
     return found
 
 
@@ -75,6 +79,44 @@ def test_each_use_is_visited_a_few_times_however_many_values_need_it(is_circle: 
     for key in keys:
         assert begun_for(order, key) == []
     assert Key.looks - before < 50 * count
+
+
+class CountedGroup(Group):
+    """A group that counts how often its attributes are read."""
+
+    reads = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        CountedGroup.reads += 1
+        return super().__getattribute__(name)
+
+
+def reads_of_groups(monkeypatch: pytest.MonkeyPatch, count: int) -> int:
+    """Begin what fills the globals of functions of which each one calls the next one and uses a global of its own."""
+    uses = {number: [("value", number), number + 1] for number in range(count)}
+    with monkeypatch.context() as counting:
+        counting.setattr(fill_order, "Group", CountedGroup)
+        order = order_of(uses, {("value", number): [late(str(number))] for number in range(count)})
+        before = CountedGroup.reads
+        assert begun_for(order, 0) == [str(number) for number in range(count)]
+        assert begun_for(order, 0, count // 2) == []
+        return CountedGroup.reads - before
+
+
+def test_a_chain_of_twice_as_many_definitions_takes_twice_the_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (reads_of_groups(monkeypatch, count) for count in (100, 200))
+    assert few > 100
+    assert many < 2.1 * few
+
+
+def test_a_search_goes_on_where_another_one_has_been_meanwhile() -> None:
+    order = order_of({"a": ["b", "c"]}, {"b": [late("b")], "c": [late("c1"), late("c2")]})
+    searches = [order.needs("a"), order.needs("a")]
+    found = []
+    for search in (*searches, *searches):
+        fill = search.next_fill()
+        found.append(None if fill is None else begin(fill, order).values)
+    assert found == ["b", "c1", "c2", None]
 
 
 SCRIPT = """
