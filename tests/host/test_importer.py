@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from handout.host.worker import importer
 from handout.slices import at_once
 from handout.submission.code_bundles import CodeBundle, bundle_modules
 from tests.pythons import MINORS, bundle, require_python, run_on_host
@@ -139,6 +140,21 @@ def test_a_data_file_that_a_cleaner_has_removed_is_unpacked_again(project: Path,
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1,2\n"
     table.unlink()
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1,2\n"
+
+
+def test_only_a_worker_that_lacks_files_waits_for_the_others(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(project, hoimp_j="x = 1")
+    data, folder, locks = bundled("hoimp_j").data, tmp_path / "modules" / "1", []
+    monkeypatch.setattr(importer.fcntl, "flock", lambda *_: locks.append(os.path.isdir(folder)))
+    for _ in range(3):
+        importer._unpack(data, str(folder))
+    (folder / "project" / "hoimp_j.py").unlink()
+    for _ in range(3):
+        importer._unpack(data, str(folder))
+    assert locks == [False, True]
+    assert (folder / "project" / "hoimp_j.py").read_text() == "x = 1"
 
 
 def test_files_that_a_cleaner_has_removed_are_unpacked_again(project: Path, bundle: Path, tmp_path: Path) -> None:

@@ -237,6 +237,8 @@ def _unpack(bundle: str | bytes, folder: str) -> None:
     If another program has removed files from the folder, such as a cleaner of temporary files, the worker puts them
     back one by one, because other workers use the folder.
     """
+    if _is_complete(folder):
+        return  # without the lock, so that workers which begin together do not look at all files one after another
     parent = os.path.dirname(folder)
     os.makedirs(parent, mode=0o700, exist_ok=True)
     with open(f"{folder}.lock", "wb") as lock:
