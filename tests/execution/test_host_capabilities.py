@@ -57,9 +57,9 @@ async def test_a_tracker_that_never_answers_keeps_its_host_out_by_name() -> None
         await asyncio.Event().wait()
         return {}
 
-    cluster = Cluster(Inventory([Host.local("here")], tracker=stuck), timings=Timings().scaled(0.02))
+    cluster = Cluster(Inventory([Host.local("here")], tracker=stuck), timings=Timings().scaled(0.1))
     async with asyncio.timeout(HANG_S):
-        with pytest.raises(handout.HostError, match=r"tracker 'stuck' failed for host 'here': no answer within 0\.6 s"):
+        with pytest.raises(handout.HostError, match=r"tracker 'stuck' failed for host 'here': no answer within 3 s"):
             await cluster.open()
 
 
