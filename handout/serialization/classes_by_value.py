@@ -75,11 +75,13 @@ class ClassParts(NamedTuple):
         recipe: How to make the bare class.
         state: The attributes that fill it.
         members: The value and the attributes of each member of an enum that is not whole when it is made.
+        defaults: The defaults of a named tuple, by the names of its fields.
     """
 
     recipe: Recipe
     state: dict[str, Any]
-    members: dict[str, tuple[Any, dict[str, Any]]]
+    members: dict[str, tuple[Any, dict[str, Any]]] = {}
+    defaults: dict[str, Any] = {}
 
 
 def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
@@ -91,14 +93,14 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
     if isinstance(cls, enum.EnumMeta):
         return _enum_parts(cls, state, head, is_simple)
     if tuple in cls.__bases__ and "_fields" in state and "_make" in state:
-        recipe = _tuple_recipe(cls, state, head)
+        return _tuple_parts(cls, state, head)
     elif _ctypes() and issubclass(cls, (_ctypes().Structure, _ctypes().Union)):
         recipe = _ctypes_recipe(cls, state, head, bases)
     elif any("__struct_config__" in vars(kind) for kind in type(cls).__mro__):  # msgspec's metaclass made it
         recipe = _struct_recipe(cls, state, head, bases)
     else:
         recipe = _plain_recipe(cls, state, head, bases, is_simple)
-    return ClassParts(recipe, state, {})
+    return ClassParts(recipe, state)
 
 
 def _is_state(name: str, value: Any) -> bool:
@@ -147,12 +149,14 @@ def _new_args(cls: Any, member: Any) -> tuple[Any, ...]:
     return args(member) if args is not None and cls._member_type_ is not object else ()
 
 
-def _tuple_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Recipe:
+def _tuple_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> ClassParts:
     for name in (*cls._fields, *_TUPLE_MADE):
         if name in state and _is_made(cls, state[name]):
             del state[name]
-    extra = cls._fields, tuple(cls._field_defaults.values())
-    return Recipe("tuple", type, cls.__name__, cls.__bases__, head, extra)
+    values = cls.__new__.__defaults__ or ()  # a program may have set them later
+    defaults = dict(zip(cls._fields[len(cls._fields) - len(values) :], values))
+    recipe = Recipe("tuple", type, cls.__name__, cls.__bases__, head, (cls._fields, tuple(defaults)))
+    return ClassParts(recipe, state, defaults=defaults)
 
 
 def _is_made(cls: type, value: Any) -> bool:
@@ -363,9 +367,9 @@ def _generic_getitem() -> Any:
 
 
 def _make_tuple(recipe: Recipe) -> Any:
-    fields, defaults = recipe.extra
+    fields, optional = recipe.extra
     make: Any = collections.namedtuple
-    cls: Any = make(recipe.name, fields, defaults=defaults, module=recipe.head["__module__"])
+    cls: Any = make(recipe.name, fields, defaults=(None,) * len(optional), module=recipe.head["__module__"])
     cls.__qualname__ = recipe.head["__qualname__"]
     if recipe.bases != (tuple,):
         cls.__bases__ = recipe.bases
@@ -454,6 +458,15 @@ def fill_members(cls: Any, values: dict[str, Any]) -> None:
             cls._value2member_map_[value] = member
         except TypeError:  # a value without a hash, which Enum finds by comparison
             continue
+
+
+def fill_defaults(cls: Any, values: dict[str, Any]) -> None:
+    """Set defaults of a named tuple. They may be objects of classes that were not complete when it was made."""
+    if id(cls) not in tokens.loading.fresh:
+        return
+    old = cls.__new__.__defaults__
+    optional = cls._fields[len(cls._fields) - len(old) :]
+    cls.__new__.__defaults__ = tuple(values.get(name, default) for name, default in zip(optional, old))
 
 
 def fill_abstract(cls: Any, values: dict[str, Any]) -> None:

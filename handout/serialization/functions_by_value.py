@@ -17,6 +17,7 @@ import importlib.util
 import marshal
 import sys
 import types
+import typing
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -304,10 +305,14 @@ def parts(fn: Function) -> FunctionParts:
 
 
 def annotated(annotations: Iterable[Any]) -> Iterator[str]:
-    """Yield the names in those annotations that are texts, because ``typing.get_type_hints`` looks them up."""
-    for text in annotations:
-        if isinstance(text, str):
-            yield from _names_in_text(text)
+    """Yield the names in annotations that are texts or have texts inside, as ``typing.get_type_hints`` looks them up."""
+    for each in annotations:
+        if isinstance(each, typing.ForwardRef):  # a text in `typing.List` or in a `TypedDict`
+            yield from _names_in_text(each.__forward_arg__)
+        elif isinstance(each, str):
+            yield from _names_in_text(each)
+        elif not isinstance(each, type):
+            yield from annotated(each if isinstance(each, list) else getattr(each, "__args__", ()))
 
 
 @functools.lru_cache(maxsize=4096)

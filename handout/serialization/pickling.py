@@ -23,6 +23,7 @@ import copyreg
 import enum
 import functools
 import io
+import operator
 import pickle
 import struct
 import sys
@@ -267,6 +268,8 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
         return lambda _pickler, obj: reducer(obj)
     if _ENUMS_BY_GETATTR and issubclass(kind, enum.Enum) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
         return lambda _pickler, obj: (type(obj), (obj._value_,))
+    if issubclass(kind, enum.Enum) and not all(_is_equal_there(each._value_) for each in kind.__members__.values()):
+        return lambda _pickler, member: _reduce_member(member)
     if kind.__reduce_ex__ is object.__reduce_ex__:
         if kind.__reduce__ is not object.__reduce__:
             return Pickler.by_name
@@ -289,6 +292,21 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
         return exact
     found = (reducer for base, reducer in reducers.DERIVED.items() if issubclass(kind, base))
     return next(found, reducers.refuse if reducers.is_unpicklable(kind) else None)
+
+
+def _is_equal_there(value: Any) -> bool:
+    """Return True if a value is equal to the value that the receiving process makes of it."""
+    kind = type(value)
+    if kind is tuple:
+        return all(map(_is_equal_there, value))
+    return value is None or (kind.__eq__ is not object.__eq__ and importable.importable_name(kind) is not None)
+
+
+def _reduce_member(member: Any) -> Any:
+    """Have a member found by its name, because a value such as a function is another object in the receiving process."""
+    reduced = member.__reduce_ex__(5)
+    is_by_value = isinstance(reduced, tuple) and reduced[0] is type(member) and member._name_ in type(member).__members__
+    return (operator.getitem, (type(member), member._name_)) if is_by_value else reduced
 
 
 def _reduce_disguised(pickler: Pickler, obj: Any) -> Any:
