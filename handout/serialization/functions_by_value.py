@@ -305,7 +305,7 @@ def parts(fn: Function) -> FunctionParts:
 
 
 def annotated(annotations: Iterable[Any]) -> Iterator[str]:
-    """Yield the names in annotations that are texts or have texts inside, as ``typing.get_type_hints`` looks them up."""
+    """Yield the names in annotations that are or have texts, because ``typing.get_type_hints`` looks them up."""
     for each in annotations:
         if isinstance(each, typing.ForwardRef):  # a text in `typing.List` or in a `TypedDict`
             yield from _names_in_text(each.__forward_arg__)

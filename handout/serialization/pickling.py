@@ -296,17 +296,17 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
 
 def _is_equal_there(value: Any) -> bool:
     """Return True if a value is equal to the value that the receiving process makes of it."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is tuple:
         return all(map(_is_equal_there, value))
     return value is None or (kind.__eq__ is not object.__eq__ and importable.importable_name(kind) is not None)
 
 
 def _reduce_member(member: Any) -> Any:
-    """Have a member found by its name, because a value such as a function is another object in the receiving process."""
-    reduced = member.__reduce_ex__(5)
-    is_by_value = isinstance(reduced, tuple) and reduced[0] is type(member) and member._name_ in type(member).__members__
-    return (operator.getitem, (type(member), member._name_)) if is_by_value else reduced
+    """Have a member found by its name. Its value, such as a function, is another object in the receiving process."""
+    reduced, kind = member.__reduce_ex__(5), type(member)
+    is_by_value = isinstance(reduced, tuple) and reduced[0] is kind and member._name_ in kind.__members__
+    return (operator.getitem, (kind, member._name_)) if is_by_value else reduced
 
 
 def _reduce_disguised(pickler: Pickler, obj: Any) -> Any:

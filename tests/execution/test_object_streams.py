@@ -52,7 +52,6 @@ class Outcome:
     def done(self, data: Any, nbytes: int) -> None:
         self.in_file.append(isinstance(data, SpillFile))
         if isinstance(data, SpillFile):
-            data.close()
             data = data.path.read_bytes()
         assert len(data) == nbytes
         self.got.append(bytes(data))
@@ -332,3 +331,18 @@ def test_a_large_relay_leaves_no_file_behind() -> None:
     assert bytes(made.read(9 << 20, 4)) == bytes(4)
     made.fail(False)
     assert open_files() == before
+
+
+def test_results_that_arrive_in_files_hold_no_descriptors() -> None:
+    fetches, outcome, room = Fetches(), Outcome(), RunObjects(max_memory=10)
+    room.new_file().remove()  # makes the folder, whose lock has a descriptor
+    before = len(os.listdir("/proc/self/fd"))
+    for key in range(300):
+        fetch(fetches, outcome, room, key)
+        fetches.announced(key, key, 200_000)
+        fetches.piece(key, bytes(100_000), False)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for key in range(300):
+        fetches.piece(key, bytes([key % 251]) * 100_000, True)
+    assert outcome.in_file == [True] * 300
+    assert outcome.got == [bytes(100_000) + bytes([key % 251]) * 100_000 for key in range(300)]

@@ -59,8 +59,13 @@ class Scene:
 
 
 def no_file_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacking(*args: Any, **options: Any) -> Any:
-        raise OSError(errno.EMFILE, "Too many open files")
+    """Let no file be opened for reading."""
+    opens = Path.open
+
+    def lacking(path: Path, mode: str = "r", **options: Any) -> Any:
+        if "r" in mode:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opens(path, mode, **options)
 
     monkeypatch.setattr(Path, "open", lacking)
 

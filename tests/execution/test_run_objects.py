@@ -139,9 +139,9 @@ def test_files_go_with_their_table_and_those_of_a_killed_process_with_the_next(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (left,) = tmp_path.iterdir()
     table, other = RunObjects(), RunObjects()
-    table.new_file().close()
+    table.new_file()
     assert not left.exists()
-    other.new_file().close()  # a new table leaves the files of living processes alone
+    other.new_file()  # a new table leaves the files of living processes alone
     assert len(list(tmp_path.iterdir())) == 2
     del table, other
     gc.collect()

@@ -1,10 +1,12 @@
-"""Objects that are given up on their way to a host, or that are sent twice."""
+"""Objects that are given up on their way, that are sent twice, or that are very many."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,11 @@ from handout.host.agent.transfers import Transfers
 from handout.protocol import messages
 from handout.protocol.frames import Piece
 from handout.protocol.messages import INLINE
+from handout.protocol.session import Source
+
+
+def open_files() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))[:-1]  # without that of the listing itself
 
 
 @pytest.fixture
@@ -62,14 +69,14 @@ def test_the_checksum_of_a_file_is_written_whole_or_the_object_found_no_room(
 ) -> None:
     incoming = Incoming(store, 7, INLINE * 2)
     incoming.write(bytes(INLINE * 2))
-    descriptor, write = incoming._fd, os.write
+    descriptors, write = open_files(), os.pwrite
 
-    def short_write(fd: int, data: memoryview) -> int:
+    def short_write(fd: int, data: memoryview, offset: int) -> int:
         if failure is not None:
             raise OSError(failure, os.strerror(failure))
-        return write(fd, data[:1])
+        return write(fd, data[:1], offset)
 
-    monkeypatch.setattr(os, "write", short_write)
+    monkeypatch.setattr(os, "pwrite", short_write)
     if failure is None:
         incoming.finish()
         outgoing = store.open(7)
@@ -79,8 +86,7 @@ def test_the_checksum_of_a_file_is_written_whole_or_the_object_found_no_room(
         with pytest.raises(StoreFullError):
             incoming.finish()
         assert (7 in store, os.listdir(tmp_path)) == (False, [])
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptor)
+    assert open_files() == descriptors
 
 
 def test_an_object_whose_file_cannot_be_completed_stays_in_memory(
@@ -103,18 +109,80 @@ def test_a_file_that_moves_to_the_disk_in_short_writes_is_whole(
     memory, disk = tmp_path / "memory", tmp_path / "disk"
     memory.mkdir()
     store = ObjectStore(str(memory), str(disk), 1 << 30)
-    incoming, write, full = Incoming(store, 7, INLINE * 2), os.write, [False]
+    incoming, write, full = Incoming(store, 7, INLINE * 2), os.pwrite, [False]
     incoming.write(b"ab" * (INLINE // 2))
 
-    def short_write(fd: int, data: memoryview) -> int:
+    def short_write(fd: int, data: memoryview, offset: int) -> int:
         if not full[0]:
             full[0] = True
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(fd, data[:5_000])
+        return write(fd, data[:5_000], offset)
 
-    monkeypatch.setattr(os, "write", short_write)
+    monkeypatch.setattr(os, "pwrite", short_write)
     incoming.write(b"cd" * (INLINE // 2))
     incoming.finish()
     outgoing = store.open(7)
     assert outgoing.check()
     outgoing.close()
+
+
+def test_objects_that_arrive_at_one_time_hold_no_descriptors(
+    transfers: Transfers, store: ObjectStore, stored: list[int]
+) -> None:
+    before = open_files()
+    for key in range(300):
+        transfers.announce(messages.StreamObject(key, key, INLINE * 2))
+        transfers.receive(Piece(key, 0, bytes(INLINE), 0, False))
+    assert open_files() == before
+    for key in range(300):
+        transfers.receive(Piece(key, INLINE, bytes(INLINE), 0, True))
+    assert stored == list(range(300))
+    assert all(map(store.is_whole, range(300)))
+
+
+class Link:
+    """Collects what an agent sends to the controller."""
+
+    def __init__(self) -> None:
+        self.session = self
+        self.missing: list[int] = []
+        self.streams: dict[int, Source] = {}
+
+    def send(self, message: messages.Missing | messages.StreamObject) -> None:
+        if isinstance(message, messages.Missing):
+            self.missing.append(message.key)
+
+    def send_stream(self, stream: int, source: Source) -> None:
+        self.streams[stream] = source
+
+    def schedule(self) -> None:
+        pass
+
+
+async def test_only_so_many_files_are_open_for_streams_to_the_controller(
+    transfers: Transfers, store: ObjectStore
+) -> None:
+    link: Any = Link()
+    transfers.use(link)
+    before = len(open_files())
+    for key in range(300):
+        store.put(key, key.to_bytes(2, "big") * INLINE)
+        transfers.fetch(key)
+    store.put(300, b"small")
+    transfers.fetch(300)  # needs no file
+    while len(link.streams) < 65:
+        await asyncio.sleep(0)
+    transfers.drop([298])  # the stream of a dropped object still ends, also if it has not begun
+    store.drop(298)
+    while len(link.streams) < 66:
+        await asyncio.sleep(0)
+    assert len(open_files()) == before + 65
+    got = []
+    while link.streams:
+        source = link.streams.pop(next(iter(link.streams)))
+        got.append(bytes(source.read(0, 2)))
+        source.close()
+        for _ in range(10):  # a stream begins in a later turn, once its file has been checked
+            await asyncio.sleep(0)
+    assert sorted(got) == sorted([*(key.to_bytes(2, "big") for key in range(300)), b"sm"])
+    assert (len(open_files()), link.missing) == (before, [])

@@ -23,36 +23,38 @@ __all__ = ["RunObjects", "SpillFile"]
 class SpillFile:
     """A new file for a result that does not fit into memory.
 
+    The file is open only during a write: more results may arrive at one time than a process may have open files.
+
     Args:
         folder: The folder that gets the file.
+
+    Raises:
+        OSError: The file cannot be made.
     """
 
     def __init__(self, folder: str) -> None:
         descriptor, name = tempfile.mkstemp(dir=folder)
-        self._file = os.fdopen(descriptor, "wb")
+        os.close(descriptor)
         self._digest = checksums.new_digest()
         self.path = Path(name)
 
-    def write(self, data: Buffer) -> None:
-        """Write the next bytes."""
-        self._digest.update(data)
-        self._file.write(data)
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes that have been written; see `checksums.of_object`."""
+        return self._digest.hexdigest()
 
-    def close(self) -> str:
-        """Complete the file, and return the digest of its bytes.
+    def write(self, data: Buffer) -> None:
+        """Write the next bytes.
 
         Raises:
-            OSError: The last bytes cannot be written. The file is closed anyway.
+            OSError: The bytes cannot be written.
         """
-        self._file.close()
-        return self._digest.hexdigest()
+        self._digest.update(data)
+        with self.path.open("ab") as file:
+            file.write(data)
 
     def remove(self) -> None:
         """Delete the file, because the result will not come."""
-        try:
-            self._file.close()
-        except OSError:
-            pass  # the last bytes could not be written, for example on a full disk; the file is closed anyway
         _remove(self.path)
 
 
@@ -124,15 +126,16 @@ class RunObjects:
         elif number in self._held:
             data.remove()
         else:
-            file = self._held[number] = ObjectFile(data.path, nbytes, data.close())
+            file = self._held[number] = ObjectFile(data.path, nbytes, data.digest)
             # A dropped object may still wait to be sent or to be written to the journal, so the file goes with the last
             # reference to it. The folder stays until then.
             weakref.finalize(file, _remove_own, data.path, os.getpid(), self._spill).atexit = False
 
     def new_file(self) -> SpillFile:
-        """Return a new open file for a result that does not fit into memory.
+        """Return a new file for a result that does not fit into memory.
 
-        `put` closes the file and keeps only its path, because there may be more results than file descriptors.
+        Raises:
+            OSError: The file cannot be made.
         """
         return SpillFile(self._spill.path)
 

@@ -6,10 +6,11 @@ further files lie on disk. Workers map the files to read them. The store never u
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zlib
-from typing import NamedTuple, Union
+from typing import Callable, NamedTuple, Union
 
 from handout.host.worker.objects import TRAILER_SIZE, crc_bytes, file_name, free_bytes, why_refused
 from handout.protocol.messages import INLINE
@@ -191,6 +192,10 @@ class ObjectStore:
             self.file_bytes -= entry.size
         _remove(f"{self.folders[entry.folder]}/{file_name(key)}")
 
+    def is_file(self, key: int) -> bool:
+        """Return True if the store has an object as a file."""
+        return key in self._entries and self._entries[key].data is None
+
     def open(self, key: int) -> Outgoing:
         """Return a source from which an object can be streamed, even if the store drops the object meanwhile.
 
@@ -235,6 +240,8 @@ class Outgoing(Source):
 
     def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1, checked: bool = False) -> None:
         self.size = size
+        #: Called when the file is closed.
+        self.on_closed: Callable[[], None] = lambda: None
         #: False until `check` has read the whole file.
         self.is_checked = not checked
         self._data = data
@@ -266,6 +273,7 @@ class Outgoing(Source):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            self.on_closed()
 
 
 class Incoming:
@@ -287,22 +295,23 @@ class Incoming:
         self.key = key
         self.size = size
         self._small: bytearray | None = bytearray() if small and size <= INLINE else None
-        self._fd = -1
         self._folder = MEMORY
         self._path = ""
+        #: How many bytes the file has so far, and their checksum if the file will end with one.
+        self._written = 0
         self._crc = 0
         if self._small is None:
-            self._open(DISK if store.file_bytes + size > store._limit else MEMORY)
+            self._make(DISK if store.file_bytes + size > store._limit else MEMORY)
 
-    def _open(self, folder: int) -> None:
+    def _make(self, folder: int) -> None:
         self._folder = folder
         self._path = f"{self._store.folders[folder]}/{file_name(self.key)}.in"
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         except OSError as error:
             if folder == DISK:
                 raise self._full(error) from None
-            self._open(DISK)  # the folder in memory may be full, or another program may have removed it
+            self._make(DISK)  # the folder in memory may be full, or another program may have removed it
 
     def _full(self, error: OSError) -> StoreFullError:
         disk = self._store.folders[DISK]
@@ -317,37 +326,46 @@ class Incoming:
         if self._small is not None:
             self._small += data
             return
-        view = memoryview(data)
-        if self._store.trailer_size(self._folder):
-            self._crc = zlib.crc32(view, self._crc)
-        while view:
-            try:
-                view = view[os.write(self._fd, view) :]
-            except OSError as error:
-                if self._folder == MEMORY:
-                    self._move_to_disk()
-                    self._crc = zlib.crc32(view, self._crc)
-                    continue
+        try:
+            self._append(memoryview(data))
+        except OSError as error:
+            if self._folder == DISK:
                 self.give_up()
                 raise self._full(error) from None
+            self._move_to_disk()
+            self.write(data)
+
+    def _append(self, view: memoryview) -> None:
+        """Write bytes behind those of `_written`.
+
+        The file is open only meanwhile: more objects may arrive at one time than a process may have open files.
+        """
+        fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(fd, view[done:], self._written + done)
+        finally:
+            os.close(fd)
+        if self._store.trailer_size(self._folder):
+            self._crc = zlib.crc32(view, self._crc)
+        self._written += len(view)
 
     def _move_to_disk(self) -> None:
-        old, path = self._fd, self._path
+        path, size = self._path, self._written
         try:
-            self._open(DISK)
-            offset = 0
-            while True:
-                data = os.pread(old, _COPY_SIZE, offset)
-                if not data:
-                    return
-                written = os.write(self._fd, data)
-                self._crc = zlib.crc32(data[:written], self._crc)
-                offset += written
+            with open(path, "rb", buffering=0) as old:
+                self._make(DISK)
+                self._written = 0
+                while self._written < size:
+                    data = old.read(min(_COPY_SIZE, size - self._written))
+                    if not data:
+                        raise OSError(errno.EIO, "another program has shortened the file")
+                    self._append(memoryview(data))
         except OSError as error:
             self.give_up()
             raise self._full(error) from None
         finally:
-            os.close(old)
             _remove(path)
 
     def finish(self) -> None:
@@ -360,28 +378,21 @@ class Incoming:
         if self._small is not None:
             store.put(self.key, self._small)
             return
-        fd, self._fd = self._fd, -1
         try:
-            try:
-                trailer = memoryview(crc_bytes(self._crc) if store.trailer_size(self._folder) else b"")
-                while trailer:
-                    trailer = trailer[os.write(fd, trailer) :]
-            finally:
-                os.close(fd)
+            if store.trailer_size(self._folder):
+                self._append(memoryview(crc_bytes(self._crc)))
             if self.key in store:
-                _remove(self._path)
+                self.give_up()
                 return
             os.rename(self._path, f"{store.folders[self._folder]}/{file_name(self.key)}")
         except OSError as error:  # for example, another program has removed the folder
-            _remove(self._path)
+            self.give_up()
             raise self._full(error) from None
         store._add_file(self.key, self.size, self._folder)
 
     def give_up(self) -> None:
         """Discard the pieces that have been written, because no further pieces will come."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._small is None:
             _remove(self._path)
 
 

@@ -6,12 +6,16 @@ A stream carries the bytes of one object in pieces.
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.object_store import Incoming, ObjectStore, Outgoing, StoreFullError
 from handout.protocol import frames, messages
+
+#: At most this many files are open for streams to the controller.
+_MAX_FILES = 64
 
 
 class Transfers:
@@ -40,6 +44,9 @@ class Transfers:
         #: to None if the agent discards the bytes.
         self._incoming: dict[int, Incoming | None] = {}
         self._last_stream = 0
+        #: How many files are open for streams to the controller, and the keys of requested objects that wait for one.
+        self._open_files = 0
+        self._waiting: collections.deque[int] = collections.deque()
 
     def use(self, link: ControllerLink) -> None:
         """Set the link to the controller. The agent calls this method before the first transfer."""
@@ -86,17 +93,33 @@ class Transfers:
             incoming.give_up()
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Discard objects that are still arriving, and the rest of their streams, because no task needs them now."""
+        """Discard objects that are still arriving, and the rest of their streams, because no task needs them now.
+
+        The caller then drops the objects from the store, so files that the controller has requested are opened before.
+        """
         dropped = set(keys)
+        for key in [key for key in self._waiting if key in dropped]:
+            self._waiting.remove(key)
+            self._fetch(key)
         for stream, incoming in self._incoming.items():
             if incoming is not None and incoming.key in dropped:
                 incoming.give_up()
                 self._incoming[stream] = None
 
     def fetch(self, key: int) -> None:
-        """Stream an object to the controller. If the store cannot give the object, send `Missing`."""
+        """Stream an object to the controller. If the store cannot give the object, send `Missing`.
+
+        An object in a file waits while `_MAX_FILES` files are open: a host may lack descriptors for all of them.
+        """
+        if self._open_files >= _MAX_FILES and self._store.is_file(key):
+            self._waiting.append(key)
+        else:
+            self._fetch(key)
+
+    def _fetch(self, key: int) -> None:
         link = self._link
         assert link is not None
+        is_file = self._store.is_file(key)
         try:
             source = self._store.open(key)
         except (KeyError, OSError):
@@ -104,7 +127,20 @@ class Transfers:
             if key in self._store and not self._store.is_whole(key):
                 self._on_vanished([key])
             return
+        if is_file:
+            self._open_files += 1
+            source.on_closed = self._file_closed
         self._send_checked(key, source)
+
+    def _file_closed(self) -> None:
+        self._open_files -= 1
+        if self._waiting and self._open_files < _MAX_FILES:
+            # In a later turn, because the session that has closed the file is not done with its stream.
+            asyncio.get_running_loop().call_soon(self._fetch_next)
+
+    def _fetch_next(self) -> None:
+        if self._waiting and self._open_files < _MAX_FILES:
+            self._fetch(self._waiting.popleft())
 
     def _send_checked(self, key: int, source: Outgoing) -> None:
         """Send an object once its file has been checked. If the file is damaged, the object has vanished."""
@@ -126,7 +162,8 @@ class Transfers:
         link.schedule()
 
     def close(self) -> None:
-        """Discard all objects that have not arrived completely."""
+        """Discard all objects that have not arrived completely, and all requests that wait."""
+        self._waiting.clear()
         for incoming in self._incoming.values():
             if incoming is not None:
                 incoming.give_up()
