@@ -142,7 +142,7 @@ class Pickler(pickle.Pickler):
 
     Such a class is written as separate bytes with a token, and such a function as separate bytes with a digest. But a
     function with a closure is written in place, which means inside the value's own pickle, because two closures inside
-    one value may share a variable.
+    one value may share a variable. The exception is a decorated function of a module: it may use itself by its name.
 
     Args:
         file: Has a method ``write``.
@@ -187,7 +187,9 @@ class Pickler(pickle.Pickler):
         if not is_class:
             self.snapshot.modules.update(functions_by_value.names_in(obj.__code__).imported)
             self.cells.update(map(id, obj.__closure__ or ()))
-            if obj.__closure__ and self.definitions is None:
+            # A decorated function of a module is a closure, too. It may use itself by its name in the module.
+            is_named = obj.__globals__.get(obj.__qualname__) is obj
+            if obj.__closure__ and self.definitions is None and not is_named:
                 return self._closure(obj)
         return self._definition(obj)
 
