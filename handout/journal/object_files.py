@@ -7,7 +7,9 @@ the file, the system kills the process with SIGBUS.
 from __future__ import annotations
 
 import errno
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,7 +156,7 @@ class ObjectFile(Sequence[bytes]):
         """
         size = max(0, min(size, self.nbytes - offset))
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with _open(self.path) as file:
                 if os.fstat(file.fileno()).st_size != self.nbytes:
                     raise damaged_file(self.path)
                 data = os.pread(file.fileno(), size, offset)
@@ -187,6 +189,13 @@ def check(path: Path, nbytes: int, digest: str) -> None:
         raise damaged_file(path)
 
 
+def _open(path: Path) -> io.FileIO:
+    """Open a file to read it. Opening a pipe in place of the file would wait without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise damaged_file(path, "another program has put something else in its place")
+    return path.open("rb", buffering=0)
+
+
 def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
     """Return the bytes of a file in memory of the caller's own, after a comparison with their digest.
 
@@ -194,7 +203,7 @@ def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:
         OSError: The file cannot be read.
         DamagedFileError: The file does not have the bytes that were written to it.
     """
-    with path.open("rb", buffering=0) as file:
+    with _open(path) as file:
         if os.fstat(file.fileno()).st_size != nbytes:
             raise damaged_file(path)
         data, made, at = memoryview(bytearray(nbytes)), checksums.new_digest(), 0

@@ -30,6 +30,7 @@ __all__ = [
     "list_package",
     "module_names",
     "read_file",
+    "stamp_of",
     "warn_once",
 ]
 
@@ -64,6 +65,14 @@ _PATTERN = re.compile(rb"(?:[\"']|[*}.]/)([\w.-]*\*\.\w[\w.-]*)[\"']")
 _warned: set[str] = set()
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return numbers of which at least one differs after a file was written or replaced.
+
+    The modification time alone does not: ``rsync --times`` and ``cp -p`` keep it.
+    """
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 class Listed(NamedTuple):
     """A file of the project."""
 
@@ -71,7 +80,8 @@ class Listed(NamedTuple):
     inside: str
     #: Path on this machine. The path may lead into a zip file.
     path: str
-    mtime_ns: int
+    #: See `stamp_of`.
+    stamp: tuple[int, int, int]
     size: int
     executable: bool
 
@@ -229,19 +239,19 @@ def _add_file(listing: Listing, inside: str, path: str, status: os.stat_result) 
         _warn_of_too_many(inside, MAX_FILES)
         return
     executable = bool(status.st_mode & stat.S_IXUSR)
-    listing.add(Listed(inside, path, status.st_mtime_ns, status.st_size, executable))
+    listing.add(Listed(inside, path, stamp_of(status), status.st_size, executable))
 
 
 def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: bytes, module: str) -> None:
     """Do as `list_beside` does, for a module in a folder of a zip file."""
     start = f"{prefix}/" if prefix else ""
     named = _Named(source, module)
-    for info, mtime_ns in _members(listing, archive):
+    for info, stamp in _members(listing, archive):
         below = info.filename.removeprefix(start)
         if not info.filename.startswith(start) or below.endswith(".py") or any(map(_is_junk, below.split("/"))):
             continue
         if below.partition("/")[0] in named:
-            listing.add(Listed(below, os.path.join(archive, info.filename), mtime_ns, info.file_size, False))
+            listing.add(Listed(below, os.path.join(archive, info.filename), stamp, info.file_size, False))
 
 
 def _warn_of_too_many(inside: str, most: int) -> None:
@@ -255,19 +265,20 @@ def _warn_of_too_many(inside: str, most: int) -> None:
 
 def _list_archive(listing: Listing, name: str, archive: str, prefix: str) -> None:
     """Add all files below a folder of a zip file to a listing."""
-    for info, mtime_ns in _members(listing, archive):
+    for info, stamp in _members(listing, archive):
         below = info.filename.removeprefix(f"{prefix}/")
         if below != info.filename and not any(map(_is_junk, below.split("/"))):
             path = os.path.join(archive, info.filename)
-            listing.add(Listed(f"{name}/{below}", path, mtime_ns, info.file_size, False))
+            listing.add(Listed(f"{name}/{below}", path, stamp, info.file_size, False))
 
 
-def _members(listing: Listing, archive: str) -> Iterator[tuple[zipfile.ZipInfo, int]]:
-    """Yield the files of a zip file, with the modification time of the zip file."""
+def _members(listing: Listing, archive: str) -> Iterator[tuple[zipfile.ZipInfo, tuple[int, int, int]]]:
+    """Yield the files of a zip file, with the stamp of the zip file."""
     try:
-        listing.folders[archive] = mtime_ns = os.stat(archive).st_mtime_ns
+        status = os.stat(archive)
+        listing.folders[archive] = status.st_mtime_ns
         with zipfile.ZipFile(archive) as file:
-            yield from [(info, mtime_ns) for info in file.infolist() if not info.is_dir()]
+            yield from [(info, stamp_of(status)) for info in file.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
         warn_once(archive, f"Nothing in {archive} is sent to hosts, because the file cannot be read: {error}.")
 

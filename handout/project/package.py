@@ -28,6 +28,7 @@ from handout.project.listing import (
     list_package,
     module_names,
     read_file,
+    stamp_of,
     warn_once,
 )
 from handout.project.loaded import is_loaded, loaded_spec_of, may_have_changed, remembered, remembered_modules
@@ -159,7 +160,7 @@ class Package:
                 if is_slice_end(number):
                     yield
                 status = os.stat(listed.path)
-                if status.st_mtime_ns != listed.mtime_ns or status.st_size != listed.size:
+                if stamp_of(status) != listed.stamp or status.st_size != listed.size:
                     return True
             if is_due:
                 self._next_check_s = now_s + SOURCE_CHECK_S
@@ -212,7 +213,7 @@ class Package:
         except OSError as error:
             _warn_unreadable(place, error)
             return listing
-        listing.add(Listed(f"{self.name}.py", place, status.st_mtime_ns, status.st_size, False))
+        listing.add(Listed(f"{self.name}.py", place, stamp_of(status), status.st_size, False))
         finds_its_folder = _FINDS_ITS_FOLDER.search(source) is not None
         if split is not None:
             listing.folders[split[0]] = status.st_mtime_ns
@@ -359,7 +360,7 @@ def _warn_of_change(module: Module, listed: Listed) -> None:
     when = "Handout first read it" if module.spec is None else "this program loaded it"
     remedy = "import the module" if module.spec is None else "load the module again with importlib.reload"
     warn_once(
-        f"changed {listed.path} {listed.mtime_ns}",
+        f"changed {listed.path} {listed.stamp}",
         f"{listed.path} has changed since {when}. Hosts still get the source as it was. To use the new source, start "
         f"the program again, or {remedy}.",
     )

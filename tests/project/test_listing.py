@@ -307,6 +307,10 @@ def test_a_data_file_is_read_anew_when_it_has_changed_and_a_removed_package_is_k
     assert not refreshed()
     write(tmp_path / "pkg", **{"a.txt": b"longer"})
     assert refreshed()
+    old = (tmp_path / "pkg" / "a.txt").stat()
+    write(tmp_path / "pkg", **{"a.txt": b"LONGER"})
+    os.utime(tmp_path / "pkg" / "a.txt", ns=(old.st_atime_ns, old.st_mtime_ns))  # as `rsync --times` does
+    assert refreshed()
     write(tmp_path / "pkg", "b.txt")
     assert refreshed()
     assert made.files.keys() == {"pkg/a.txt", "pkg/b.txt"}
