@@ -80,8 +80,8 @@ class ClassParts(NamedTuple):
 
     recipe: Recipe
     state: dict[str, Any]
-    members: dict[str, tuple[Any, dict[str, Any]]] = {}
-    defaults: dict[str, Any] = {}
+    members: dict[str, tuple[Any, dict[str, Any]]]
+    defaults: dict[str, Any]
 
 
 def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
@@ -100,7 +100,7 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
         recipe = _struct_recipe(cls, state, head, bases)
     else:
         recipe = _plain_recipe(cls, state, head, bases, is_simple)
-    return ClassParts(recipe, state)
+    return ClassParts(recipe, state, {}, {})
 
 
 def _is_state(name: str, value: Any) -> bool:
@@ -141,7 +141,7 @@ def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple
         if member._name_ == name and (attributes or not is_whole):
             members[name] = member._value_, attributes
     recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, vars(cls).get("_boundary_")))
-    return ClassParts(recipe, state, members)
+    return ClassParts(recipe, state, members, {})
 
 
 def _new_args(cls: Any, member: Any) -> tuple[Any, ...]:
@@ -156,7 +156,7 @@ def _tuple_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Class
     values = cls.__new__.__defaults__ or ()  # a program may have set them later
     defaults = dict(zip(cls._fields[len(cls._fields) - len(values) :], values))
     recipe = Recipe("tuple", type, cls.__name__, cls.__bases__, head, (cls._fields, tuple(defaults)))
-    return ClassParts(recipe, state, defaults=defaults)
+    return ClassParts(recipe, state, {}, defaults)
 
 
 def _is_made(cls: type, value: Any) -> bool:

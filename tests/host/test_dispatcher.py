@@ -55,7 +55,7 @@ def test_on_a_full_disk_small_inputs_go_along_with_their_task(
 ) -> None:
     """On a disk with room, the agent would write many of these inputs to files instead."""
 
-    def refuse(fd: int, data: object) -> int:
+    def refuse(fd: int, data: object, offset: int) -> int:
         raise OSError(errno.ENOSPC, "full")
 
     async def main() -> None:
@@ -65,7 +65,7 @@ def test_on_a_full_disk_small_inputs_go_along_with_their_task(
         for key in keys:
             store.put(key, bytes(INLINE))
         task = QueuedTask(1, 1, TaskClassQueue(messages.NewTaskClass(1, {})), b"", keys, [], 1, "t", 1, 0)
-        monkeypatch.setattr("handout.host.agent.object_store.os.write", refuse)
+        monkeypatch.setattr("handout.host.agent.object_store.os.pwrite", refuse)
         assert dispatcher._inputs([task])[0] == keys
         with pytest.raises(StoreFullError):
             store.path(5)
