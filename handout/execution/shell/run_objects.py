@@ -260,5 +260,5 @@ def _read(file: ObjectFile) -> memoryview:
     """
     try:
         return read_whole(file.path, file.nbytes, file.digest)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise damaged_file(file.path, f"the file is not there any more ({error.strerror})") from error
