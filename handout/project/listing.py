@@ -2,29 +2,26 @@
 
 Junk does not travel: names that begin with a dot, bytecode, compiled libraries, caches, virtual environments and
 ``node_modules``. Compiled libraries stay because a host may have another system. Sockets, pipes and devices stay too.
-Private keys are listed, but `is_key` finds them when the files are read. They stay because a host with ``trust="data"``
-gets the files as well.
+Private keys are listed; `private_keys` finds them when the files are read.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import translate
 from typing import NamedTuple
 
+from handout.project.named_files import NamedFiles
 from handout.project.ownership import EXTENSIONS, split_archive
 from handout.slices import Slices, is_slice_end
 
 __all__ = [
     "Listed",
     "Listing",
-    "is_key",
     "list_beside",
     "list_beside_in_archive",
     "list_package",
@@ -44,23 +41,6 @@ _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "d
 _SKIPPED_ENDS = (".pyc", ".pyo", "~", *EXTENSIONS)
 #: A folder with one of these files is a virtual environment, or a cache: https://bford.info/cachedir.
 _MARKS = frozenset({"pyvenv.cfg", "CACHEDIR.TAG", "conda-meta"})
-#: What stands in each text that has a private key, for the programs that read the key.
-_PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
-#: A private key is searched for in this many bytes at the beginning of a file.
-_SEARCHED = 64 << 10
-#: The names of files that hold keys, private or public, or certificates. Such a file counts as a private key if it is
-#: no text, or if it is only one long word, such as a key of WireGuard or Fernet, or the master key of Rails.
-_KEYS = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(pem|key)")
-#: Bytes that no text has. The binary form of a key (DER) has them in the tags of its numbers.
-_NO_TEXT = re.compile(rb"[\0-\6]")
-_ONE_WORD = re.compile(rb"\s*\S{24,}\s*")
-#: The ends of the names of files that store keys and passwords in other forms than text.
-_STORES = (".p12", ".pfx", ".jks", ".keystore", ".kdbx")
-_QUOTE = re.compile(rb"[\"']")
-#: What stands in a source within quotes, or as a part of a path.
-_WORD = re.compile(rb"(?<=[\"'/])[^\"'/]*(?=[\"'/])")
-#: A text with a pattern for file names, such as ``"*.json"`` or ``"**/part-*.csv"``.
-_PATTERN = re.compile(rb"(?:[\"']|[*}.]/)([\w.-]*\*\.\w[\w.-]*)[\"']")
 #: Files and folders about which a warning was logged.
 _warned: set[str] = set()
 
@@ -145,7 +125,7 @@ def list_beside(listing: Listing, folder: str, source: bytes, module: str = "") 
         return
     status, children = read
     listing.folders[folder] = status.st_mtime_ns
-    named = _Named(source, module)
+    named = NamedFiles(source, module)
     for number, child in enumerate(children):
         if is_slice_end(number):
             yield
@@ -245,7 +225,7 @@ def _add_file(listing: Listing, inside: str, path: str, status: os.stat_result) 
 def list_beside_in_archive(listing: Listing, archive: str, prefix: str, source: bytes, module: str) -> None:
     """Do as `list_beside` does, for a module in a folder of a zip file."""
     start = f"{prefix}/" if prefix else ""
-    named = _Named(source, module)
+    named = NamedFiles(source, module)
     for info, stamp in _members(listing, archive):
         below = info.filename.removeprefix(start)
         if not info.filename.startswith(start) or below.endswith(".py") or any(map(_is_junk, below.split("/"))):
@@ -281,51 +261,6 @@ def _members(listing: Listing, archive: str) -> Iterator[tuple[zipfile.ZipInfo, 
             yield from [(info, stamp_of(status)) for info in file.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
         warn_once(archive, f"Nothing in {archive} is sent to hosts, because the file cannot be read: {error}.")
-
-
-class _Named:
-    """The names of files and folders that a source names; see `list_beside`.
-
-    The source is searched once, and not for each file, because a folder may have thousands of files.
-    """
-
-    def __init__(self, source: bytes, module: str) -> None:
-        self._source = source
-        self._module = module
-        self._words = frozenset(_WORD.findall(source))
-        patterns = dict.fromkeys(_PATTERN.findall(source) if module else ())
-        self._patterns = re.compile("|".join(translate(os.fsdecode(pattern)) for pattern in patterns))
-
-    def __contains__(self, name: str) -> bool:
-        if self._has(name) or self._patterns.fullmatch(name) is not None:
-            return True
-        return bool(self._module) and name.startswith(f"{self._module}.") and self._has(name.removeprefix(self._module))
-
-    def _has(self, text: str) -> bool:
-        """Return True if a text stands in the source within quotes, or as a part of a path."""
-        encoded = os.fsencode(text)
-        parts = _QUOTE.split(encoded)
-        if not self._words.issuperset(parts):
-            return False
-        # A word ends at a quote, so a name with a quote, such as "it's.txt", has several words.
-        return len(parts) == 1 or re.search(rb"[\"'/]%s[\"'/]" % re.escape(encoded), self._source) is not None
-
-
-def is_key(listed: Listed, data: bytes) -> bool:
-    """Return True and log a warning if a file has a private key in its contents, or is a store of keys by its name."""
-    name = os.path.basename(listed.inside).lower()
-    is_named_as_key = _KEYS.fullmatch(name) is not None
-    # A *.pem file may have its key behind any number of certificates.
-    searched = data if is_named_as_key else data[:_SEARCHED]
-    is_secret = _NO_TEXT.search(data) or _ONE_WORD.fullmatch(data) if is_named_as_key else None
-    if not (name.endswith(_STORES) or _PRIVATE_KEY.search(searched) or is_secret):
-        return False
-    warn_once(
-        f"key {listed.path}",
-        f"{listed.path} is not sent to hosts, because it looks like a private key. If your tasks need it, pass it to "
-        "them as an argument.",
-    )
-    return True
 
 
 def _is_junk(name: str) -> bool:

@@ -22,7 +22,6 @@ from typing import Any
 from handout.project.listing import (
     Listed,
     Listing,
-    is_key,
     list_beside,
     list_beside_in_archive,
     list_package,
@@ -34,6 +33,7 @@ from handout.project.listing import (
 from handout.project.loaded import is_loaded, loaded_spec_of, may_have_changed, remembered, remembered_modules
 from handout.project.metadata import metadata_of
 from handout.project.ownership import split_archive
+from handout.project.private_keys import is_private_key
 from handout.serialization.modules_in_text import modules_in_text
 from handout.slices import Slices, is_slice_end
 
@@ -324,7 +324,14 @@ def read_listed(listed: Listed) -> bytes | None:
     except OSError as error:
         _warn_unreadable(listed.path, error)
         return None
-    return None if is_key(listed, data) else data
+    if not is_private_key(os.path.basename(listed.inside), data):
+        return data
+    warn_once(
+        f"key {listed.path}",
+        f"{listed.path} is not sent to hosts, because it looks like a private key. If your tasks need it, pass it to "
+        "them as an argument.",
+    )
+    return None
 
 
 def _mib(nbytes: int) -> str:

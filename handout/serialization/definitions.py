@@ -97,7 +97,7 @@ class Definitions:
         self.attributes_left = 0
         #: True while values are written that arrive when their classes are complete.
         self.classes_complete = False
-        #: What has been begun. Each element waits for the next one.
+        #: The values that this object has begun to write. Each one waits until the next one is written.
         self.begun: list[Fill] = []
         #: The key of a global is a pair of a namespace's number and a name.
         self.order = FillOrder()
