@@ -46,7 +46,7 @@ _warned: set[str] = set()
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
-    """Return numbers of which at least one differs after a file was written or replaced.
+    """Return numbers of which at least one differs after a program has written or replaced a file.
 
     The modification time alone does not: ``rsync --times`` and ``cp -p`` keep it.
     """

@@ -75,13 +75,13 @@ class ClassParts(NamedTuple):
         recipe: How to make the bare class.
         state: The attributes that fill it.
         members: The value and the attributes of each member of an enum that is not whole when it is made.
-        defaults: The defaults of a named tuple, by the names of its fields.
+        defaults: The defaults of the ``__new__`` that Python has made for a named tuple. None for another class.
     """
 
     recipe: Recipe
     state: dict[str, Any]
     members: dict[str, tuple[Any, dict[str, Any]]]
-    defaults: dict[str, Any]
+    defaults: tuple[Any, ...] | None
 
 
 def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
@@ -100,7 +100,7 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
         recipe = _struct_recipe(cls, state, head, bases)
     else:
         recipe = _plain_recipe(cls, state, head, bases, is_simple)
-    return ClassParts(recipe, state, {}, {})
+    return ClassParts(recipe, state, {}, None)
 
 
 def _is_state(name: str, value: Any) -> bool:
@@ -141,7 +141,7 @@ def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple
         if member._name_ == name and (attributes or not is_whole):
             members[name] = member._value_, attributes
     recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, vars(cls).get("_boundary_")))
-    return ClassParts(recipe, state, members, {})
+    return ClassParts(recipe, state, members, None)
 
 
 def _new_args(cls: Any, member: Any) -> tuple[Any, ...]:
@@ -153,9 +153,9 @@ def _tuple_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Class
     for name in (*cls._fields, *_TUPLE_MADE):
         if name in state and _is_made(cls, state[name]):
             del state[name]
-    values = cls.__new__.__defaults__ or ()  # a program may have set them later
-    defaults = dict(zip(cls._fields[len(cls._fields) - len(values) :], values))
-    recipe = Recipe("tuple", type, cls.__name__, cls.__bases__, head, (cls._fields, tuple(defaults)))
+    recipe = Recipe("tuple", type, cls.__name__, cls.__bases__, head, cls._fields)
+    # A program may have set other defaults than those in `_field_defaults`, or another `__new__`.
+    defaults = None if "__new__" in state else cls.__new__.__defaults__ or ()
     return ClassParts(recipe, state, {}, defaults)
 
 
@@ -367,9 +367,8 @@ def _generic_getitem() -> Any:
 
 
 def _make_tuple(recipe: Recipe) -> Any:
-    fields, optional = recipe.extra
     make: Any = collections.namedtuple
-    cls: Any = make(recipe.name, fields, defaults=(None,) * len(optional), module=recipe.head["__module__"])
+    cls: Any = make(recipe.name, recipe.extra, module=recipe.head["__module__"])
     cls.__qualname__ = recipe.head["__qualname__"]
     if recipe.bases != (tuple,):
         cls.__bases__ = recipe.bases
@@ -461,12 +460,9 @@ def fill_members(cls: Any, values: dict[str, Any]) -> None:
 
 
 def fill_defaults(cls: Any, values: dict[str, Any]) -> None:
-    """Set defaults of a named tuple. They may be objects of classes that were not complete when it was made."""
-    if id(cls) not in tokens.loading.fresh:
-        return
-    old = cls.__new__.__defaults__
-    optional = cls._fields[len(cls._fields) - len(old) :]
-    cls.__new__.__defaults__ = tuple(values.get(name, default) for name, default in zip(optional, old))
+    """Set the defaults of a named tuple. They may be objects of classes that were not complete when it was made."""
+    if id(cls) in tokens.loading.fresh:
+        cls.__new__.__defaults__ = values["__defaults__"] or None
 
 
 def fill_abstract(cls: Any, values: dict[str, Any]) -> None:

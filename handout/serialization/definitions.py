@@ -220,7 +220,9 @@ class Definitions:
         self.simple.append(Fill(classes_by_value.drop_attributes, cls, tuple(state)))
         self._fill(self.attributes, classes_by_value.fill_attributes, cls, state, lambda _name: id(cls))
         self._fill(self.attributes, classes_by_value.fill_members, cls, members, lambda _name: id(cls))
-        self._fill(self.attributes, classes_by_value.fill_defaults, cls, defaults, lambda _name: id(cls))
+        if defaults is not None:
+            values = {"__defaults__": defaults}
+            self._fill(self.attributes, classes_by_value.fill_defaults, cls, values, lambda _name: id(cls))
         meta: Any = type(cls)
         self.order.add_uses(id(cls), map(id, (*cls.__mro__[1:], *meta.__mro__)))
         abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}

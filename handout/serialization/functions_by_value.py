@@ -311,7 +311,7 @@ def annotated(annotations: Iterable[Any]) -> Iterator[str]:
             yield from _names_in_text(each.__forward_arg__)
         elif isinstance(each, str):
             yield from _names_in_text(each)
-        elif not isinstance(each, type):
+        elif not isinstance(each, type) and typing.get_origin(each) is not typing.Literal:
             yield from annotated(each if isinstance(each, list) else getattr(each, "__args__", ()))
 
 
@@ -333,6 +333,20 @@ def _names_in_text(text: str) -> tuple[str, ...]:
         else:
             inside.extend(ast.iter_child_nodes(node))
     return tuple(found)
+
+
+def uses_itself(fn: Function) -> bool:
+    """Return True if a function is a global of its module, and it or a function that it wraps uses this global."""
+    name, each = fn.__qualname__, typing.cast(Any, fn)
+    if fn.__globals__.get(name) is not fn:
+        return False
+    seen: set[int] = set()
+    while type(each) is Function and id(each) not in seen:
+        if name in names_in(each.__code__).used:
+            return True
+        seen.add(id(each))
+        each = each.__dict__.get("__wrapped__")
+    return False
 
 
 def _globals(fn: Function) -> dict[str, Any]:

@@ -142,7 +142,8 @@ class Pickler(pickle.Pickler):
 
     Such a class is written as separate bytes with a token, and such a function as separate bytes with a digest. But a
     function with a closure is written in place, which means inside the value's own pickle, because two closures inside
-    one value may share a variable. The exception is a decorated function of a module: it may use itself by its name.
+    one value may share a variable. The exception is a decorated function that uses itself by its name, because it would
+    be written twice.
 
     Args:
         file: Has a method ``write``.
@@ -187,9 +188,7 @@ class Pickler(pickle.Pickler):
         if not is_class:
             self.snapshot.modules.update(functions_by_value.names_in(obj.__code__).imported)
             self.cells.update(map(id, obj.__closure__ or ()))
-            # A decorated function of a module is a closure, too. It may use itself by its name in the module.
-            is_named = obj.__globals__.get(obj.__qualname__) is obj
-            if obj.__closure__ and self.definitions is None and not is_named:
+            if obj.__closure__ and self.definitions is None and not functions_by_value.uses_itself(obj):
                 return self._closure(obj)
         return self._definition(obj)
 
@@ -268,10 +267,10 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
     reducer = _reducer(kind)
     if reducer is not None:
         return lambda _pickler, obj: reducer(obj)
-    if _ENUMS_BY_GETATTR and issubclass(kind, enum.Enum) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
-        return lambda _pickler, obj: (type(obj), (obj._value_,))
     if issubclass(kind, enum.Enum) and not all(_is_equal_there(each._value_) for each in kind.__members__.values()):
         return lambda _pickler, member: _reduce_member(member)
+    if _ENUMS_BY_GETATTR and issubclass(kind, enum.Enum) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
+        return lambda _pickler, obj: (type(obj), (obj._value_,))
     if kind.__reduce_ex__ is object.__reduce_ex__:
         if kind.__reduce__ is not object.__reduce__:
             return Pickler.by_name
@@ -297,15 +296,21 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
 
 
 def _is_equal_there(value: Any) -> bool:
-    """Return True if a value is equal to the value that the receiving process makes of it."""
+    """Return True if a value is equal to the value that the receiving process makes of it.
+
+    Python compares functions, and objects of classes without an ``__eq__``, by identity.
+    """
     kind: Any = type(value)
-    if kind is tuple:
-        return all(map(_is_equal_there, value))
-    return value is None or (kind.__eq__ is not object.__eq__ and importable.importable_name(kind) is not None)
+    if kind in (tuple, list, set, frozenset, dict):
+        return all(map(_is_equal_there, [*value, *value.values()] if kind is dict else value))
+    return value is None or kind.__eq__ is not object.__eq__
 
 
 def _reduce_member(member: Any) -> Any:
-    """Have a member found by its name. Its value, such as a function, is another object in the receiving process."""
+    """Return the tuple from which pickle writes a member by its name.
+
+    The receiving process could not find the member by its value, which is another object there, such as a function.
+    """
     reduced, kind = member.__reduce_ex__(5), type(member)
     is_by_value = isinstance(reduced, tuple) and reduced[0] is kind and member._name_ in kind.__members__
     return (operator.getitem, (kind, member._name_)) if is_by_value else reduced

@@ -497,3 +497,15 @@ def test_type_parameters_and_their_bounds_travel(minor: int, source: str, printe
     python = require_python(minor)
     sent = run_on_host(python, SEND_TEXT, source, bundle=bundle)
     assert run_on_host(python, CALL, stdin=sent, bundle=bundle).decode().strip() == printed
+
+
+def test_defaults_of_a_named_tuple_that_have_changed_count_in_the_next_run(bundle: Path) -> None:
+    space = script(
+        "import collections\nPair = collections.namedtuple('Pair', 'a b')\ndef fn(): return Pair.__new__.__defaults__"
+    )
+    blobs = []
+    for defaults in (None, (1,), (1, [2]), None):
+        space["Pair"].__new__.__defaults__ = defaults
+        blobs.append(dumps(space["fn"]))
+    source = "import pickle\npickling.become_worker()\nfor each in pickle.loads(data): print(pickling.loads(each)())"
+    assert in_another_process(bundle, pickle.dumps(blobs), source).splitlines() == ["None", "(1,)", "(1, [2])", "None"]

@@ -381,7 +381,8 @@ class Fetches:
 def warn_no_room(what: str, error: Exception) -> None:
     """Warn that the controller could not store an object."""
     logger.warning(
-        "The controller could not store %s. Check the free memory and disk space of this machine. The error was %s: %s",
+        "The controller could not store %s. Check the free memory and disk space of this machine, and if too "
+        "many files are open, the limit that `ulimit -n` shows. The error was %s: %s",
         what,
         type(error).__name__,
         str(error),  # the error itself would keep the run in memory for as long as a handler keeps the log record

@@ -70,7 +70,8 @@ class ObjectTraffic:
             if isinstance(segments, ObjectFile):
                 self._stream(run, number, segments, agent)
             elif segments is None:
-                self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing=True))
+                missing = number not in run.objects
+                self._post(ev.CopyFailed(agent.name, run.number, number, CONTROLLER, missing))
             elif run.objects.size(number) > INLINE:
                 agent.put(run.base | number, segments, run.objects.size(number))
             else:

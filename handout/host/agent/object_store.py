@@ -7,6 +7,7 @@ further files lie on disk. Workers map the files to read them. The store never u
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import zlib
@@ -27,6 +28,7 @@ _COPY_SIZE = 1 << 20
 _CHECK_SIZE = 4 << 20
 #: The indexes that the folder in memory and the folder on disk have in `ObjectStore.folders`.
 MEMORY, DISK = 0, 1
+_numbers = itertools.count(1)
 
 
 class StoreFullError(Exception):
@@ -240,7 +242,7 @@ class Outgoing(Source):
 
     def __init__(self, size: int, *, data: bytes | None = None, fd: int = -1, checked: bool = False) -> None:
         self.size = size
-        #: Called when the file is closed.
+        #: `close` calls this after it has closed the file.
         self.on_closed: Callable[[], None] = lambda: None
         #: False until `check` has read the whole file.
         self.is_checked = not checked
@@ -297,6 +299,8 @@ class Incoming:
         self._small: bytearray | None = bytearray() if small and size <= INLINE else None
         self._folder = MEMORY
         self._path = ""
+        #: Two streams may bring one object at one time, each into a file of its own.
+        self._number = next(_numbers)
         #: How many bytes the file has so far, and their checksum if the file will end with one.
         self._written = 0
         self._crc = 0
@@ -305,7 +309,7 @@ class Incoming:
 
     def _make(self, folder: int) -> None:
         self._folder = folder
-        self._path = f"{self._store.folders[folder]}/{file_name(self.key)}.in"
+        self._path = f"{self._store.folders[folder]}/{file_name(self.key)}.{self._number}.in"
         try:
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         except OSError as error:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import errno
+import resource
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
@@ -14,8 +16,9 @@ from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.object_store import Incoming, ObjectStore, Outgoing, StoreFullError
 from handout.protocol import frames, messages
 
-#: At most this many files are open for streams to the controller.
+#: The agent opens at most this many files for streams to the controller, and at most an eighth of its limit.
 _MAX_FILES = 64
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Transfers:
@@ -46,6 +49,7 @@ class Transfers:
         self._last_stream = 0
         #: How many files are open for streams to the controller, and the keys of requested objects that wait for one.
         self._open_files = 0
+        self._max_files = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8 or 1)
         self._waiting: collections.deque[int] = collections.deque()
 
     def use(self, link: ControllerLink) -> None:
@@ -93,14 +97,8 @@ class Transfers:
             incoming.give_up()
 
     def drop(self, keys: Iterable[int]) -> None:
-        """Discard objects that are still arriving, and the rest of their streams, because no task needs them now.
-
-        The caller then drops the objects from the store, so files that the controller has requested are opened before.
-        """
+        """Discard objects that are still arriving, and the rest of their streams, because no task needs them now."""
         dropped = set(keys)
-        for key in [key for key in self._waiting if key in dropped]:
-            self._waiting.remove(key)
-            self._fetch(key)
         for stream, incoming in self._incoming.items():
             if incoming is not None and incoming.key in dropped:
                 incoming.give_up()
@@ -109,9 +107,11 @@ class Transfers:
     def fetch(self, key: int) -> None:
         """Stream an object to the controller. If the store cannot give the object, send `Missing`.
 
-        An object in a file waits while `_MAX_FILES` files are open: a host may lack descriptors for all of them.
+        An object in a file waits while the agent has as many open files as it may, because a process may open only so
+        many files. If the agent drops the object meanwhile, the controller does not need it any more, and gets
+        `Missing`.
         """
-        if self._open_files >= _MAX_FILES and self._store.is_file(key):
+        if self._open_files >= self._max_files and self._store.is_file(key):
             self._waiting.append(key)
         else:
             self._fetch(key)
@@ -122,7 +122,10 @@ class Transfers:
         is_file = self._store.is_file(key)
         try:
             source = self._store.open(key)
-        except (KeyError, OSError):
+        except (KeyError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR and self._open_files:
+                self._waiting.append(key)  # its turn comes when a file is closed
+                return
             link.send(messages.Missing(key))
             if key in self._store and not self._store.is_whole(key):
                 self._on_vanished([key])
@@ -134,12 +137,14 @@ class Transfers:
 
     def _file_closed(self) -> None:
         self._open_files -= 1
-        if self._waiting and self._open_files < _MAX_FILES:
+        if self._waiting:
             # In a later turn, because the session that has closed the file is not done with its stream.
-            asyncio.get_running_loop().call_soon(self._fetch_next)
+            asyncio.get_running_loop().call_soon(self._fetch_waiting)
 
-    def _fetch_next(self) -> None:
-        if self._waiting and self._open_files < _MAX_FILES:
+    def _fetch_waiting(self) -> None:
+        for _ in range(len(self._waiting)):  # an object that needs no file, or is missing, makes way for the next one
+            if self._open_files >= self._max_files:
+                return
             self._fetch(self._waiting.popleft())
 
     def _send_checked(self, key: int, source: Outgoing) -> None:
