@@ -71,9 +71,12 @@ def _executed(source: str, folder: Path, _bundle: Path) -> list[str]:
     return ["-c", f"exec(open({str(folder / 'session.txt')!r}).read())"]
 
 
-def _run_path(source: str, folder: Path, bundle: Path) -> list[str]:
-    (path,) = _script(source, folder, bundle)
-    return ["-c", f"import runpy; runpy.run_path({path!r}, run_name='__main__')"]
+def _run_path(name: str) -> Callable[[str, Path, Path], list[str]]:
+    def arguments(source: str, folder: Path, bundle: Path) -> list[str]:
+        (path,) = _script(source, folder, bundle)
+        return ["-c", f"import runpy; runpy.run_path({path!r}, run_name={name!r})"]
+
+    return arguments
 
 
 def _cells(source: str, folder: Path, _bundle: Path) -> list[str]:
@@ -102,7 +105,8 @@ HOW: dict[str, Callable[[str, Path, Path], list[str]]] = {
     "package": _module("pkg/__main__.py", "pkg"),
     "command": _command,
     "executed": _executed,
-    "run_path": _run_path,
+    "run_path": _run_path("__main__"),
+    "named_path": _run_path("other"),
     "cells": _cells,
 }
 

@@ -6,7 +6,6 @@ depends on it. A module is "installed" if it is not the user's own (see `project
 
 from __future__ import annotations
 
-import dis
 import functools
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 from handout.journal.installed import PYTHON, is_own, version_of
 from handout.journal.value_walk import ValueWalk, digest
 from handout.project.sources import own_sources
-from handout.serialization.functions_by_value import names_in
+from handout.serialization.functions_by_value import instructions_of, is_relative, names_in
 from handout.serialization.importable import importable_name, main_name
 from handout.slices import at_once
 
@@ -147,11 +146,8 @@ def _imported(code_: types.CodeType, package: str) -> tuple[str, ...]:
     for each in code_.co_consts:
         if isinstance(each, types.CodeType):
             found.update(_imported(each, package))
-    before = [each for each in dis.get_instructions(code_) if each.opname != "EXTENDED_ARG"]
-    for at, each in enumerate(before):
+    instructions = list(instructions_of(code_))
+    for at, each in enumerate(instructions):
         if each.opname == "IMPORT_NAME":
-            # The instruction two places before puts the import's level on the stack. The level of a relative import is
-            # above 0.
-            relative = before[at - 2].argval != 0
-            found.add(package if relative else each.argval)
+            found.add(package if is_relative(instructions, at) else each.argval)
     return tuple(sorted(found))

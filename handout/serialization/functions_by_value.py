@@ -63,11 +63,22 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from codes(constant)
 
 
+def instructions_of(code: types.CodeType) -> Iterator[dis.Instruction]:
+    """Yield the instructions of a code object, without the prefixes that extend the argument of the next one."""
+    return (each for each in dis.get_instructions(code) if each.opname != "EXTENDED_ARG")
+
+
+def is_relative(instructions: list[dis.Instruction], at: int) -> bool:
+    """Return True if the import at a place among `instructions_of` some code is a relative import."""
+    # The instruction two places before puts the import's level on the stack. The level of a relative import is above 0.
+    return bool(instructions[at - 2].argval != 0)
+
+
 class Names(NamedTuple):
     """The names that code uses when it runs, with those of nested code, in the order of their first appearance.
 
     Attributes:
-        used: Globals that the code reads or writes.
+        used: Globals that the code reads or writes. A relative import reads ``__package__``.
         imported: Modules that the code imports, as written, and those that its texts seem to name.
     """
 
@@ -82,14 +93,26 @@ def names_in(code: types.CodeType) -> Names:
         used: dict[str, None] = {}
         imported: dict[str, None] = {}
         for part in codes(code):
-            for instruction in dis.get_instructions(part):
+            instructions = list(instructions_of(part))
+            for at, instruction in enumerate(instructions):
                 if instruction.opname in _GLOBAL:
                     used[instruction.argval] = None
-                elif instruction.opname == "IMPORT_NAME" and instruction.argval:
+                elif instruction.opname == "IMPORT_NAME" and is_relative(instructions, at):
+                    used["__package__"] = None
+                elif instruction.opname == "IMPORT_NAME":
                     imported[instruction.argval] = None
             imported.update(dict.fromkeys(modules_in_code(part)))
         found = _names[code] = Names(tuple(used), tuple(imported))
     return found
+
+
+def imported_by(fn: Function) -> Iterator[str]:
+    """Yield the modules that a function imports when it runs. For relative imports, yield the package."""
+    used, imported = names_in(fn.__code__)
+    yield from imported
+    package = fn.__globals__.get("__package__") if "__package__" in used else None
+    if isinstance(package, str) and package:
+        yield package
 
 
 def marshalled(code: types.CodeType) -> tuple[Any, ...]:
@@ -409,7 +432,7 @@ def fill_names(space: dict[str, Any], values: dict[str, Any]) -> None:
     """Add globals to a namespace. Those that another function of the snapshot brought stay as they are."""
     for name, value in values.items():
         space.setdefault(name, value)
-        if name == "__doc__":  # a new module has one already, which is None
+        if name in ("__doc__", "__package__"):  # a new module has them already, and they are None
             space[name] = value
 
 

@@ -24,10 +24,12 @@ def main_name() -> str | None:
     """Return the name by which ``__main__`` can be imported, such as ``pkg.mod`` after ``python -m pkg.mod``.
 
     Return None if there is no such name. For a folder or a zip file that is run as a program, Python itself gives the
-    name ``__main__``, under which no other process finds the program.
+    name ``__main__``, under which no other process finds the program. After ``python -m pkg``, the name is
+    ``pkg.__main__``. It does not count, because such a module is a program from its first line, and an import would run
+    it. `multiprocessing` does not import it either.
     """
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return None if spec is None or spec.name == "__main__" else spec.name
+    return None if spec is None or spec.name.rpartition(".")[2] == "__main__" else spec.name
 
 
 def is_importable(module: types.ModuleType) -> bool:
@@ -35,7 +37,7 @@ def is_importable(module: types.ModuleType) -> bool:
     name = module.__name__
     if sys.modules.get(name) is not module or (name == "__main__" and main_name() is None):
         return False
-    return getattr(module, "__spec__", None) is not None or getattr(module, "__file__", None) is not None
+    return getattr(module, "__spec__", None) is not None
 
 
 def importable_name(obj: Any) -> tuple[str, str] | None:
@@ -49,7 +51,7 @@ def importable_name(obj: Any) -> tuple[str, str] | None:
         return None
     if module_name in _MAIN:
         module_name = main_name()
-    elif getattr(module, "__spec__", None) is None and getattr(module, "__file__", None) is None:
+    elif getattr(module, "__spec__", None) is None:
         return None
     return (module_name, qualname) if module_name is not None and at(module, qualname) is obj else None
 

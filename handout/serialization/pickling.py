@@ -186,7 +186,7 @@ class Pickler(pickle.Pickler):
         if special is not None:
             return special
         if not is_class:
-            self.snapshot.modules.update(functions_by_value.names_in(obj.__code__).imported)
+            self.snapshot.modules.update(functions_by_value.imported_by(obj))
             self.cells.update(map(id, obj.__closure__ or ()))
             if obj.__closure__ and self.definitions is None and not functions_by_value.uses_itself(obj):
                 return self._closure(obj)

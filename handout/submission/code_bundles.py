@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import operator
 import sys
 import threading
 import zipfile
@@ -19,6 +20,7 @@ from handout.project.sources import own_sources
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
+from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.slices import SharedWork, Slices
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
@@ -107,11 +109,28 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
     name = getattr(fn, "__qualname__", type(fn).__qualname__)
     try:
         blob = b"".join(dumps(fn, snapshot))
+        registered = registered_by_value() if snapshot.by_value else []
+        if registered:
+            blob = b"".join(dumps(_Accompanied(fn, registered), snapshot))
     except Exception as error:  # a __reduce__ may raise any exception
         raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.of(hashlib.sha256(blob).digest())
     return FunctionBlob(number, blob, by_value, False)
+
+
+class _Accompanied:
+    """A function whose bytes also define the classes that the caller registered with `handout.trust`.
+
+    A worker reads the results of a host with ``trust="data"`` as data. It makes objects of a class only if it has the
+    class already. The function of its task may use such objects without naming their class.
+    """
+
+    def __init__(self, fn: Callable[..., Any], classes: Sequence[type]) -> None:
+        self.fn, self.classes = fn, classes
+
+    def __reduce__(self) -> Any:
+        return operator.getitem, ((self.fn, *self.classes), 0)
 
 
 def bundle_modules(names: Iterable[str]) -> Slices[CodeBundle | None]:

@@ -260,6 +260,32 @@ async def test_a_package_of_pip_target_is_taken_from_the_same_folder_of_the_host
         assert (await cluster.execute(graph))["where"] == str(tmp_path / "hotarget" / "__init__.py")
 
 
+async def test_a_closure_that_imports_relatively_brings_its_package(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = b"""
+def closure(n):
+    def add(x):
+        from .other import N
+        return x + n + N
+    return add
+def local_class():
+    class Adder:
+        def add(self, x):
+            from . import other
+            return x + other.N
+    return Adder().add
+"""
+    write(tmp_path, **{"horelative/__init__.py": source, "horelative/other.py": b"N = 10"})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = importlib.import_module("horelative")
+    graph = Graph()
+    graph.add(package.closure(2), 1, id="closure")
+    graph.add(package.local_class(), 1, id="method")
+    results = await cluster.execute(graph)
+    assert (results["closure"], results["method"]) == (13, 11)
+
+
 MEET = """
     import os, time
     def meet(folder, me, count):

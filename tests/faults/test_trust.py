@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 import handout
 from handout import Cluster, Graph, Host
+from handout.serialization.untrusted import allowlist
 from tests.faults import bites
 from tests.sshd import OpenSsh
 
@@ -113,6 +116,32 @@ async def test_data_and_registered_classes_pass_everywhere(cluster: Cluster, nby
     assert results[made] == bites.make_row(nbytes)
     assert [results[out].name for out in (grown, again)] == ["ab", "abb"]
     assert results[again].data["colour"] is bites.Colour.RED
+
+
+@pytest.mark.parametrize("nbytes", SIZES)
+async def test_a_function_need_not_name_a_registered_class_that_is_sent_by_value(
+    cluster: Cluster, nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowlist, "_registered", dict(allowlist._registered))  # the class goes with the test
+
+    @handout.trust
+    @dataclasses.dataclass
+    class Reading:
+        at: float
+        data: bytes
+
+    def measure(nbytes: int) -> object:
+        return Reading(1.5, bytes(nbytes))
+
+    def look(reading: Any) -> tuple[str, float, int]:
+        return type(reading).__name__, reading.at, len(reading.data)
+
+    graph = Graph()
+    made = graph.add(measure, nbytes, host="suspect")
+    out = graph.add(look, made, host="near")
+    results = await cluster.execute(graph, outputs=[made, out])
+    assert results[out] == ("Reading", 1.5, nbytes)
+    assert type(results[made]) is Reading
 
 
 async def test_a_class_that_is_not_registered_is_refused_and_one_of_a_trusted_host_is_not(cluster: Cluster) -> None:

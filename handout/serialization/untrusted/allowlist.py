@@ -85,6 +85,11 @@ def registered() -> list[tuple[str, str]]:
     return [(main if main is not None and module == "__main__" else module, name) for module, name in _registered]
 
 
+def registered_by_value() -> list[type]:
+    """Return the registered classes that other processes cannot import, such as those of a script."""
+    return [cls for cls in _registered.values() if importable.importable_name(cls) is None]
+
+
 def allow(names: Iterable[Any]) -> None:
     """Allow the classes with these names in this process. They were registered in the caller's program."""
     _allowed_names.update((module, name) for module, name in names)
