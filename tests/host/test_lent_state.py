@@ -50,6 +50,10 @@ PARTS = {
         "seen = [os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)]",
     ),
     "output that does not block": ("os.set_blocking(1, False)", "seen = os.get_blocking(1), os.get_blocking(2)"),
+    "output that no process inherits": (
+        "[os.set_inheritable(fd, False) for fd in (0, 1, 2)]",
+        "seen = [os.get_inheritable(fd) for fd in (0, 1, 2)]",
+    ),
     "folder": ("os.chdir('/tmp')", "seen = os.getcwd()"),
     "signal handler": (
         "signal.signal(signal.SIGUSR1, signal.SIG_IGN)",
@@ -125,9 +129,9 @@ PARTS = {
     ),
     "switches of the interpreter": (
         "import threading; sys.setdlopenflags(258); threading.stack_size(1 << 20); sys.tracebacklimit = 0;"
-        "sys.dont_write_bytecode = not sys.dont_write_bytecode",
+        "sys.dont_write_bytecode = not sys.dont_write_bytecode; sys.pycache_prefix = '/nowhere'",
         "import threading; seen = sys.getdlopenflags(), threading.stack_size(), sys.dont_write_bytecode, "
-        "hasattr(sys, 'tracebacklimit')",
+        "sys.pycache_prefix, hasattr(sys, 'tracebacklimit')",
     ),
     "field size of csv": ("import csv; csv.field_size_limit(10)", "import csv; seen = csv.field_size_limit()"),
     "trace of allocations": (

@@ -105,14 +105,18 @@ class Descriptors:
         """Return True if at least half of the descriptors are free that were free when the worker began."""
         return _lowest_free() <= (self._lowest + resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 2
 
-    def are_blocking(self) -> bool:
-        """Return True if writing to standard output and to standard error waits while the pipe is full."""
-        return os.get_blocking(1) and os.get_blocking(2)
+    def have_flags(self) -> bool:
+        """Return True if writing to standard output and error waits while the pipe is full, and processes inherit both.
 
-    def make_blocking(self) -> None:
-        """Let writing wait while the pipe is full."""
+        Standard input is inherited as well, because it is put back after each task.
+        """
+        return all(os.get_blocking(fd) and os.get_inheritable(fd) for fd in (1, 2))
+
+    def set_flags(self) -> None:
+        """Let writing wait while the pipe is full, and let processes that tasks start inherit both descriptors."""
         for fd in (1, 2):
             os.set_blocking(fd, True)
+            os.set_inheritable(fd, True)
 
 
 def identity(fd: int) -> tuple[int, int]:

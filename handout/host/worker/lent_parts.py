@@ -229,6 +229,7 @@ def _settings() -> Part:
         sys.setdlopenflags,
         threading.stack_size,
         partial(setattr, sys, "dont_write_bytecode"),
+        partial(setattr, sys, "pycache_prefix"),
         _set_traceback_limit,
         lambda size: modules["_csv"].field_size_limit(size),
         lambda enabled: _tracemalloc.start() if enabled else _tracemalloc.stop(),
@@ -249,6 +250,7 @@ def _settings() -> Part:
             sys.getdlopenflags(),
             threading.stack_size(),
             sys.dont_write_bytecode,
+            sys.pycache_prefix,
             attribute_of_sys("tracebacklimit"),
             modules["_csv"].field_size_limit() if "_csv" in modules else _FIELD_SIZE,
             _tracemalloc.is_tracing(),
@@ -395,7 +397,7 @@ def after_each_batch(descriptors: Descriptors) -> list[Part]:
     They matter only in the long run, or change only how fast a task runs. The tasks of a batch take a few milliseconds.
     """
     parts = [
-        Part("blocking mode of output", descriptors.are_blocking, lambda _: descriptors.make_blocking(), False),
+        Part("flags of output", descriptors.have_flags, lambda _: descriptors.set_flags(), False),
         # Tasks may have left many files open. The worker ends before a later task finds no free descriptor.
         Part("free descriptors", descriptors.are_plenty, lambda _: None, False),
         Part("priority", partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
