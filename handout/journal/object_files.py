@@ -190,10 +190,12 @@ def check(path: Path, nbytes: int, digest: str) -> None:
 
 
 def _open(path: Path) -> io.FileIO:
-    """Open a file to read it. Opening a pipe in place of the file would wait without end."""
-    if not stat.S_ISREG(path.stat().st_mode):
+    """Open a file to read it. If there is a pipe in place of the file, this does not wait for its other end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise damaged_file(path, "another program has put something else in its place")
-    return path.open("rb", buffering=0)
+    return io.FileIO(descriptor)
 
 
 def read_whole(path: Path, nbytes: int, digest: str) -> memoryview:

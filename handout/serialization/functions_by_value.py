@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from handout.serialization import tokens
-from handout.serialization.importable import is_importable
+from handout.serialization.importable import importable_name, is_importable
 from handout.serialization.modules_in_text import modules_in_code
 
 #: Two Pythons that share it read each other's code objects.
@@ -359,17 +359,27 @@ def _names_in_text(text: str) -> tuple[str, ...]:
 
 
 def uses_itself(fn: Function) -> bool:
-    """Return True if a function is a global of its module, and it or a function that it wraps uses this global."""
-    name, each = fn.__qualname__, typing.cast(Any, fn)
-    if fn.__globals__.get(name) is not fn:
+    """Return True if a function is a global of a module, and it or a function that it calls uses this global."""
+    wrapped = [each for each in _functions_beside(fn) if type(each) is Function]
+    if not any(value is fn for each in (fn, *wrapped) for value in each.__globals__.values()):
         return False
-    seen: set[int] = set()
-    while type(each) is Function and id(each) not in seen:
-        if name in names_in(each.__code__).used:
+    queue, seen = [fn, *wrapped], {id(fn), *map(id, wrapped)}
+    while queue:
+        each = queue.pop()
+        used = [each.__globals__.get(name) for name in names_in(each.__code__).used]
+        if any(value is fn for value in used):
             return True
-        seen.add(id(each))
-        each = each.__dict__.get("__wrapped__")
+        found = [value for value in (*used, *_functions_beside(each)) if type(value) is Function]
+        queue += [value for value in found if id(value) not in seen and importable_name(value) is None]
+        seen.update(map(id, found))
     return False
+
+
+def _functions_beside(fn: Function) -> Iterator[Any]:
+    """Yield what a function calls without a global: the contents of its cells, and the function that it wraps."""
+    for _, value in _contents(fn):
+        yield value
+    yield fn.__dict__.get("__wrapped__")
 
 
 def _globals(fn: Function) -> dict[str, Any]:

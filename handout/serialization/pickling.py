@@ -142,8 +142,8 @@ class Pickler(pickle.Pickler):
 
     Such a class is written as separate bytes with a token, and such a function as separate bytes with a digest. But a
     function with a closure is written in place, which means inside the value's own pickle, because two closures inside
-    one value may share a variable. The exception is a decorated function that uses itself by its name, because it would
-    be written twice.
+    one value may share a variable. The exception is a decorated function that uses itself by its name, also through
+    another function, because it would be written twice.
 
     Args:
         file: Has a method ``write``.

@@ -6,6 +6,7 @@ import contextvars
 import copyreg
 import functools
 import gc
+import importlib.machinery
 import io
 import pickle
 import re
@@ -253,7 +254,7 @@ def test_equal_definitions_have_equal_digests_in_two_runs() -> None:
 def test_a_class_whose_definition_could_not_be_loaded_is_loaded_anew(bundle: Path) -> None:
     """The first attempt fails because a module is missing. It must not leave an incomplete class behind."""
     sys.modules["handout_test_absent"] = module = types.ModuleType("handout_test_absent")
-    module.__file__ = "elsewhere.py"
+    module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
     exec("class Value:\n    pass\nVALUE = Value()", module.__dict__)
     try:
         data = dumps(type("Holder", (), {"__module__": "__main__", "value": module.VALUE, "later": [1, object]})())
