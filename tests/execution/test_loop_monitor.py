@@ -215,9 +215,10 @@ from handout.execution.loop_monitor import LoopMonitor, _processor_wait_s
 logging.basicConfig(format="%(message)s")
 
 def starved(cpu):
-    # This process may use only one processor. A busy loop of higher priority occupies that processor.
+    # This process may use only one processor. A busy loop of higher priority occupies most of that processor. With a
+    # still lower priority, this process would not end in time on a machine with many such loops.
     os.sched_setaffinity(0, {cpu})
-    os.nice(15)
+    os.nice(8)
     until = _processor_wait_s() + 1.0
     while _processor_wait_s() < until:
         pass
