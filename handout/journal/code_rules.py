@@ -17,7 +17,7 @@ from handout.journal.installed import PYTHON, is_own, version_of
 from handout.journal.value_walk import ValueWalk, digest
 from handout.project.sources import own_sources
 from handout.serialization.functions_by_value import instructions_of, is_relative, names_in
-from handout.serialization.importable import importable_name, main_name
+from handout.serialization.importable import importable_name
 from handout.slices import at_once
 
 __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "module_sources"]
@@ -120,13 +120,14 @@ def module_sources(walk: ValueWalk, name: str) -> bytes:
     user's other packages that this package imports, directly or indirectly, and from the versions of the installed
     modules that any of these packages imports. The identity of an installed module is made from its version.
     """
-    top, script = name.partition(".")[0], None
+    top, script, package = name.partition(".")[0], None, None
     if name == "__main__":
+        package = getattr(sys.modules[name], "__package__", None)
         script = getattr(sys.modules[name], "__file__", None)
         if script is None or not os.path.isfile(script):  # there is no file: the program was typed into an interpreter
             return walk.unknown()
     if top not in walk.sources:
-        found = at_once(own_sources([main_name() or top if script else top], script))
+        found = at_once(own_sources([package or top], script))
         parts = [part for each in sorted(found.files) for part in (each.encode(), digest(found.files[each]))]
         binaries = sorted(each for package in found.packages.values() for each in package.extensions.items())
         parts += [part for each, path in binaries for part in (each.encode(), digest(Path(path).read_bytes()))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
+import pickle
 import sys
 import types
 import weakref
@@ -24,7 +25,6 @@ from typing import Any, Callable, NamedTuple
 from handout.serialization import classes_by_value, functions_by_value, tokens
 from handout.serialization.fill_order import Fill, FillOrder, Group
 from handout.serialization.functions_by_value import MAGIC, PYTHON, Key
-from handout.serialization.importable import MainUnpickler
 
 Function = types.FunctionType
 
@@ -389,7 +389,7 @@ def _load(blob: Blob) -> Any:
     before, tokens.loading = tokens.loading, tokens.Loading(blob.keys, blob.versions)
     try:
         stream = io.BytesIO(blob.data)
-        unpickler = MainUnpickler(stream)
+        unpickler = pickle.Unpickler(stream)
         obj = unpickler.load()
         while stream.tell() < len(blob.data):
             unpickler.load()

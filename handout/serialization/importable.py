@@ -1,6 +1,8 @@
 """Decides which functions, classes and modules are sent by name: those that every process can import.
 
-All others are sent by value, which means that their definitions are sent (see `definitions`).
+All others are sent by value, which means that their definitions are sent (see `definitions`). So is all that
+``__main__`` defines, also after ``python -m pkg.mod``: a program may change its globals before it begins a run. A host
+that imported ``pkg.mod`` would not have the changes.
 """
 
 from __future__ import annotations
@@ -8,7 +10,6 @@ from __future__ import annotations
 import builtins
 import importlib
 import operator
-import pickle
 import sys
 import types
 from typing import Any
@@ -20,24 +21,10 @@ _TYPES: dict[type, str] = {kind: name for name, kind in vars(types).items() if i
 _SINGLETONS = frozenset({type(None), type(...), type(NotImplemented)})
 
 
-def main_name() -> str | None:
-    """Return the name by which ``__main__`` can be imported, such as ``pkg.mod`` after ``python -m pkg.mod``.
-
-    Return None if there is no such name. For a folder or a zip file that is run as a program, Python itself gives the
-    name ``__main__``, under which no other process finds the program. After ``python -m pkg``, the name is
-    ``pkg.__main__``. It does not count, because such a module is a program from its first line, and an import would run
-    it. `multiprocessing` does not import it either.
-    """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return None if spec is None or spec.name.rpartition(".")[2] == "__main__" else spec.name
-
-
 def is_importable(module: types.ModuleType) -> bool:
     """Return True if other processes can import a module. They cannot import a module that was made at run time."""
     name = module.__name__
-    if sys.modules.get(name) is not module or (name == "__main__" and main_name() is None):
-        return False
-    return getattr(module, "__spec__", None) is not None
+    return sys.modules.get(name) is module and name not in _MAIN and getattr(module, "__spec__", None) is not None
 
 
 def importable_name(obj: Any) -> tuple[str, str] | None:
@@ -47,13 +34,10 @@ def importable_name(obj: Any) -> tuple[str, str] | None:
     """
     module_name, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     module = sys.modules.get(module_name) if isinstance(module_name, str) else None
-    if module is None or not isinstance(qualname, str):
+    if module is None or not isinstance(qualname, str) or module_name in _MAIN:
         return None
-    if module_name in _MAIN:
-        module_name = main_name()
-    elif getattr(module, "__spec__", None) is None:
-        return None
-    return (module_name, qualname) if module_name is not None and at(module, qualname) is obj else None
+    is_here = getattr(module, "__spec__", None) is not None and at(module, qualname) is obj
+    return (str(module_name), qualname) if is_here else None
 
 
 def at(module: Any, qualname: str) -> Any:
@@ -64,14 +48,9 @@ def at(module: Any, qualname: str) -> Any:
         return None
 
 
-def module_named(name: str) -> types.ModuleType:
-    """Import a module. The running ``__main__`` stands for the module that it runs."""
-    return sys.modules["__main__"] if name == main_name() else importlib.import_module(name)
-
-
 def attribute(module_name: str, qualname: str) -> Any:
     """Return the object that `importable_name` named."""
-    return operator.attrgetter(qualname)(module_named(module_name))
+    return operator.attrgetter(qualname)(importlib.import_module(module_name))
 
 
 def reduce_builtin(cls: type) -> Any:
@@ -89,10 +68,3 @@ def reduce_builtin(cls: type) -> Any:
         return None
     name = dill._dill._typemap.get(cls)  # types that neither module names, such as that of a dict's keys
     return None if name is None else (dill._dill._load_type, (name,))
-
-
-class MainUnpickler(pickle.Unpickler):
-    """In a process that was started as ``python -m pkg.mod``, looks up names of ``pkg.mod`` in ``__main__``."""
-
-    def find_class(self, module_name: str, name: str) -> Any:
-        return super().find_class("__main__" if module_name == main_name() else module_name, name)

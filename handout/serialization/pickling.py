@@ -22,6 +22,7 @@ from __future__ import annotations
 import copyreg
 import enum
 import functools
+import importlib
 import io
 import operator
 import pickle
@@ -203,9 +204,8 @@ class Pickler(pickle.Pickler):
     def module(self, module: types.ModuleType) -> Any:
         """Reduce a module."""
         if importable.is_importable(module):
-            name = importable.main_name() if module.__name__ == "__main__" else module.__name__
-            self.snapshot.modules.add(str(name))
-            return importable.module_named, (name,)
+            self.snapshot.modules.add(module.__name__)
+            return importlib.import_module, (module.__name__,)
         return self._definition(module) if type(module) is types.ModuleType else NotImplemented
 
     def _definition(self, obj: Any) -> Any:
@@ -238,9 +238,8 @@ class Pickler(pickle.Pickler):
             return reduced
         home = sys.modules.get(pickle.whichmodule(obj, reduced))  # type: ignore[attr-defined]
         if home is not None and importable.is_importable(home) and importable.at(home, reduced) is obj:
-            name = importable.main_name() if home.__name__ == "__main__" else home.__name__
-            self.snapshot.modules.add(str(name))
-            return reduced if home.__name__ == name else (importable.attribute, (name, reduced))
+            self.snapshot.modules.add(home.__name__)
+            return reduced
         self.snapshot.kept_alive.append(obj)
         version = tokens.version_of(obj, self.snapshot.serial)
         if self.definitions is not None:
@@ -444,9 +443,7 @@ def loads(data: Segment) -> Any:
         Exception: Unpickling raised it.
     """
     stream, buffers = split(data)
-    if importable.main_name() is None:
-        return pickle.loads(stream, buffers=buffers)
-    return importable.MainUnpickler(io.BytesIO(stream), buffers=buffers).load()
+    return pickle.loads(stream, buffers=buffers)
 
 
 def split(data: Segment) -> tuple[memoryview, list[Any]]:

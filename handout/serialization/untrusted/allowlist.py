@@ -81,8 +81,7 @@ def register(cls: C) -> C:
 
 def registered() -> list[tuple[str, str]]:
     """Return the module and the qualified name by which other processes import each registered class."""
-    main = importable.main_name()
-    return [(main if main is not None and module == "__main__" else module, name) for module, name in _registered]
+    return list(_registered)
 
 
 def registered_by_value() -> list[type]:
@@ -371,10 +370,6 @@ def look_up(module: Any, name: Any) -> Allowed:
 
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
-    if cls is None and module == importable.main_name():
-        # This program was started as `python -m pkg.mod`. Its main module is `__main__` in this process, but hosts call
-        # it `pkg.mod`.
-        cls = _registered.get(("__main__", name))
     if cls is None and (module, name) in _allowed_names:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
