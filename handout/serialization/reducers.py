@@ -10,6 +10,7 @@ import copyreg
 import dataclasses
 import functools
 import gc
+import inspect
 import io
 import logging
 import operator
@@ -358,8 +359,29 @@ def _make_view(data: Any, format: str, shape: tuple[int, ...]) -> Any:
 
 
 #: Reducers by type.
+def _reduce_method(method: Any) -> Any:
+    """Return the tuple from which pickle writes a bound method.
+
+    pickle itself writes each method as ``getattr(obj, name)``. That may be another method, because ``super`` has
+    returned one of a base, or because the object has an attribute of this name. Or there is no such attribute, because
+    the name of the method's function is that of a lambda, of a private method before its name was mangled, or of the
+    inner function of a decorator.
+    """
+    fn, owner = method.__func__, method.__self__
+    name = getattr(fn, "__name__", None)
+    found = inspect.getattr_static(owner, name, None) if isinstance(name, str) else None
+    if type(found) is classmethod:
+        found = found.__func__
+    elif isinstance(owner, type):
+        found = None  # ``getattr`` would return the function itself, which is not bound
+    if found is fn:
+        return getattr, (owner, name)
+    return types.MethodType, (fn, owner)
+
+
 REDUCERS: dict[type, Reducer] = {
     types.CodeType: lambda code: (functions_by_value.make_code, functions_by_value.marshalled(code)),
+    types.MethodType: _reduce_method,
     types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
     types.MemberDescriptorType: lambda slot: (getattr, (slot.__objclass__, slot.__name__)),
     contextvars.ContextVar: _reduce_context_variable,
