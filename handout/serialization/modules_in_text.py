@@ -15,7 +15,8 @@ __all__ = ["modules_in_code", "modules_in_text"]
 _STATEMENT = re.compile(
     r"\bfrom\s+\.[\w.]*\s+import\b"  # a relative import, which names no top-level module
     r"|\bfrom\s+([A-Za-z_]\w*)[\w.]*\s+import\b"
-    r"|\bimport\s+([A-Za-z_]\w*)"
+    r"|\bimport\s+((?:[A-Za-z_][\w.]*(?:\s+as\s+\w+)?[ \t]*,[ \t]*)*[A-Za-z_]\w*)"
+    r"|(?:^|\s)-m\s+([A-Za-z_]\w*)"  # a command line
 )
 #: Functions of Python and of widely used packages that take the name of a module.
 _TAKES_NAME = (
@@ -31,9 +32,9 @@ def modules_in_text(text: str) -> Iterator[str]:
     """Yield the top-level names of the modules that a text seems to import. Some of these may be no modules."""
     for pattern in (_STATEMENT, _CALL):
         for match in pattern.finditer(text):
-            name = match[1] or match[2]
-            if name:
-                yield name
+            for listed in filter(None, match.groups()):
+                for name in listed.split(","):
+                    yield name.split()[0].partition(".")[0]
 
 
 def modules_in_code(code: types.CodeType) -> Iterator[str]:
@@ -46,7 +47,7 @@ def modules_in_code(code: types.CodeType) -> Iterator[str]:
     for text in texts:
         if takes_names and _DOTTED.fullmatch(text):
             yield text
-        elif "import" in text:
+        elif "import" in text or "-m" in text:
             yield from modules_in_text(text)
 
 
