@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,47 @@ def test_a_file_that_moves_to_the_disk_in_short_writes_is_whole(
     outgoing = store.open(7)
     assert outgoing.check()
     outgoing.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "removed before the end", "cut", "without a disk"])
+def test_an_object_whose_file_is_removed_on_its_way_has_vanished_and_can_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: list[int], how: str
+) -> None:
+    memory, disk, write = tmp_path / "memory", tmp_path / "disk", os.pwrite
+    memory.mkdir()
+    store = ObjectStore(str(memory), str(disk), 1 << 30)
+    refused: list[int] = []
+    transfers = Transfers(store, stored.append, lambda key, error: refused.append(key), lambda keys: None)
+    transfers.announce(messages.StreamObject(1, 7, INLINE * 2))
+    transfers.receive(Piece(1, 0, bytes(INLINE), 0, False))
+
+    def full(fd: int, data: memoryview, offset: int) -> int:
+        monkeypatch.setattr(os, "pwrite", write)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if how == "cut":
+        (file,) = memory.iterdir()
+        os.truncate(file, INLINE // 2)
+        monkeypatch.setattr(os, "pwrite", full)
+    elif how == "removed before the end":
+        transfers.receive(Piece(1, INLINE, bytes(INLINE - 1), 0, False))
+        shutil.rmtree(memory)
+        transfers.receive(Piece(1, INLINE * 2 - 1, b"\0", 0, True))
+    else:
+        shutil.rmtree(memory)
+    if how == "without a disk":
+        disk.rmdir()
+    if how != "removed before the end":
+        transfers.receive(Piece(1, INLINE, bytes(INLINE), 0, True))
+    assert (stored, refused, store.is_whole(7), list(tmp_path.rglob("*.in"))) == ([7], [], False, [])
+    store.drop(7)
+    assert store.file_bytes == 0
+    transfers.announce(messages.StreamObject(2, 7, INLINE * 2))
+    transfers.receive(Piece(2, 0, bytes(INLINE * 2), 0, True))
+    if how == "without a disk":
+        assert (stored, refused) == ([7], [7])
+    else:
+        assert (stored, refused, store.is_whole(7)) == ([7, 7], [], True)
 
 
 def test_objects_that_arrive_at_one_time_hold_no_descriptors(

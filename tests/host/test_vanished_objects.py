@@ -11,7 +11,7 @@ import pytest
 
 from handout.protocol import messages
 from handout.serialization import pickling
-from tests.host.rig import Rig
+from tests.host.rig import Bytes, Rig
 
 BIG = 3 << 20
 
@@ -111,3 +111,39 @@ def test_without_its_folder_in_memory_the_store_uses_the_disk(rig: Rig, key: int
     rig.send_object(third, b"".join(bytes(s) for s in pickling.dumps(b"y" * BIG)))
     rig.wait(lambda: rig.heard("stored"))
     assert file_of(rig, third).is_relative_to(rig.folder)
+
+
+class Halves(Bytes):
+    """An object whose second half comes only after `rest`."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.rest = False
+
+    def read(self, offset: int, size: int) -> memoryview:
+        return super().read(offset, size if self.rest else min(size, max(0, self.size // 2 - offset)))
+
+
+@pytest.mark.parametrize("rig", ["memory"], indirect=True)
+def test_an_object_whose_folder_is_removed_on_its_way_comes_again_onto_the_disk(rig: Rig, key: int) -> None:
+    data = b"".join(bytes(s) for s in pickling.dumps(b"y" * BIG))
+    source, length = Halves(data), rig.function(len)
+    rig.submit([1], length, rig.call(inputs=1), inputs=[[key]])
+    rig.send(messages.StreamObject(1, key, len(data)))
+    rig.session.send_stream(1, source)
+
+    def arriving() -> list[Path]:
+        found = Path("/dev/shm").glob(f"handout-*/{key:x}.*.in")
+        return [file for file in found if file.stat().st_size == source.size // 2]
+
+    (file,) = rig.wait(arriving)
+    shutil.rmtree(file.parent)
+    source.rest = True
+    rig.session.wake(1)
+    rig.wait(lambda: rig.heard("vanished"))
+    assert (rig.heard("vanished")[0]["keys"], rig.wait_for(1).fields["name"]) == ([key], "recalled")
+    rig.submit([2], length, rig.call(inputs=1), inputs=[[key]])
+    rig.send_stream(key, data)
+    rig.wait_for(2)
+    assert rig.result(2) == BIG
+    assert file_of(rig, key).is_relative_to(rig.folder)

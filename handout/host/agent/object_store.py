@@ -6,7 +6,6 @@ further files lie on disk. Workers map the files to read them. The store never u
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import shutil
@@ -281,6 +280,9 @@ class Outgoing(Source):
 class Incoming:
     """An object that is written into the store in pieces.
 
+    Another program may remove the file meanwhile. The object then ends as one whose file is removed later: the store
+    has the object, but `ObjectStore.is_whole` is False, so the agent reports the object as vanished.
+
     Args:
         store: The store.
         key: Key of the object.
@@ -332,6 +334,8 @@ class Incoming:
             return
         try:
             self._append(memoryview(data))
+        except FileNotFoundError:
+            pass  # another program has removed the file, so there is no use for the piece
         except OSError as error:
             if self._folder == DISK:
                 self.give_up()
@@ -364,8 +368,10 @@ class Incoming:
                 while self._written < size:
                     data = old.read(min(_COPY_SIZE, size - self._written))
                     if not data:
-                        raise OSError(errno.EIO, "another program has shortened the file")
+                        raise FileNotFoundError  # another program has shortened the file
                     self._append(memoryview(data))
+        except FileNotFoundError:
+            self.give_up()  # the file on disk has only a part of the object
         except OSError as error:
             self.give_up()
             raise self._full(error) from None
@@ -382,14 +388,16 @@ class Incoming:
         if self._small is not None:
             store.put(self.key, self._small)
             return
+        if self.key in store:
+            self.give_up()
+            return
         try:
             if store.trailer_size(self._folder):
                 self._append(memoryview(crc_bytes(self._crc)))
-            if self.key in store:
-                self.give_up()
-                return
             os.rename(self._path, f"{store.folders[self._folder]}/{file_name(self.key)}")
-        except OSError as error:  # for example, another program has removed the folder
+        except FileNotFoundError:
+            pass  # another program has removed the file
+        except OSError as error:
             self.give_up()
             raise self._full(error) from None
         store._add_file(self.key, self.size, self._folder)
