@@ -15,18 +15,20 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import socket
+import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-
-import anyio
+from typing import IO
 
 from handout.errors import HostUnreachableError, InventoryError
+from handout.transport.shielded import uninterrupted
 from handout.transport.start_output import quoted
 
 __all__ = ["Configured", "find_ssh", "read_configuration"]
@@ -234,25 +236,46 @@ def _switches(files: Sequence[str] | None) -> Iterator[list[str]]:
 
 
 async def _ask(argv: Sequence[str], host: str, by_hand: str) -> str:
-    with tempfile.TemporaryFile() as errors:  # a file, because a program of a `Match exec` may hold a pipe open
+    # The output goes to files, because a program of a `Match exec` may hold a pipe open.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                done = await anyio.run_process(argv, input=b"", stderr=errors, check=False)
+                status = await _run(argv, output, errors)
         except TimeoutError:
             raise HostUnreachableError(
                 f"Host {host!r}: `{by_hand}` did not print the SSH configuration within {_READ_TIMEOUT_S:.0f} s.",
                 remedy="Check the programs behind `Match exec` in the SSH configuration.",
                 host=host,
             ) from None
+        output.seek(0)
         errors.seek(0)
+        printed = output.read().decode("utf-8", "surrogateescape")
         said = quoted("; ".join(errors.read().decode("utf-8", "replace").split("\n")).replace("\r", "").strip(" ;"))
-    if done.returncode == 0:
-        return done.stdout.decode("utf-8", "surrogateescape")
+    if status == 0:
+        return printed
     raise InventoryError(
-        f"Host {host!r}: ssh refuses its configuration: {said or f'exit status {done.returncode}'}.",
+        f"Host {host!r}: ssh refuses its configuration: {said or f'exit status {status}'}.",
         remedy=f"Correct the SSH configuration. `{by_hand}` shows the same error.",
         host=host,
     )
+
+
+async def _run(argv: Sequence[str], output: IO[bytes], errors: IO[bytes]) -> int:
+    """Run a program in a session of its own, and return its exit status.
+
+    If this call is cancelled, as at a limit of time, the program is killed, and with it the programs of a `Match exec`,
+    which are in the same session.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+    )
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):  # the program has just ended
+            os.killpg(process.pid, signal.SIGKILL)
+        await uninterrupted(process.wait())
+        raise
 
 
 def _parse(text: str) -> dict[str, list[str]]:

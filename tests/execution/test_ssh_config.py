@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -293,9 +294,22 @@ async def test_a_program_of_the_configuration_that_hangs_is_told(
 ) -> None:
     monkeypatch.setattr("handout.transport.ssh_configuration._READ_TIMEOUT_S", 0.5)
     path = tmp_path / "config"
-    path.write_text(f'Match exec "touch {tmp_path}/begun; exec sleep 60"\n  Port 1\n')
+    path.write_text(f'Match exec "sleep 60; touch {tmp_path}/ended"\n  Port 1\n')
     with pytest.raises(handout.errors.HostUnreachableError, match="Match exec"):
         await reached(path)
+    assert not (tmp_path / "ended").exists()
+
+
+async def test_a_program_of_the_configuration_does_not_hold_up_a_cancellation(tmp_path: Path) -> None:
+    path, begun = tmp_path / "config", tmp_path / "begun"
+    os.mkfifo(begun)
+    path.write_text(f'Match exec "echo > {begun}; sleep 60; touch {tmp_path}/ended"\n  Port 1\n')
+    reading = asyncio.create_task(read_configuration("plain", None, None, [str(path)], "plain"))
+    await asyncio.to_thread(begun.read_bytes)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert not (tmp_path / "ended").exists()
 
 
 @pytest.mark.parametrize("option", ["encryption_algs", "client_keys"])
