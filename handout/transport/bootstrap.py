@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping
@@ -47,8 +48,11 @@ _HIDE_PATH = (
 TOO_OLD = 93
 #: The exit status of a Python that has begun to read its input and could not start the agent (`handout.host.boot`).
 BEGUN = 94
-#: A host that prints this many of the first bytes of its input sends its input back.
+#: A host that prints this many of the first bytes of what Python reads sends its input back. These bytes have no line
+#: break, because a terminal changes line breaks.
 _ECHO = 48
+#: The line with the hash seed, which may come before these bytes. A terminal ends it with two bytes.
+_SEED_LINE = rb"(?:\d{1,10}\s{1,2})?"
 #: An error quotes at most this many characters of a message of `handout.host.boot`, whose end has the cause.
 _MESSAGE_KEPT = 2500
 
@@ -161,7 +165,7 @@ class Bootstrap:
         """Return everything that `command` reads on its standard input: a line for the shell, and what `argv` reads."""
         line = b"" if self._hash_seed is None else b"%d\n" % self._hash_seed
         data = line + self.stdin()
-        self.output.sent, self.output.size = data[:_ECHO], len(data)
+        self.output.size = len(data)
         return data
 
     def stdin(self) -> bytes:
@@ -175,7 +179,7 @@ class Bootstrap:
         }
         main = source + b"\n"
         data = b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
-        self.output.sent, self.output.size = data[:_ECHO], len(data)
+        self.output.echo, self.output.size = re.compile(_SEED_LINE + re.escape(data[:_ECHO])), len(data)
         return data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:

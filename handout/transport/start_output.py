@@ -7,6 +7,7 @@ message quotes the noise, because the noise often says why no marked line came.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,8 +57,8 @@ class MarkedOutput:
     errors: bytes = b""
     #: The number of bytes in the command's input. The command cannot report that it has received more.
     size: int = 0
-    #: The first bytes of the command's input. A host that prints them sends its input back.
-    sent: bytes = b""
+    #: Matches the first bytes of the command's input. A host that prints them sends its input back.
+    echo: re.Pattern[bytes] | None = None
     #: A secret in the command's input. A host that sends its input back prints the secret.
     secret: str = ""
     #: Called when the command reports that it has received more of its input.
@@ -105,8 +106,8 @@ class MarkedOutput:
 
     def _check_echo(self, printed: bytes) -> None:
         """Refuse output that has the beginning of the input. None of it is quoted, because the input has a secret."""
-        if self.sent and self.sent in printed:
-            self.noise, self.errors = printed[: printed.find(self.sent)], b""
+        if self.echo is not None and (found := self.echo.search(printed)):
+            self.noise, self.errors = printed[: found.start()], b""
             raise HopelessOutput("sends its input back instead of running the start command")
 
     def _count(self, data: bytes) -> None:

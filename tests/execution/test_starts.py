@@ -141,11 +141,19 @@ async def test_endless_noise_ends_the_start_at_once(tmp_path: Path, line: str) -
         assert time.monotonic() - begun < 30
 
 
-@pytest.mark.parametrize("line", ["echo Welcome; exec cat", "echo Welcome; exec cat >&2"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "exec cat",
+        "exec cat >&2",
+        "exec sed -u 's/$/\\r/'",  # as a terminal ends lines
+        "read seed; exec cat",
+    ],
+)
 async def test_a_shell_that_sends_its_input_back_ends_the_start_at_once_and_its_secret_is_not_told(
     tmp_path: Path, line: str
 ) -> None:
-    with login(tmp_path, line) as server:
+    with login(tmp_path, "echo Welcome", line) as server:
         with pytest.raises(BootstrapError, match="sends its input back") as caught:
             await handout.execute(one(), inventory=[server.host("echo", ONE)])
     assert caught.value.output in ("Welcome", "")
