@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 
@@ -40,6 +40,8 @@ _SLOW_LOGIN = (
 )
 #: The agent is started at most this many times, if the connection breaks meanwhile.
 _START_TRIES = 3
+#: If the start command has failed, its output may come for this many more seconds.
+_REST_S = 1.0
 #: The session in which an agent was started gets this many seconds to end.
 _CLOSE_TIMEOUT_S = 2.0
 #: At most this many launchers of one cluster log in at the same time. At 10 connections that have not logged in yet,
@@ -156,7 +158,10 @@ class SshLauncher:
                     limit.reschedule(loop.time() + _START_TIMEOUT_S)
 
             # A terminal would change the bytes, so none is asked for, whatever the configuration says.
-            process = await connection.create_process(bootstrap.command(), encoding=None, request_pty=False)
+            _, session = await connection.create_session(
+                _StartProcess, bootstrap.command(), encoding=None, request_pty=False
+            )
+            process = cast(_StartProcess, session)
             bootstrap.command_sent = True
             # `async with` would wait until the host confirms the close, which a silent host never does.
             try:
@@ -269,6 +274,17 @@ class SshLauncher:
             _bound_reads(connection)
             self._had_session = False
         return connection
+
+
+class _StartProcess(asyncssh.SSHClientProcess[bytes]):
+    """The start command. After a failure, the streams of its output end soon.
+
+    Otherwise a program that the login shell has left in the background may hold the streams open for long.
+    """
+
+    def exit_status_received(self, status: int) -> None:
+        if status:
+            asyncio.get_running_loop().call_later(_REST_S, self.eof_received)
 
 
 async def _until_closed(process: asyncssh.SSHClientProcess[bytes]) -> None:

@@ -166,6 +166,14 @@ async def test_a_program_that_the_login_leaves_in_the_background_does_not_hold_u
         (tmp_path / "over").touch()
 
 
+async def test_a_program_that_the_login_leaves_in_the_background_does_not_hide_its_exit_status(tmp_path: Path) -> None:
+    line = f"(until test -e {tmp_path}/over; do sleep 0.1; done) & echo 'account expired'; exit 7"
+    with login(tmp_path, line) as server:
+        with pytest.raises(BootstrapError, match=r"exit status 7.*account expired"):
+            await handout.execute(one(), inventory=[server.host("expired", ONE)])
+        (tmp_path / "over").touch()
+
+
 async def test_an_endless_wrapper_on_this_machine_ends_the_start_too(tmp_path: Path) -> None:
     wrapper = tmp_path / "python"
     wrapper.write_text("#!/bin/sh\nexec yes\n")
