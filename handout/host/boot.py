@@ -40,14 +40,23 @@ class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input`` if the bundle did not arrive, ``space`` if no folder has room for the bundle, ``limit`` if the
-            bundle is larger than a file may be, ``folder`` if no folder can be written to, ``start`` in all other
-            cases. By the kind, the controller chooses the remedy for its error message.
+        kind: ``input`` if the bundle did not arrive, ``space`` if no folder has room, ``limit`` if the bundle is larger
+            than a file may be, ``folder`` if no folder can be written to, ``start`` in all other cases. By the kind,
+            the controller chooses the remedy for its error message.
     """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def reason(folder: str, error: OSError) -> str:
+    """Return in words why the system refused to write to a folder. `why_refused` says more, but is in the bundle."""
+    if error.errno == errno.ENOSPC:
+        stat = os.statvfs(folder)
+        if stat.f_files and not stat.f_favail:
+            return f"the file system has no inodes left (it has {stat.f_files} in all)"
+    return error.strerror or str(error)
 
 
 def read_exactly(stream: BinaryIO, size: int, marker: str) -> bytes:
@@ -127,25 +136,26 @@ def make_folder(nbytes: int) -> str:
             os.chmod(made, 0o700)  # the umask may forbid its user to list the folder, and so to remove it
             return made
         except OSError as error:
-            tried.append(f"{base}: {error.strerror or error}")
+            tried.append(f"{base}: {reason(base, error)}")
             kind = _KINDS.get(error.errno, kind)
     raise BootError(kind, f"no folder can hold the bundle of {nbytes} bytes ({'; '.join(tried)})")
 
 
-def unpack(folder: str, bundle: bytes) -> str:
-    """Write the bundle into a file in the folder, and return the file's path.
+def unpack(folder: str, bundle: bytes) -> tuple[str, int]:
+    """Write the bundle into a file in the folder, and open the log. Return the file's path and the log's descriptor.
 
     Raises:
-        BootError: The system refused to write the file.
+        BootError: The system refused to write a file.
     """
     path = os.path.join(folder, "bundle.zip")
     try:
         with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
             file.write(bundle)
+        log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
-        kind = _KINDS.get(error.errno, "folder")
-        raise BootError(kind, f"cannot write the bundle of {len(bundle)} bytes to {folder}: {error.strerror}") from None
-    return path
+        kind, why = _KINDS.get(error.errno, "folder"), reason(folder, error)
+        raise BootError(kind, f"cannot write the bundle of {len(bundle)} bytes and a log to {folder}: {why}") from None
+    return path, log
 
 
 def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int, log: int) -> NoReturn:
@@ -177,9 +187,9 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
         import traceback
 
         text = traceback.format_exc()
-        os.write(2, text.encode("utf-8", "replace"))
         try:
             os.write(3, json.dumps({"error": "start", "message": text[-2000:]}).encode() + b"\n")
+            os.write(2, text.encode("utf-8", "replace"))
         except OSError:
             pass
     finally:
@@ -288,9 +298,8 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     bundle = read_exactly(stream, preface["size"], preface["marker"])
     folder = make_folder(len(bundle))
     try:
-        path = unpack(folder, bundle)
         # This process keeps the log open, because it may read the log after the supervisor has removed the folder.
-        log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        path, log = unpack(folder, bundle)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:

@@ -14,6 +14,7 @@ Each message to or from the agent is one line of JSON on the socket; `handout.pr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import json
@@ -32,6 +33,7 @@ from handout.host.system import orphans, processes
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now_ns
 from handout.host.system.lease import Lease
+from handout.host.worker.objects import why_refused
 from handout.protocol import codec, messages
 from handout.protocol.messages import AnyMessage
 
@@ -473,13 +475,16 @@ def _run_agent(
 
         agent.run(folder, store, groups, settings, token, report_fd, link, lease)
         status = 0
-    except BaseException:
-        text = traceback.format_exc()
-        os.write(2, text.encode("utf-8", "replace"))
-        try:
-            os.write(report_fd, json.dumps({"error": "start", "message": text[-2000:]}).encode() + b"\n")
-        except OSError:
-            pass
+    except BaseException as error:
+        kind, text = "start", traceback.format_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            kind, text = "space", f"cannot write to {folder}: {why_refused(folder, error)}"
+        report = json.dumps({"error": kind, "message": text[-2000:]})
+        for fd, data in ((report_fd, f"{report}\n"), (2, text)):
+            try:
+                os.write(fd, data.encode("utf-8", "replace"))
+            except OSError:
+                pass  # the agent has reported and closed the pipe, or there is no room for the log
     finally:
         os._exit(status)
 

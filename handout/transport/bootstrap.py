@@ -62,7 +62,7 @@ _HASH_SEED = "PYTHONHASHSEED"
 #: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
 _REMEDIES = {
     "python": "Install Python 3.9 or newer on the host, or name one with Host(..., python=...).",
-    "space": "Free some space on the host, or set HANDOUT_TMPDIR to a folder with room.",
+    "space": "Free some space (or inodes) on the host, or set HANDOUT_TMPDIR to a folder with room.",
     "limit": "Raise the limit on the size of a file (ulimit -f) on the host.",
     "folder": "Check the permissions of the folder and the login user's umask on the host, or set HANDOUT_TMPDIR to a "
     "folder that the user can write to.",

@@ -211,6 +211,32 @@ async def test_a_host_without_room_is_named_with_its_places_and_the_run_goes_on_
             )
 
 
+@pytest.mark.parametrize("inodes", [1, 3, 5, 6])  # enough for no folder, no log, no folder of objects, no socket
+async def test_a_host_without_inodes_for_the_agent_is_told_by_number(tmp_path: Path, inodes: int) -> None:
+    need_sshd()
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs root and mount namespaces, for file systems without inodes")
+    cramped = tmp_path / "cramped"
+    cramped.write_text(
+        "#!/bin/sh -e\n"
+        "export HOME=/var/tmp\n"
+        "mount -t tmpfs -o nr_inodes=1 tmpfs /var/tmp\n"
+        f"mount -t tmpfs -o nr_inodes={inodes} tmpfs /tmp\n"
+        'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    cramped.chmod(0o755)
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    with start_sshd(folder, [f"ForceCommand unshare -m {cramped}"]) as server:
+        host = server.host("full", ONE, python=os.path.realpath(sys.executable))
+        with pytest.raises(handout.errors.BootstrapError) as caught:
+            await handout.execute(one_task(), inventory=[host])
+    told = str(caught.value)
+    assert f"the file system has no inodes left (it has {inodes} in all)" in told
+    assert "Free some space (or inodes)" in told
+    assert "Traceback" not in told
+
+
 async def test_a_login_shell_that_ends_early_is_told_with_what_it_printed(tmp_path: Path) -> None:
     need_sshd()
     folder = tmp_path / "sshd"
