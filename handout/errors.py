@@ -207,7 +207,7 @@ class RemoteError(TaskError):
 
 
 class ResultError(TaskError):
-    """A result cannot be serialized.
+    """A result cannot be serialized on its host, or cannot be unpickled on the controller.
 
     Attributes:
         path: Where in the result the part is that cannot be serialized.

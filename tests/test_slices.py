@@ -8,6 +8,7 @@ from time import thread_time
 
 import pytest
 
+from handout.errors import GraphError
 from handout.execution.sliced import sliced
 from handout.slices import SLICE, SharedWork, Slices, at_once, column, empty
 
@@ -69,6 +70,16 @@ async def test_an_error_of_the_work_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="on purpose"):
         await sliced(work(2, fail))
+
+
+async def test_an_exit_of_user_code_in_the_work_is_an_error_and_ctrl_c_stays() -> None:
+    def fail(error: BaseException) -> None:
+        raise error
+
+    with pytest.raises(GraphError, match="SystemExit: on purpose"):
+        await sliced(work(2, lambda: fail(SystemExit("on purpose"))))
+    with pytest.raises(KeyboardInterrupt):
+        await sliced(work(2, lambda: fail(KeyboardInterrupt())))
 
 
 def test_shared_work_that_fails_does_so_for_each_caller_and_can_be_begun_anew() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from handout.errors import DamagedFileError, DependencyError, GraphError
+from handout.errors import DamagedFileError, DependencyError, GraphError, HandoutError, ResultError
 from handout.failures import Failure, refused
 from handout.graph import Output
 from handout.scheduler.task_states import Outcome
 from handout.serialization import calls, exceptions, pickling
 from handout.serialization.calls import Path
+from handout.serialization.user_objects import short_name
 
 if TYPE_CHECKING:
     from handout.execution.shell.run_state import RunState
@@ -32,6 +33,8 @@ class Results(Mapping[str, Any]):
         TaskCancelledError: For a key whose function was cancelled.
         TrustError: For a value from a host with ``trust="data"``, if the value holds something that is not accepted as
             data.
+        ResultError: For a value whose unpickling raises an error that would act on the caller's own code, such as
+            `SystemExit`.
         KeyError: For an output that was not brought back. To bring an output back, name it in ``outputs=[...]``.
         GraphError: For a key that is not in the graph.
 
@@ -156,14 +159,23 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     """Return the value of an object, or of an element of it.
 
     Raises:
-        Exception: The exception that the object's function raised, or the error that ended the run.
+        Exception: The exception that the object's function raised, the error that ended the run, or the exception
+            that the user's own code raised while the object was unpickled. A note of the latter names the task.
         KeyError: The object was not brought back.
     """
     if number in run.objects:
-        if number not in run.values:
-            run.values[number] = _load(run, number)
-        value = run.values[number]
-        return calls.apply_path(value, path) if path else value
+        try:
+            if number not in run.values:
+                run.values[number] = _load(run, number)
+            value = run.values[number]
+            return calls.apply_path(value, path) if path else value
+        except (HandoutError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # unpickling and looking up an element run user code, which may raise anything
+            substitute = _explained(run, number, error)
+            if substitute is None:
+                raise
+            raise substitute from error
     failure = run.failures.get(run.spec.producer[number])
     if failure is not None and failure.kind == "cancelled" and run.error is not None:
         raise run.error  # this error says why the run and its tasks were cancelled
@@ -176,6 +188,29 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     name = key if isinstance(key, str) else getattr(key, "id", key)
     raise KeyError(
         f"The value of {name!r} was not brought back. To get it, list this output in outputs=[...] of the run."
+    )
+
+
+def _explained(run: RunState, number: int, error: BaseException) -> ResultError | None:
+    """Add a note to an error that the user's own code raised while Handout unpickled an object or looked up an element.
+
+    Return None, or a substitute for an error that would act on the caller's own code: `SystemExit` would end the
+    caller's program, and `StopIteration` a loop.
+    """
+    task, kind = run.spec.producer[number], type(error)
+    id, host = run.plan.name_of(number) if task < 0 else run.plan.ids[task], run.hosts[task] if task >= 0 else ""
+    value = f"the result of task {id!r}{f' from host {host!r}' if host else ''}" if task >= 0 else f"value {id!r}"
+    if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):
+        note = f"This was raised while {value} was unpickled, or an element of it was looked up."
+        if note not in exceptions.notes(error):
+            exceptions.add_note(error, note)
+        return None
+    return ResultError(
+        f"Unpickling {value}, or looking up an element of it, raised {short_name(error)}: {exceptions.message(error)}.",
+        remedy="Correct the class of the value: its __reduce__, its __setstate__, or the function that makes it again.",
+        id=id,
+        host=host or None,
+        path="result",
     )
 
 

@@ -6,6 +6,9 @@ import asyncio
 import time
 from typing import Final, TypeVar
 
+from handout.errors import GraphError
+from handout.serialization.exceptions import message
+from handout.serialization.user_objects import short_name
 from handout.slices import Slices
 
 __all__ = ["sliced"]
@@ -23,6 +26,7 @@ async def sliced(work: Slices[T]) -> T:
 
     Raises:
         CancelledError: The caller was cancelled. The rest of the work is not done.
+        GraphError: The work called user code that raised an error such as `SystemExit`, which is no `Exception`.
         Exception: The work raised it.
     """
     while True:
@@ -33,4 +37,11 @@ async def sliced(work: Slices[T]) -> T:
             except StopIteration as end:
                 result: T = end.value
                 return result
+            except (Exception, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # for example `SystemExit`, which would end the loop with all other runs
+                raise GraphError(
+                    f"Code of the graph's functions or arguments raised {short_name(error)}: {message(error)}.",
+                    remedy="The traceback of the cause shows where. Handout ran the code to prepare the run.",
+                ) from error
         await asyncio.sleep(0)

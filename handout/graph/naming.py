@@ -21,7 +21,9 @@ def name_of(fn: object) -> str:
         fn = fn.func
     try:
         name = getattr(fn, "__name__", None)
-    except Exception:  # a callable object of the user may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a callable object of the user may raise anything
         name = None
     if type(name) is not str:
         name = type(fn).__name__

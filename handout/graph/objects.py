@@ -86,7 +86,9 @@ class ObjectNumbers:
         if self._wiring.fns[node] is None:
             try:
                 return Value(apply_path(self._wiring.args[node][0], path))
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the look-up is user code, and may raise anything
                 said = f"{short_name(error)}: {exceptions.message(error)}"
                 raise GraphError(
                     f"value {output.id!r} has no element {path_text(path)}: {said}.",

@@ -36,7 +36,9 @@ class Signatures:
         if known is None:
             try:
                 signature = inspect.signature(fn)
-            except Exception:  # a callable object of the user may raise anything
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # a callable object of the user may raise anything
                 signature = None
             known = self._signatures[id(fn)] = (fn, signature)
         return known[1]

@@ -62,9 +62,9 @@ class Wiring:
             named = kwargs.get(node) if node < self.count else None
             try:
                 found = () if fns[node] is None else references(args[node], named)
-            except GraphError:
+            except (GraphError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # a subclass of list or dict may raise anything
+            except BaseException as error:  # a subclass of list or dict may raise anything
                 raise _unreadable(self.id_of(node), args[node], named or {}, error) from error
             refs.append(found)
             for ref in found:
@@ -186,7 +186,7 @@ class Wiring:
         return fn
 
 
-def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> UnserializableError:
+def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> UnserializableError:
     """Return the error for a function of which an argument raised an error while its items were read."""
     path, value = next(
         (name, arg)
@@ -205,6 +205,8 @@ def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error
 def _is_readable(value: Any) -> bool:
     try:
         Scanner().references((value,), None)
-    except Exception:  # see `_unreadable`
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # see `_unreadable`
         return False
     return True

@@ -76,7 +76,9 @@ def an_object(walk: ValueWalk, value: Any) -> bytes:
     reduce = copyreg.dispatch_table.get(kind)
     try:
         reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
-    except Exception:  # a __reduce__ may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a __reduce__ may raise anything
         for base, rule in DERIVABLE.items():
             if issubclass(kind, base):
                 state = getattr(value, "__dict__", None)

@@ -98,7 +98,9 @@ class ValueWalk:
         """
         try:
             return self.of(value)
-        except Exception:  # a property or an iterator of a user's class may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a property or an iterator of a user's class may raise anything
             return self.unknown()
 
     def unknown(self) -> bytes:

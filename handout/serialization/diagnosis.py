@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
-from handout.serialization.user_objects import brief, text, type_name
+from handout.serialization.user_objects import brief, short_name, text, type_name
 
 #: A search tries to pickle at most this many objects. Then it names the innermost failing part that it has found.
 _MAX_TRIED = 2000
@@ -49,8 +49,14 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
             break
         step, value, reason = found
         path += step
-    said = text(reason) if reason is not None else "pickling failed, but succeeded when tried again"
-    return CannotPickleError(path, type_name(value), said)
+    return CannotPickleError(path, type_name(value), _said(reason))
+
+
+def _said(reason: BaseException | None) -> str:
+    if reason is None:
+        return "pickling failed, but succeeded when tried again"
+    # The text of most errors speaks for itself, but that of a `SystemExit` may be a mere number.
+    return text(reason) if issubclass(type(reason), Exception) else f"{short_name(reason)}: {text(reason)}"
 
 
 class _Search:
@@ -66,7 +72,9 @@ class _Search:
                 why = self.refusal(part)
                 if why is not None:
                     return step, part, why
-        except Exception:  # reading an attribute may run user code, such as a property
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # reading an attribute may run user code, such as a property
             return None
         return None
 
@@ -81,7 +89,9 @@ class _Search:
         self.seen.append(part)  # keeps the part alive, because Python may give a dead object's id to another object
         try:
             self.pickle_part(part)
-        except Exception as error:  # a __reduce__ may raise any exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a __reduce__ may raise anything, also SystemExit
             return error
         return None
 
@@ -150,5 +160,7 @@ def dumps_or_diagnose(value: Any, path: str, snapshot: Snapshot | None = None) -
     """
     try:
         return dumps(value, snapshot)
-    except Exception as error:  # a __reduce__ may raise any exception
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a __reduce__ may raise anything
         raise find_unpicklable(value, path) from error

@@ -126,7 +126,9 @@ def _is_part(value: Any, cls: type, name: str) -> bool:
         return False
     try:
         return bool(value.__reduce__()[1] == (cls, name))
-    except Exception:  # a __reduce__ may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a __reduce__ may raise anything
         return False
 
 

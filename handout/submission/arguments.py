@@ -295,28 +295,30 @@ class _CallEncoder:
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Turn large arguments into objects, add these objects to `inputs`, and return the blob of the call."""
-        args, named = self._known_large(args, kwargs)
-        segments = self._dump(args, named)
-        if _size(segments) > LARGE:
-            args = tuple(self._shrink(arg) for arg in args)
-            named = {name: self._shrink(arg) for name, arg in named.items()}
-            segments = self._dump(args, named)
-        return b"".join(segments)
+        try:
+            held, named = self._known_large(args, kwargs)
+            segments = self._dump(held, named)
+            if _size(segments) > LARGE:
+                held = tuple(self._shrink(arg) for arg in held)
+                named = {name: self._shrink(arg) for name, arg in named.items()}
+                segments = self._dump(held, named)
+            return b"".join(segments)
+        except (GraphError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a __reduce__ may raise anything, also SystemExit
+            raise self._culprit(args, kwargs) from error
 
     def _dump(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Segment]:
-        try:
-            return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.encoder.snapshot)
-        except GraphError:
-            raise
-        except Exception as error:  # a __reduce__ may raise any exception
-            raise self._culprit(args, kwargs) from error
+        return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.encoder.snapshot)
 
     def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
         names = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]
         for name, arg in names:
             try:
                 self._attempt(arg)
-            except Exception:  # a __reduce__ may raise any exception
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # see `encode`
                 return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)

@@ -112,7 +112,9 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
         registered = registered_by_value() if snapshot.by_value else []
         if registered:
             blob = b"".join(dumps(_Accompanied(fn, registered), snapshot))
-    except Exception as error:  # a __reduce__ may raise any exception
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a __reduce__ may raise anything
         raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.of(hashlib.sha256(blob).digest())

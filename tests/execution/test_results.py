@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -122,3 +123,59 @@ async def test_results_of_an_earlier_run_replace_what_they_hold(cluster: Cluster
     again = more.add(work.fail, "not called", id="made")
     out = more.add(work.identity, [again, 1])
     assert (await cluster.execute(more, given=first))[out] == [20, 1]
+
+
+def raise_it(error: Any) -> Any:
+    raise error
+
+
+class Raising:
+    """An object whose unpickling raises an error."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return raise_it, (self.error,)
+
+    def __getitem__(self, key: str) -> Any:
+        raise self.error
+
+
+class Holding(Raising):
+    """An object that raises an error when an element is looked up."""
+
+    def __reduce__(self) -> Any:
+        return Holding, (self.error,)
+
+
+@pytest.mark.parametrize("kind", [Raising, Holding])
+@pytest.mark.parametrize("error", [SystemExit, StopIteration, asyncio.CancelledError])
+async def test_a_value_that_would_end_the_program_when_it_is_loaded_is_a_result_error(
+    cluster: Cluster, kind: type[Raising], error: type[BaseException]
+) -> None:
+    graph = Graph()
+    made = graph.add(kind, error("no"), id="made")
+    results = await cluster.execute(graph)
+    with pytest.raises(handout.ResultError, match=f"'made' from host 'here'.* {error.__name__}: no") as caught:
+        results[made["element"]] if kind is Holding else results[made]
+    assert (caught.value.id, caught.value.host) == ("made", "here")
+
+
+async def test_a_value_that_cannot_be_loaded_names_its_task_and_host_once(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(Holding, ValueError("no"), id="made")
+    results = await cluster.execute(graph)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no") as caught:
+            results[made["element"]]
+    assert [note for note in caught.value.__notes__ if "'made' from host 'here'" in note] == caught.value.__notes__
+    assert len(caught.value.__notes__) == 1
+
+
+async def test_ctrl_c_while_a_value_is_loaded_ends_the_program(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(Raising, KeyboardInterrupt())
+    results = await cluster.execute(graph)
+    with pytest.raises(KeyboardInterrupt):
+        results[made]

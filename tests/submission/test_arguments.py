@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import operator
 import subprocess
@@ -262,6 +263,18 @@ class Unreadable(list[Any]):
         raise RuntimeError("no length")
 
 
+class Stopping:
+    """An object whose pickling raises what would end the program, or all work of an event loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+    def __call__(self) -> None: ...
+
+
 def anything(*_args: Any, **_kwargs: Any) -> None:
     pass
 
@@ -299,6 +312,49 @@ def test_a_function_and_a_value_that_cannot_travel_are_refused_by_name() -> None
     graph = Graph()
     graph.add(same, graph.value(Refusing(), id="silent"))
     with pytest.raises(UnserializableError, match=r"'silent'.*value"):
+        at_once(encode_plan(graph.compile()))
+
+
+@pytest.mark.parametrize("error", [SystemExit("no"), GeneratorExit("no"), asyncio.CancelledError("no")])
+@pytest.mark.parametrize("place", ["argument", "part", "large", "function", "value"])
+def test_an_object_that_would_end_the_program_is_refused_like_any_other(place: str, error: BaseException) -> None:
+    graph, culprit = Graph(), Stopping(error)
+    if place == "function":
+        graph.add(culprit)
+    elif place == "value":
+        graph.add(anything, graph.value([culprit]))
+    else:
+        graph.add(anything, {"part": [culprit], "large": ["x" * LARGE, culprit]}.get(place, culprit))
+    with pytest.raises(UnserializableError, match=f"Stopping.*{type(error).__name__}: no"):
+        at_once(encode_plan(graph.compile()))
+
+
+@pytest.mark.parametrize("fn", [anything, Stopping(KeyboardInterrupt())])
+def test_ctrl_c_during_the_pickling_of_a_call_or_function_ends_the_program(fn: Any) -> None:
+    graph = Graph()
+    graph.add(fn, *([Stopping(KeyboardInterrupt())] if fn is anything else ()))
+    plan = graph.compile()
+    with pytest.raises(KeyboardInterrupt):
+        at_once(encode_plan(plan))
+
+
+class Fickle:
+    """A large object that can be pickled once."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def __reduce__(self) -> Any:
+        self.tries += 1
+        if self.tries > 1:
+            raise SystemExit
+        return bytes, (bytes(2 * LARGE),)
+
+
+def test_an_argument_that_can_be_pickled_only_once_is_refused() -> None:
+    graph = Graph()
+    graph.add(anything, Fickle())
+    with pytest.raises(UnserializableError, match=r"'anything'.*args\[0\]"):
         at_once(encode_plan(graph.compile()))
 
 

@@ -85,7 +85,9 @@ def _pickled(main: types.ModuleType) -> tuple[list[functions_by_value.Key], dict
         if not (name.startswith("__") and name.endswith("__")):
             try:
                 found[name] = b"".join(pickling.dumps(value, snapshot))
-            except Exception:  # a __reduce__ may raise any exception
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # a __reduce__ may raise anything
                 continue
     return [*functions_by_value.keys_of(main), snapshot.key(vars(main))], found
 
