@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 import sys
 from pathlib import Path
@@ -155,6 +156,35 @@ def test_only_a_worker_that_lacks_files_waits_for_the_others(
         importer._unpack(data, str(folder))
     assert locks == [False, True]
     assert (folder / "project" / "hoimp_j.py").read_text() == "x = 1"
+
+
+def test_a_source_with_other_bytes_is_unpacked_again_and_other_files_stay(
+    project: Path, bundle: Path, tmp_path: Path
+) -> None:
+    write(project, hoimp_k__in____init__="", hoimp_k__in__kept="", hoimp_k__in__odd="x = 1234567")
+    (project / "hoimp_k" / "table.csv").write_text("1,2")
+    path, folder = tmp_path / "code.zip", tmp_path / "modules" / "1"
+    path.write_bytes(bundled("hoimp_k").data)
+    source = (
+        "from handout.host.worker import importer\n"
+        f"importer.install({str(path)!r}, {str(folder)!r})\nimport hoimp_k.odd\nprint(hoimp_k.odd.x)"
+    )
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1234567\n"
+    files = folder / "project" / "hoimp_k"
+    (files / "table.csv").write_text("2,1")
+    kept = (files / "kept.py").stat()
+    for damaged in ("x = 1234566", "x = 123", "x = 1234567\nx = 8"):
+        (files / "odd.py").write_text(damaged)
+        compiled = Path(py_compile.compile(str(files / "odd.py"), doraise=True))
+        importer._unpack(str(path), str(folder))
+        assert not compiled.exists()  # Python might use it, because it may have the time and the size of the source
+        assert run_on_host(sys.executable, source, bundle=bundle) == b"1234567\n"
+    index = (folder / "modules.json").read_bytes()
+    (folder / "modules.json").write_bytes(index.replace(b"odd", b"off"))
+    assert run_on_host(sys.executable, source, bundle=bundle) == b"1234567\n"
+    assert (folder / "modules.json").read_bytes() == index
+    assert (files / "table.csv").read_text() == "2,1"
+    assert (files / "kept.py").stat() == kept
 
 
 def test_files_that_a_cleaner_has_removed_are_unpacked_again(project: Path, bundle: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The bundle is a zip file. It has sources, because the host may have another version of Python than the controller. It
 also has the files beside these sources, and the metadata of the packages. The first worker that needs the bundle
-unpacks it into a private folder. So a module and the files beside it have real paths on the host. Python's own import
+unpacks it into a private folder. Each later worker compares the sources there with the bundle. So a module and the files beside it have real paths on the host. Python's own import
 system finds both, in workers and in the processes that tasks start.
 
 The folder ``project`` of the bundle is on ``sys.path`` and on ``PYTHONPATH``. The folder ``shadowing`` has the modules
@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import io
 import json
 import opcode
@@ -27,7 +28,8 @@ import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any
@@ -219,7 +221,8 @@ def install(bundle: str | bytes, folder: str) -> None:
 
     Args:
         bundle: The zip file, as a path or as bytes.
-        folder: The folder for the unpacked bundle. If it has all files, another worker has unpacked the bundle.
+        folder: The folder for the unpacked bundle. If it has all files, and all sources have the right bytes, another
+            worker has unpacked the bundle.
 
     Raises:
         OSError: The bundle cannot be unpacked.
@@ -234,57 +237,84 @@ def install(bundle: str | bytes, folder: str) -> None:
 def _unpack(bundle: str | bytes, folder: str) -> None:
     """Unpack a bundle, unless another worker has done so. The folder appears only once it has all of its files.
 
-    If another program has removed files from the folder, such as a cleaner of temporary files, the worker puts them
-    back one by one, because other workers use the folder.
+    If files are missing, because another program such as a cleaner of temporary files has removed them, or if a source
+    has other bytes than in the bundle, the worker puts these files back one by one, because other workers use the
+    folder. A source that a task has changed on purpose is put back too, for each new worker.
     """
-    if _is_complete(folder):
-        return  # without the lock, so that workers which begin together do not look at all files one after another
-    parent = os.path.dirname(folder)
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    with open(f"{folder}.lock", "wb") as lock:
-        try:
-            # The other workers of the host wait, instead of unpacking the same files. The lock ends with its holder.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # the file system has no locks; each worker then unpacks the bundle, and all but one discard the files
-        if _is_complete(folder):
-            return
-        made = tempfile.mkdtemp(prefix="unpacking-", dir=parent)
-        try:
-            with zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle)) as archive:
+    with zipfile.ZipFile(bundle if isinstance(bundle, str) else io.BytesIO(bundle)) as archive:
+        if _is_complete(archive, folder):
+            return  # without the lock, so that workers which begin together do not read all sources one after another
+        parent = os.path.dirname(folder)
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        with open(f"{folder}.lock", "wb") as lock:
+            try:
+                # The other workers of the host wait, instead of unpacking the same files. The lock ends with its holder.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                pass  # the file system has no locks; each worker then unpacks, and all but one discard the files
+            if _is_complete(archive, folder):
+                return
+            made = tempfile.mkdtemp(prefix="unpacking-", dir=parent)
+            try:
                 _extract(archive, made)
-            if os.path.isdir(folder):
-                _put_back(made, folder)
-            else:
-                os.rename(made, folder)
-        except OSError:
-            if not _is_complete(folder):
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+                if os.path.isdir(folder):
+                    _put_back(archive, made, folder)
+                else:
+                    os.rename(made, folder)
+            except OSError:
+                if not _is_complete(archive, folder):
+                    raise
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
 
 
-def _is_complete(folder: str) -> bool:
-    """Return True if a folder has the index of a bundle, and all files that the index lists.
+def _is_complete(archive: zipfile.ZipFile, folder: str) -> bool:
+    """Return True if a folder has all files of a bundle, and the sources have the bytes that they have in the bundle.
 
-    The contents of the files are not compared. A task may change a file of its project, and the change stays.
+    The bytes of other files are not compared. A task may change a data file of its project, and the change stays.
     """
+    return next(_lacking(archive, folder), None) is None
+
+
+def _lacking(archive: zipfile.ZipFile, folder: str) -> Iterator[str]:
+    """Yield the names of the files that a folder lacks, and of the sources and the index if their bytes differ.
+
+    The bytes are compared with the checksum in the directory of the bundle, so that nothing has to be decompressed.
+    """
+    for member in archive.infolist():
+        name, path = member.filename, _path(folder, member.filename)
+        if name.endswith(".py") or name == INDEX:
+            is_whole = _has_checksum(path, member.file_size, member.CRC)
+        else:
+            is_whole = os.path.exists(path)
+        if not is_whole:
+            yield name
+
+
+def _has_checksum(path: bytes, nbytes: int, crc: int) -> bool:
     try:
-        with open(f"{folder}/{INDEX}", encoding="utf-8") as file:
-            names = json.load(file)["files"]
-    except (OSError, ValueError):
+        with open(path, "rb", 0) as file:
+            return os.fstat(file.fileno()).st_size == nbytes and zlib.crc32(file.read()) == crc
+    except OSError:
         return False
-    return all(os.path.exists(os.path.join(os.fsencode(folder), name.encode())) for name in names)
 
 
-def _put_back(made: str, folder: str) -> None:
+def _path(folder: str, name: str) -> bytes:
+    """Return the path of a file of a bundle. It is in bytes, because the host's locale may not have all characters."""
+    return os.path.join(os.fsencode(folder), name.encode())
+
+
+def _put_back(archive: zipfile.ZipFile, made: str, folder: str) -> None:
     """Move the files to a folder that it lacks. Each file appears as a whole."""
-    for parent, _, names in os.walk(os.fsencode(made)):
-        into = os.path.join(os.fsencode(folder), os.path.relpath(parent, os.fsencode(made)))
-        os.makedirs(into, mode=0o700, exist_ok=True)
-        for name in names:
-            if not os.path.exists(os.path.join(into, name)):
-                os.rename(os.path.join(parent, name), os.path.join(into, name))
+    for name in _lacking(archive, folder):
+        path = _path(folder, name)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.rename(_path(made, name), path)
+        try:
+            # The new file may have the time and the size of the damaged source from which Python has compiled this.
+            os.unlink(importlib.util.cache_from_source(os.fsdecode(path)))
+        except OSError:
+            continue
 
 
 def _extract(archive: zipfile.ZipFile, folder: str) -> None:
@@ -294,7 +324,7 @@ def _extract(archive: zipfile.ZipFile, folder: str) -> None:
     """
     executable = set(json.loads(archive.read(INDEX))["executable"])
     for name in archive.namelist():
-        path = os.path.join(os.fsencode(folder), name.encode())
+        path = _path(folder, name)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         mode = 0o700 if name in executable else 0o600
         with open(path, "wb", opener=lambda p, flags, mode=mode: os.open(p, flags, mode)) as file:  # type: ignore[misc]
