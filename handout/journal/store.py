@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from os import PathLike
+from pathlib import Path
 from typing import Any, Final
 
 from handout.errors import DamagedFileError
@@ -50,6 +51,8 @@ class Journal:
         self.run = 0
         #: For each table, how many rows the last read of the table left out, because they do not match their checksums.
         self.damaged_rows: dict[str, int] = {}
+        #: The files that the last call of `committed` left out, because they are missing or do not have their sizes.
+        self.damaged_files: list[Path] = []
         #: A thread holds this lock while it reads, so that `close` waits for the end of the read. `close` may be called
         #: during a read, because the asyncio task that asked for the read may have been cancelled.
         self._reading = threading.Lock()
@@ -91,7 +94,7 @@ class Journal:
         """Find tasks that succeeded in earlier runs, without loading their results.
 
         Damaged rows of ``runs`` and ``results`` are left out. The results of a run whose row is damaged count as
-        damaged, too.
+        damaged, too. Objects whose files are missing, or do not have their sizes, are left out; see `damaged_files`.
 
         Args:
             identities: The identities of the tasks to look for.
@@ -109,6 +112,7 @@ class Journal:
                     self._take(found, wanted, known, row, values)
                 else:
                     self.damaged_rows["results"] += 1
+        self._leave_out_files(found)
         return found
 
     def _sound_rows(self, table: str, extra: str = "") -> Iterator[tuple[Any, ...]]:
@@ -138,9 +142,19 @@ class Journal:
                 committed = found.setdefault(identity, CommittedTask(host))
                 committed.host = host
                 path = None if file is None else self._folder.file(file)
-                if nbytes >= 0 and (path is None or is_whole(path, nbytes)):
+                if nbytes >= 0:
                     committed.parts[part] = StoredPart(host, bool(data_only), nbytes, path, row, at, crc)
             at += max(0, nbytes)
+
+    def _leave_out_files(self, found: Mapping[bytes, CommittedTask]) -> None:
+        """Leave out the objects whose files are missing or do not have their sizes, and note these files."""
+        damaged = dict[Path, None]()
+        for committed in found.values():
+            for name, part in list(committed.parts.items()):
+                if part.file is not None and not is_whole(part.file, part.nbytes):
+                    damaged[part.file] = None
+                    del committed.parts[name]
+        self.damaged_files = list(damaged)
 
     def check_structure(self) -> None:
         """Find rows that have vanished, because the structure of the file is damaged.

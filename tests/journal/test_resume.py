@@ -413,8 +413,27 @@ async def test_a_damaged_result_runs_anew_and_only_this_result(
     assert ran.read_text().split() == ["large", "small", "large", "small"]
     file.unlink()
     os.mkfifo(file)  # to open it would wait without end
+    assert "files of results" not in caplog.text
     assert await run() == first
+    assert f"1 files of results are missing, or do not have their sizes: {file}." in caplog.text
     assert ran.read_text().split() == ["large", "small", "large", "small", "large"]
+
+
+async def test_many_files_of_results_that_are_gone_are_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = Graph()
+    outputs = [graph.add(work.blob, 70_000 + i) for i in range(5)]
+    journal = tmp_path / "run.db"
+    await handout.execute(graph, inventory=HERE, journal=journal)
+    for file in (tmp_path / "run.db.objects").iterdir():
+        file.unlink()
+    results = await handout.execute(graph, inventory=HERE, journal=journal)
+    assert [len(results[output]) for output in outputs] == [70_000 + i for i in range(5)]
+    (warning,) = [record.getMessage() for record in caplog.records if "files of results" in record.getMessage()]
+    assert "5 files of results" in warning
+    assert warning.count(str(tmp_path / "run.db.objects")) == 3
+    assert " and 2 more. If" in warning
 
 
 @pytest.mark.parametrize("nbytes", [100, 100_000, 3_000_000])

@@ -181,10 +181,15 @@ def test_a_torn_tail_costs_only_what_was_in_it(tmp_path: Path, cut: int) -> None
 def test_a_result_whose_file_is_gone_or_cut_is_not_committed(tmp_path: Path) -> None:
     written(tmp_path / "run.db").close()
     (file,) = (tmp_path / "run.db.objects").iterdir()
-    os.truncate(file, 5)
-    journal = Journal(tmp_path / "run.db")
-    assert journal.committed([TWO])[TWO].parts == {}
-    journal.close()
+    content = file.read_bytes()
+    for damage in (content[:5], content + b"x", None):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        journal = Journal(tmp_path / "run.db")
+        assert journal.committed([ONE, TWO])[TWO].parts == {}
+        assert journal.damaged_files == [file]
+        assert journal.committed([ONE])[ONE].parts
+        assert journal.damaged_files == []  # the file of a task that is not looked for is not damage
+        journal.close()
 
 
 def test_a_journal_that_cannot_be_written_says_so_once_and_commits_nothing_more(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ __all__ = ["PriorRuns"]
 
 logger = logging.getLogger("handout")
 
+#: A warning about damaged files names at most this many of them.
+_NAMED = 3
+
 
 class PriorRuns:
     """Earlier runs of the same tasks, as the journal and the agents know them.
@@ -129,6 +132,7 @@ class PriorRuns:
         for table in ("runs", "results"):
             self._refuse_once(table)
             self._tell_damage(table, "Their tasks run anew.")
+        self._tell_damaged_files()
         lost = await asyncio.to_thread(self._journal.open_starts, [i for i in tasks if i not in known])
         self._refuse_once("starts")
         self.take_in(run, known, lost)
@@ -159,6 +163,19 @@ class PriorRuns:
         rows, path = self._journal.damaged_rows[table], self._journal.path
         if rows:
             logger.warning("The journal %s is damaged: %d records of %s cannot be used. %s", path, rows, table, effect)
+
+    def _tell_damaged_files(self) -> None:
+        """Warn if objects were left out because their files are missing or do not have their sizes."""
+        files = self._journal.damaged_files
+        if files:
+            logger.warning(
+                "The journal %s is damaged: %d files of results are missing, or do not have their sizes: %s%s. If these "
+                "results are needed, their tasks run anew. A task with idempotent=False fails instead.",
+                self._journal.path,
+                len(files),
+                ", ".join(map(str, files[:_NAMED])),
+                f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "",
+            )
 
     def _leave_out(self, run: RunState, numbers: Iterable[int]) -> None:
         """Forget committed objects whose bytes are damaged. The core has these objects made again."""
