@@ -76,8 +76,11 @@ class Results(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         run = self._run
-        names = dict.fromkeys(run.plan.name_of(number) for number in run.plan.outputs if number in run.objects)
-        return iter(names)
+        seen = set[str]()
+        for number in run.plan.outputs:
+            if number in run.objects and (name := run.plan.name_of(number)) not in seen:
+                seen.add(name)
+                yield name
 
     def __len__(self) -> int:
         return len(list(iter(self)))

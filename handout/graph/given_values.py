@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from handout.errors import GraphError
@@ -79,13 +79,22 @@ class Replacements:
     def of(cls, wiring: Wiring, given: Given | None) -> Slices[Replacements]:
         """Return the replacements that the caller gave.
 
+        If ``given`` is an earlier run, functions that failed and functions that this graph does not have are left out.
+
         Raises:
             GraphError: A key is not an output of the graph.
         """
         replaced = cls(given)
-        for place, key in enumerate(_usable(wiring, given)):
+        if given is None:
+            return replaced
+        yield from wiring.nodes.names.extend_in_slices(wiring.nodes.fns, wiring.count)  # to find keys that are ids
+        # The caller may change a mapping between two slices, but not an earlier run, whose keys take longer to read.
+        failed, keys = (given.failures, given) if isinstance(given, EarlierRun) else (None, list(given))
+        for place, key in enumerate(keys):
             if is_slice_end(place):
                 yield
+            if failed is not None and not _is_usable(wiring, failed, key):
+                continue
             output = cls._output(wiring, key)
             replaced._by_node.setdefault(wiring.node_of(output), {})[path_key(output._path)] = key
         return replaced
@@ -123,12 +132,6 @@ class Replacements:
         return None
 
 
-def _usable(wiring: Wiring, given: Given | None) -> list[object]:
-    """Return the keys of ``given`` that replace an output.
-
-    If ``given`` is an earlier run, functions that failed and functions that this graph does not have are left out.
-    """
-    if not isinstance(given, EarlierRun):
-        return list(given or ())
-    failed, find = given.failures, wiring.nodes.find
-    return [key for key in given if key not in failed and (not isinstance(key, str) or find(key) is not None)]
+def _is_usable(wiring: Wiring, failed: Collection[str], key: object) -> bool:
+    """Return True if a key of an earlier run has a result there, and replaces an output of this graph."""
+    return key not in failed and (not isinstance(key, str) or wiring.nodes.find(key) is not None)

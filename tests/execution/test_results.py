@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 import handout
 from handout import Cluster, Graph, Host
+from handout.execution.results import Results
 from tests import work
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -112,6 +114,15 @@ async def test_asking_for_one_result_many_times_and_giving_up_leaves_the_run_alo
             waiting.cancel()
         (tmp_path / "go").touch()
         assert await execution.result(out) == str(tmp_path / "go")
+
+
+async def test_the_ids_of_results_are_read_one_after_another() -> None:
+    read: list[int] = []
+    plan = SimpleNamespace(outputs=[5, 3, 4, 3], name_of=lambda number: read.append(number) or f"t{number // 2}")
+    results: Any = Results(SimpleNamespace(plan=plan, objects={3, 4, 5}))  # type: ignore[arg-type]
+    ids = iter(results)
+    assert (next(ids), read) == ("t2", [5])
+    assert (list(ids), len(results)) == (["t1"], 2)
 
 
 async def test_results_of_an_earlier_run_replace_what_they_hold(cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ from handout.errors import GraphError
 from handout.graph import Arg, Graph, Output, Pick, Value
 from handout.graph.plan import Plan
 from handout.serialization.calls import Inline, Loaded, Slot, Taken
+from handout.slices import SLICE
 
 
 def make(x: int = 0) -> dict[str, Any]:
@@ -229,6 +230,30 @@ def test_an_earlier_run_gives_what_it_has_and_this_graph_knows(graph: Graph) -> 
     assert list(plan.ids) == ["b"]
     assert plan.locate(a) == (1, ())
     assert plan.locate(b) == (0, ())
+
+
+class CountedRun(PriorRuns):
+    """An earlier run that counts the keys that are read from it."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for key in dict.__iter__(self):
+            self.read += 1
+            yield key
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_keys_of_a_large_earlier_run_are_read_in_slices(graph: Graph, known: bool) -> None:
+    name = "make" if known else "unknown"
+    earlier = CountedRun({f"{name}-{number}": number for number in range(2, 20 * SLICE)})
+    graph.map(make, range(20 * SLICE))
+    work = graph._compile(None, earlier)
+    most, before = 0, 0
+    for _ in work:
+        most, before = max(most, earlier.read - before), earlier.read
+    assert earlier.read == len(earlier)
+    assert most == SLICE
 
 
 # ---- calls -----------------------------------------------------------------------------------------------
