@@ -53,8 +53,8 @@ class FunctionIds:
         self._bases: dict[int, str] = {}
         #: True if a name that was used so far contains a dash.
         self._dashed = False
-        #: An index from id to node number. It covers a first part of ``ids``, and `number_of` extends it to all of
-        #: ``ids`` when it looks up a generated id.
+        #: An index from id to node number. It covers a first part of ``ids``. If `number_of` looks up a generated id
+        #: after this part, it extends the index up to this id.
         self._numbers: dict[str, int] = {}
 
     def extend(self, fns: list[Callable[..., Any] | None], until: int) -> list[str]:
@@ -115,7 +115,9 @@ class FunctionIds:
         found = self._claimed.get(id)
         if found is None and self._taken(id):
             numbers = self._numbers
-            for node in range(len(numbers), len(self.ids)):
-                numbers[self.ids[node]] = node
             found = numbers.get(id)
+            for node in range(len(numbers), len(self.ids)) if found is None else ():
+                numbers[self.ids[node]] = node
+                if self.ids[node] == id:  # the rest of the index waits, because to make all of it at once takes long
+                    return node
         return found

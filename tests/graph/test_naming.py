@@ -85,3 +85,12 @@ def test_a_refused_function_leaves_no_trace(graph: Graph) -> None:
     with pytest.raises(GraphError):
         graph.add(train, 1, id="a")
     assert list(graph.compile().ids) == ["a"]
+
+
+def test_ids_are_found_in_any_order_and_the_index_reaches_only_as_far_as_needed(graph: Graph) -> None:
+    for _ in range(9):
+        graph.add(train, 1)
+    nodes = graph._nodes
+    assert [nodes.find(id) for id in ("train-3", "train-2", "none", "train")] == [2, 1, None, 0]
+    assert list(nodes.names._numbers) == ["train", "train-2", "train-3"]
+    assert [nodes.find(id) for id in ("train-9", "train-3", "train-10", "train-4")] == [8, 2, None, 3]
