@@ -169,8 +169,8 @@ class PriorRuns:
         files = self._journal.damaged_files
         if files:
             logger.warning(
-                "The journal %s is damaged: %d files of results are missing, or do not have their sizes: %s%s. If these "
-                "results are needed, their tasks run anew. A task with idempotent=False fails instead.",
+                "The journal %s is damaged: %d files of results are missing, or do not have their sizes: %s%s. If "
+                "these results are needed, their tasks run anew. A task with idempotent=False fails instead.",
                 self._journal.path,
                 len(files),
                 ", ".join(map(str, files[:_NAMED])),

@@ -2,8 +2,9 @@
 
 The bundle is a zip file. It has sources, because the host may have another version of Python than the controller. It
 also has the files beside these sources, and the metadata of the packages. The first worker that needs the bundle
-unpacks it into a private folder. Each later worker compares the sources there with the bundle. So a module and the files beside it have real paths on the host. Python's own import
-system finds both, in workers and in the processes that tasks start.
+unpacks it into a private folder. So a module and the files beside it have real paths on the host. Python's own import
+system finds both, in workers and in the processes that tasks start. Each later worker compares the sources in the
+folder with the bundle.
 
 The folder ``project`` of the bundle is on ``sys.path`` and on ``PYTHONPATH``. The folder ``shadowing`` has the modules
 that are named like modules of the standard library. It is only on ``sys.path``, because a program that a task starts
@@ -248,7 +249,7 @@ def _unpack(bundle: str | bytes, folder: str) -> None:
         os.makedirs(parent, mode=0o700, exist_ok=True)
         with open(f"{folder}.lock", "wb") as lock:
             try:
-                # The other workers of the host wait, instead of unpacking the same files. The lock ends with its holder.
+                # The other workers wait, instead of unpacking the same files. The lock ends with its holder.
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
                 pass  # the file system has no locks; each worker then unpacks, and all but one discard the files
