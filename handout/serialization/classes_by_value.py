@@ -1,20 +1,21 @@
 """Takes classes apart that are sent by value, and puts them together in another process.
 
 A class is made bare first, and filled later, so that its own methods may name it. How a bare class is made depends on
-its kind: there is one recipe each for enums, named tuples, ctypes' structures, msgspec's structures and plain classes.
+its kind: there is one recipe each for enums, named tuples, ctypes' pointers, msgspec's structures and plain classes.
 """
 
 from __future__ import annotations
 
 import abc
 import collections
+import copy
 import enum
 import functools
 import importlib
-import inspect
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
 from handout.serialization import tokens
@@ -41,7 +42,12 @@ _TUPLE_MADE = (
     "__new__", "_make", "_replace", "__replace__", "_asdict", "__getnewargs__", "__repr__", "__class_getitem__",
     "__match_args__",
 )  # fmt: skip
-_CTYPES_MADE = ("_fields_", "_pack_", "_anonymous_", "_align_", "_swappedbytes_", "_layout_")
+#: Attributes from which the metaclasses of ctypes make a class, and those that they make.
+_CTYPES_HEAD = (
+    "_fields_", "_pack_", "_anonymous_", "_align_", "_swappedbytes_", "_layout_", "_type_", "_length_", "_flags_",
+    "_restype_", "_argtypes_",
+)  # fmt: skip
+_CTYPES_MADE = ("__ctype_be__", "__ctype_le__")
 _STRUCT_OPTIONS = (
     "frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields",
     "weakref", "dict", "cache_hash", "tag", "tag_field",
@@ -56,7 +62,9 @@ class Recipe(NamedTuple):
         meta: The metaclass.
         name: The name of the class.
         bases: Its bases as they were written, with generic ones.
-        head: Attributes that must be there when the class is made.
+        head: Attributes that must be there when the class is made. They may hold an object that holds the class. Then
+            pickle writes the class a second time, while it writes the head. So a dictionary or list in the head is a
+            copy: of the class's own one, the second class would get what pickle has made so far, which is empty.
         extra: What this kind needs in addition.
     """
 
@@ -74,14 +82,14 @@ class ClassParts(NamedTuple):
     Attributes:
         recipe: How to make the bare class.
         state: The attributes that fill it.
-        members: The value and the attributes of each member of an enum that is not whole when it is made.
-        defaults: The defaults of the ``__new__`` that Python has made for a named tuple. None for another class.
+        fill: The function that fills what this kind of class has in addition to attributes.
+        values: What this function gets, by names.
     """
 
     recipe: Recipe
     state: dict[str, Any]
-    members: dict[str, tuple[Any, dict[str, Any]]]
-    defaults: tuple[Any, ...] | None
+    fill: Callable[[Any, dict[str, Any]], None]
+    values: dict[str, Any]
 
 
 def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
@@ -94,13 +102,15 @@ def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
         return _enum_parts(cls, state, head, is_simple)
     if tuple in cls.__bases__ and "_fields" in state and "_make" in state:
         return _tuple_parts(cls, state, head)
-    elif _ctypes() and issubclass(cls, (_ctypes().Structure, _ctypes().Union)):
+    if _ctypes() and isinstance(cls, type(_ctypes()._Pointer)) and "_type_" in state:
+        return _pointer_parts(cls, state, head)
+    if _ctypes() and issubclass(cls, _ctypes()._SimpleCData.__base__):
         recipe = _ctypes_recipe(cls, state, head, bases)
     elif any("__struct_config__" in vars(kind) for kind in type(cls).__mro__):  # msgspec's metaclass made it
         recipe = _struct_recipe(cls, state, head, bases)
     else:
         recipe = _plain_recipe(cls, state, head, bases, is_simple)
-    return ClassParts(recipe, state, {}, None)
+    return ClassParts(recipe, state, fill_attributes, {})
 
 
 def _is_state(name: str, value: Any) -> bool:
@@ -141,7 +151,7 @@ def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple
         if member._name_ == name and (attributes or not is_whole):
             members[name] = member._value_, attributes
     recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, vars(cls).get("_boundary_")))
-    return ClassParts(recipe, state, members, None)
+    return ClassParts(recipe, state, fill_members, members)
 
 
 def _new_args(cls: Any, member: Any) -> tuple[Any, ...]:
@@ -155,8 +165,8 @@ def _tuple_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Class
             del state[name]
     recipe = Recipe("tuple", type, cls.__name__, cls.__bases__, head, cls._fields)
     # A program may have set other defaults than those in `_field_defaults`, or another `__new__`.
-    defaults = None if "__new__" in state else cls.__new__.__defaults__ or ()
-    return ClassParts(recipe, state, {}, defaults)
+    values = {} if "__new__" in state else {"__defaults__": cls.__new__.__defaults__ or ()}
+    return ClassParts(recipe, state, fill_defaults, values)
 
 
 def _is_made(cls: type, value: Any) -> bool:
@@ -167,27 +177,41 @@ def _is_made(cls: type, value: Any) -> bool:
 
 
 def _ctypes_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
-    made = {name: state.pop(name) for name in _CTYPES_MADE if name in state}
-    for name, *_ in made.get("_fields_", ()):
-        state.pop(name, None)
-    return Recipe("ctypes", type, cls.__name__, bases, {**head, **made})
+    made = {name: copy.copy(state.pop(name)) for name in _CTYPES_HEAD if name in state}
+    for name, value in list(state.items()):
+        if name in _CTYPES_MADE or type(value).__name__ == "CField":
+            del state[name]
+    return Recipe("plain", type(cls), cls.__name__, bases, {**head, **made})
+
+
+def _pointer_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> ClassParts:
+    """Take a pointer type apart. What it points to arrives later, because it may be a structure with such a pointer."""
+    target = state.pop("_type_")
+    is_usual = _ctypes().POINTER(target) is cls
+    token = tokens.token_of(target) if is_usual else None
+    recipe = Recipe("pointer", type(cls), cls.__name__, cls.__bases__, head, token)
+    return ClassParts(recipe, state, fill_pointer, {"target": target, "is_usual": is_usual})
 
 
 def _struct_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
-    """Return the recipe of a msgspec class: its metaclass makes it from annotations, defaults and options."""
-    msgspec = sys.modules["msgspec"]
-    fields, own = msgspec.structs.fields(cls), state.get("__annotations__", {})
+    """Return the recipe of a msgspec class: its metaclass makes it from annotations, defaults and options.
+
+    `msgspec.structs.fields` would evaluate the annotations, which may name what does not exist.
+    """
+    names, defaults, annotations = cls.__struct_fields__, cls.__struct_defaults__, state.get("__annotations__", {})
     options = {name: getattr(cls.__struct_config__, name, None) for name in _STRUCT_OPTIONS}
     options = {name: value for name, value in options.items() if value is not None}
-    by_name = inspect.signature(cls).parameters
-    options["kw_only"] = bool(own) and by_name[next(iter(own))].kind is inspect.Parameter.KEYWORD_ONLY
-    made = {field.name: _StructField(field) for field in fields if field.name in own}
-    head = {**head, "__annotations__": own, **made}
+    own = [name for name in names if name in annotations]
+    options["kw_only"] = bool(own) and own[0] not in cls.__match_args__
+    none = (sys.modules["msgspec"].NODEFAULT,) * (len(names) - len(defaults))  # the first fields have no default
+    fields = zip(names, cls.__struct_encode_fields__, (*none, *defaults))
+    made = {name: _StructField(encoded, default) for name, encoded, default in fields if name in own}
+    head = {**head, "__annotations__": dict(annotations), **made}
     if "__post_init__" in state:  # the metaclass looks for it
         head["__post_init__"] = state["__post_init__"]
     for name, value in list(state.items()):
         is_made = name.startswith(("__struct_", "__match_args")) or name in ("__annotations__", "__signature__")
-        if is_made or isinstance(value, types.MemberDescriptorType) or any(name == field.name for field in fields):
+        if is_made or isinstance(value, types.MemberDescriptorType) or name in names:
             del state[name]
     return Recipe("struct", type(cls), cls.__name__, bases, head, options)
 
@@ -195,11 +219,12 @@ def _struct_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases:
 class _StructField:
     """A field of a msgspec class."""
 
-    def __init__(self, field: Any) -> None:
-        self.options = {"name": field.encode_name}
-        for name in ("default", "default_factory"):
-            if getattr(field, name) is not sys.modules["msgspec"].NODEFAULT:
-                self.options[name] = getattr(field, name)
+    def __init__(self, encode_name: str, default: Any) -> None:
+        self.options = {"name": encode_name}
+        if type(default).__module__ == "msgspec._core" and hasattr(default, "factory"):
+            self.options["default_factory"] = default.factory
+        elif default is not sys.modules["msgspec"].NODEFAULT:
+            self.options["default"] = default
 
     def __reduce__(self) -> Any:
         return _make_field, (self.options,)
@@ -239,27 +264,47 @@ def _ctypes() -> Any:
 
 
 def reduce_ctypes(cls: Any) -> Any:
-    """Return the tuple from which pickle writes an array type, a pointer type, or a number in another byte order.
+    """Return the tuple from which pickle writes a type that ctypes makes of others, or a number in another byte order.
 
-    Return None for any other class.
+    Return None for any other class, and for a pointer to a class that is sent by value.
     """
     ctypes = _ctypes()
     if ctypes is None:
         return None
+    for base in (ctypes.Structure, ctypes.Union, ctypes.Array, ctypes._SimpleCData, ctypes._CFuncPtr, ctypes._Pointer):
+        if type(base) is cls:
+            return type, (base,)
     if issubclass(cls, ctypes._SimpleCData):
         for other, order in (("__ctype_le__", "__ctype_be__"), ("__ctype_be__", "__ctype_le__")):
             native = getattr(cls, other, cls)
             if native is not cls and getattr(native, order) is cls and importable_name(native) is not None:
                 return getattr, (native, order)
-    if issubclass(cls, ctypes.Array) and cls.__bases__ == (ctypes.Array,):
-        return _make_array_type, (cls._type_, cls._length_)
-    if isinstance(cls, type(ctypes._Pointer)) and cls is not ctypes._Pointer:
-        return ctypes.POINTER, (cls._type_,)
+    for make, args in _makers_of(cls):
+        if make(*args) is cls:  # otherwise it is a subclass that a program defines
+            return make, args
     return None
+
+
+def _makers_of(cls: Any) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Yield how ctypes may have made a type of others."""
+    ctypes, own = _ctypes(), vars(cls)
+    if issubclass(cls, ctypes.Array) and "_length_" in own and "_type_" in own:
+        yield _make_array_type, (cls._type_, cls._length_)
+    if issubclass(cls, ctypes._CFuncPtr) and "_argtypes_" in own and "_restype_" in own:
+        yield _make_function_type, (cls._flags_, cls._restype_, *cls._argtypes_)
+    if issubclass(cls, ctypes._Pointer) and "_type_" in own:
+        if importable_name(cls._type_) is not None or reduce_ctypes(cls._type_) is not None:
+            yield ctypes.POINTER, (cls._type_,)
 
 
 def _make_array_type(kind: Any, length: int) -> Any:
     return kind * length
+
+
+def _make_function_type(flags: int, result: Any, *args: Any) -> Any:
+    ctypes: Any = importlib.import_module("ctypes")
+    use_errno, use_last_error = flags & ctypes._FUNCFLAG_USE_ERRNO, flags & ctypes._FUNCFLAG_USE_LASTERROR
+    return ctypes.CFUNCTYPE(result, *args, use_errno=use_errno, use_last_error=use_last_error)
 
 
 # ---- making ----------------------------------------------------------------------------------------------
@@ -279,7 +324,7 @@ def make_class(token: tokens.Token, number: int, *recipe: Any) -> type:
     cls: Any = tokens.known(token)
     if cls is None:
         made = Recipe(*recipe)
-        own = _parametrised(*made.extra) if made.kind == "parametrised" else None
+        own = _OWN[made.kind](made.extra) if made.kind in _OWN else None
         if own is not None:
             tokens.alias(token, own)
             return typing.cast(type, own)
@@ -305,12 +350,11 @@ _QUIET = tuple(_quiet(slots) for slots in (("__dict__", "__weakref__"), (), ("__
 
 
 def _make_plain(recipe: Recipe) -> Any:
-    bases = types.resolve_bases(recipe.bases)
-    head = {**recipe.head, "__orig_bases__": recipe.bases} if bases is not recipe.bases else recipe.head
+    bases, head = _resolved(recipe)
     # A metaclass that is sent by value may need options that the class does not keep. What it did to the class, the
     # attributes of the class show. So the first metaclass that is not sent by value makes the class.
     native = next(kind for kind in recipe.meta.__mro__ if not tokens.is_tracked(kind))
-    make = recipe.meta if native is recipe.meta else functools.partial(native.__new__, recipe.meta)
+    make = recipe.meta if native is recipe.meta else functools.partial(_make_natively, native, recipe.meta)
     for quiet in _QUIET if _has_hook(bases) else ():
         try:
             cls = make(recipe.name, (quiet, *bases), dict(head))
@@ -321,15 +365,29 @@ def _make_plain(recipe: Recipe) -> Any:
     return make(recipe.name, bases, dict(head))
 
 
+def _make_natively(native: Any, meta: Any, *args: Any) -> Any:
+    """Make a class of a metaclass as `native` does, which is a base of the metaclass."""
+    cls = native.__new__(meta, *args)
+    if native.__module__ == "_ctypes":  # since Python 3.13, the layout is made there
+        native.__init__(cls, *args)
+    return cls
+
+
+def _resolved(recipe: Recipe) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the bases of a class as classes, and the head with the bases as they were written, as Python does."""
+    bases = types.resolve_bases(recipe.bases)
+    return bases, recipe.head if bases is recipe.bases else {**recipe.head, "__orig_bases__": recipe.bases}
+
+
 def _has_hook(bases: tuple[Any, ...]) -> bool:
     kinds = {kind for base in bases for kind in base.__mro__}
     return any("__init_subclass__" in vars(k) and k.__module__ not in ("builtins", "typing") for k in kinds)
 
 
-def _parametrised(origin: Any, args: tuple[Any, ...]) -> Any:
+def _parametrised(extra: tuple[Any, tuple[Any, ...]]) -> Any:
     """Return the class that ``origin[args]`` is in this process already, or None. The origin is a class of pydantic."""
     find = _of_pydantic("get_cached_generic_type_early")
-    return None if find is None else find(origin, args)
+    return None if find is None else find(*extra)
 
 
 def _make_parametrised(recipe: Recipe) -> Any:
@@ -349,12 +407,22 @@ def _of_pydantic(name: str) -> Any:
         return None
 
 
-def _make_ctypes(recipe: Recipe) -> Any:
-    return _make_plain(recipe._replace(meta=type(recipe.bases[0])))
+def _pointer(token: tokens.Token | None) -> Any:
+    """Return the pointer type of this process for the class that has a token, or None if there is no such class."""
+    target: Any = None if token is None else tokens.known(token)
+    return None if target is None else importlib.import_module("ctypes").POINTER(target)
+
+
+def _make_pointer(recipe: Recipe) -> Any:
+    """Make a pointer type for a structure that is empty. Of a pointer type for nothing, ctypes makes no array."""
+    ctypes: Any = importlib.import_module("ctypes")
+    later = type(ctypes.Structure)("_Later", (ctypes.Structure,), {})
+    return _make_plain(recipe._replace(head={**recipe.head, "_type_": later}))
 
 
 def _make_struct(recipe: Recipe) -> Any:
-    return recipe.meta(recipe.name, types.resolve_bases(recipe.bases), dict(recipe.head), **recipe.extra)
+    bases, head = _resolved(recipe)
+    return recipe.meta(recipe.name, bases, dict(head), **recipe.extra)
 
 
 def _generic_getitem() -> Any:
@@ -412,11 +480,13 @@ def _member_maker(bases: tuple[Any, ...]) -> Any:
 _MAKERS: dict[str, Callable[[Recipe], Any]] = {
     "enum": _make_enum,
     "tuple": _make_tuple,
-    "ctypes": _make_ctypes,
+    "pointer": _make_pointer,
     "struct": _make_struct,
     "plain": _make_plain,
     "parametrised": _make_parametrised,
 }
+#: How to find a class that this process may have made itself, from `Recipe.extra`.
+_OWN: dict[str, Callable[[Any], Any]] = {"pointer": _pointer, "parametrised": _parametrised}
 
 
 # ---- filling ---------------------------------------------------------------------------------------------
@@ -463,6 +533,15 @@ def fill_defaults(cls: Any, values: dict[str, Any]) -> None:
     """Set the defaults of a named tuple. They may be objects of classes that were not complete when it was made."""
     if id(cls) in tokens.loading.fresh:
         cls.__new__.__defaults__ = values["__defaults__"] or None
+
+
+def fill_pointer(cls: Any, values: dict[str, Any]) -> None:
+    """Set what a pointer type of ctypes points to."""
+    if id(cls) not in tokens.loading.fresh:
+        return
+    cls.set_type(values["target"])
+    if values["is_usual"]:  # ``POINTER(target)`` finds it
+        importlib.import_module("ctypes")._pointer_type_cache[values["target"]] = cls
 
 
 def fill_abstract(cls: Any, values: dict[str, Any]) -> None:

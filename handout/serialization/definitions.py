@@ -213,16 +213,13 @@ class Definitions:
         return functions_by_value.make_module, (self._number(space), name, listed)
 
     def _define_class(self, cls: type) -> Any:
-        recipe, state, members, defaults = classes_by_value.parts(cls, is_simple)
+        recipe, state, fill, values = classes_by_value.parts(cls, is_simple)
         number, token = self.number_of_version(tokens.version_of(cls, self.snapshot.serial)), tokens.token_of(cls)
         self._fill_annotated(cls)
         self.snapshot.note_parts(cls, state)
         self.simple.append(Fill(classes_by_value.drop_attributes, cls, tuple(state)))
         self._fill(self.attributes, classes_by_value.fill_attributes, cls, state, lambda _name: id(cls))
-        self._fill(self.attributes, classes_by_value.fill_members, cls, members, lambda _name: id(cls))
-        if defaults is not None:
-            values = {"__defaults__": defaults}
-            self._fill(self.attributes, classes_by_value.fill_defaults, cls, values, lambda _name: id(cls))
+        self._fill(self.attributes, fill, cls, values, lambda _name: id(cls))
         meta: Any = type(cls)
         self.order.add_uses(id(cls), map(id, (*cls.__mro__[1:], *meta.__mro__)))
         abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}

@@ -292,8 +292,11 @@ def _reducer(kind: type) -> Callable[[Any], Any] | None:
     exact = reducers.REDUCERS.get(kind)
     if exact is not None or reducers.has_own_pickling(kind):
         return exact
-    found = (reducer for base, reducer in reducers.DERIVED.items() if issubclass(kind, base))
-    return next(found, reducers.refuse if reducers.is_unpicklable(kind) else None)
+    found = [reducer for base, reducer in reducers.DERIVED.items() if issubclass(kind, base)]
+    found += filter(None, (reducers.BY_NAME.get(f"{base.__module__}.{base.__qualname__}") for base in kind.__mro__))
+    if reducers.is_unpicklable(kind):
+        found.append(reducers.refuse)
+    return found[0] if found else None
 
 
 def _is_equal_there(value: Any) -> bool:

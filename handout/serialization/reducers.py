@@ -345,6 +345,26 @@ def _reduce_marker(obj: Any) -> Any:
     return NotImplemented if name is None else (getattr, (dataclasses, name))
 
 
+def _reduce_reference(ref: Any) -> Any:
+    """Reduce a text in an annotation, without the class that the text was found to name.
+
+    That class may have the annotation itself, and some classes cannot be made without their annotations.
+    """
+    state = {"__forward_is_class__": getattr(ref, "__forward_is_class__", False)}
+    made = ref.__forward_arg__, ref.__forward_is_argument__, ref.__forward_module__
+    return typing.ForwardRef, made, (None, state), None, None, set_state
+
+
+# ---- types of modules that a program may not have imported -----------------------------------------------
+
+
+def _reduce_meta(meta: Any) -> Any:
+    """Reduce a constraint of msgspec, such as ``Meta(gt=0)``."""
+    make: Any = type(meta)
+    options = {name: getattr(meta, name) for name in dir(meta) if not name.startswith("_")}
+    return functools.partial(make, **{name: value for name, value in options.items() if value is not None}), ()
+
+
 # ---- memory ----------------------------------------------------------------------------------------------
 
 
@@ -387,6 +407,7 @@ REDUCERS: dict[type, Reducer] = {
     contextvars.ContextVar: _reduce_context_variable,
     type(functools.cmp_to_key(lambda _one, _other: 0)): _reduce_key,
     memoryview: _reduce_view,
+    typing.ForwardRef: _reduce_reference,
     struct.Struct: lambda packer: (struct.Struct, (packer.format,)),
     weakref.WeakSet: lambda known: (weakref.WeakSet, (list(known),)),
     weakref.WeakKeyDictionary: lambda known: (weakref.WeakKeyDictionary, (dict(known.items()),)),
@@ -402,4 +423,9 @@ DERIVED: dict[type, Reducer] = {
     functools.cached_property: _reduce_cached_property,
     io.IOBase: _reduce_stream,
     logging.Handler: _reduce_handler,
+}
+#: Reducers for a type and its subclasses, by the full name of the type.
+BY_NAME: dict[str, Reducer] = {
+    "ctypes.CDLL": refuse,  # a copy would hold an address in this process
+    "msgspec.Meta": _reduce_meta,
 }
