@@ -301,22 +301,26 @@ def _make_handler(kind: Any) -> Any:
 
 
 def _descriptor(base: Any, args_of: Callable[[Any], tuple[Any, ...]]) -> Reducer:
+    """Return a reducer. What a descriptor holds arrives later, because it may be a bound method of the descriptor."""
+
     def reduce(obj: Any) -> Any:
-        own = dict(getattr(obj, "__dict__", {}))
-        return _make_descriptor, (base, type(obj), args_of(obj)), own or None, None, None, set_state
+        make, args, state = plain(obj)
+        return make, args, (base, args_of(obj), state), None, None, _fill_descriptor
 
     return reduce
 
 
-def _make_descriptor(base: Any, kind: Any, args: Any) -> Any:
-    obj = kind.__new__(kind)
+def _fill_descriptor(obj: Any, parts: tuple[Any, tuple[Any, ...], Any]) -> None:
+    base, args, state = parts
     base.__init__(obj, *args)
-    return obj
+    set_state(obj, state)
 
 
 def _reduce_cached_property(obj: Any) -> Any:
-    state = {name: value for name, value in vars(obj).items() if name != "lock"}  # it has a lock before Python 3.12
-    return _make_cached_property, (type(obj), "lock" in vars(obj)), state, None, None, set_state
+    _, _, state = plain(obj)
+    attributes = state[0] if isinstance(state, tuple) else state
+    has_lock = attributes.pop("lock", None) is not None  # before Python 3.12
+    return _make_cached_property, (type(obj), has_lock), state, None, None, set_state
 
 
 def _make_cached_property(kind: Any, has_lock: bool) -> Any:
@@ -417,7 +421,7 @@ REDUCERS: dict[type, Reducer] = {
 }
 #: Reducers for a type and its subclasses.
 DERIVED: dict[type, Reducer] = {
-    property: _descriptor(property, lambda obj: (obj.fget, obj.fset, obj.fdel, obj.__doc__)),
+    property: _descriptor(property, lambda obj: (obj.fget, obj.fset, obj.fdel, getattr(obj, "__doc__", None))),
     classmethod: _descriptor(classmethod, lambda obj: (obj.__func__,)),
     staticmethod: _descriptor(staticmethod, lambda obj: (obj.__func__,)),
     functools.cached_property: _reduce_cached_property,
