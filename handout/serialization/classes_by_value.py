@@ -92,7 +92,7 @@ class ClassParts(NamedTuple):
     values: dict[str, Any]
 
 
-def parts(cls: Any, is_simple: Callable[[Any], bool]) -> ClassParts:
+def parts(cls: Any, is_simple: Callable[..., bool]) -> ClassParts:
     """Take a class apart. `is_simple` tells which values can hold no object of a class that is sent by value."""
     state = {name: value for name, value in vars(cls).items() if _is_state(name, value)}
     head = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
@@ -140,12 +140,12 @@ def registered(cls: Any) -> list[type]:
 # ---- recipes ---------------------------------------------------------------------------------------------
 
 
-def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple: Callable[[Any], bool]) -> ClassParts:
+def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple: Callable[..., bool]) -> ClassParts:
     for name in (*_ENUM_MADE, *cls.__members__):
         state.pop(name, None)
     made, members = {}, {}
     for name, member in cls.__members__.items():
-        is_whole = is_simple(member._value_)
+        is_whole = is_simple(member._value_, is_key=True)
         made[name] = member._name_, _new_args(cls, member), member._value_ if is_whole else name
         attributes = {key: value for key, value in vars(member).items() if key not in _MEMBER_MADE}
         if member._name_ == name and (attributes or not is_whole):
@@ -235,7 +235,7 @@ def _make_field(options: dict[str, Any]) -> Any:
 
 
 def _plain_recipe(
-    cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any, is_simple: Callable[[Any], bool]
+    cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any, is_simple: Callable[..., bool]
 ) -> Recipe:
     slots = vars(cls).get("__slots__")
     if slots is not None:
@@ -249,10 +249,10 @@ def _plain_recipe(
     return Recipe("plain", type(cls), cls.__name__, bases, head)
 
 
-def _is_type(arg: Any, is_simple: Callable[[Any], bool]) -> bool:
+def _is_type(arg: Any, is_simple: Callable[..., bool]) -> bool:
     """Return True for an argument of a generic class that holds no object of a class, such as ``list[int]``."""
     inside = typing.get_args(arg)
-    return all(_is_type(each, is_simple) for each in inside) if inside else is_simple(arg)
+    return all(_is_type(each, is_simple) for each in inside) if inside else is_simple(arg, is_key=True)
 
 
 # ---- classes that ctypes makes ---------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def fill_abstract(cls: Any, values: dict[str, Any]) -> None:
     """Set the abstract methods of a class, and register its virtual subclasses."""
     if id(cls) not in tokens.loading.fresh:
         return
-    if values["abstract"] is not None:
+    if values.get("abstract") is not None:
         cls.__abstractmethods__ = values["abstract"]
-    for each in values["registered"]:
+    for each in values.get("registered", ()):
         cls.register(each)

@@ -222,8 +222,9 @@ class Definitions:
         self._fill(self.attributes, fill, cls, values, lambda _name: id(cls))
         meta: Any = type(cls)
         self.order.add_uses(id(cls), map(id, (*cls.__mro__[1:], *meta.__mro__)))
-        abstract = {"registered": classes_by_value.registered(cls), "abstract": vars(cls).get("__abstractmethods__")}
-        self.simple.append(Fill(classes_by_value.fill_abstract, cls, abstract))
+        registered, abstract = classes_by_value.registered(cls), vars(cls).get("__abstractmethods__")
+        kinds = {"registered": dict.fromkeys(registered), "abstract": abstract}
+        self._fill(self.attributes, classes_by_value.fill_abstract, cls, kinds, lambda _name: id(cls))
         return classes_by_value.make_class, (token, number, *recipe)
 
     def _fill_annotated(self, cls: type) -> None:
@@ -273,19 +274,29 @@ _SIMPLE = frozenset({
 })  # fmt: skip
 
 
-def is_simple(value: Any, depth: int = 3) -> bool:
-    """Return True if a value can hold no object of a class that is sent by value."""
+def is_simple(value: Any, depth: int = 3, is_key: bool = False) -> bool:
+    """Return True if a value can hold no object of a class that is sent by value.
+
+    Args:
+        value: The value.
+        depth: Containers inside more than this many containers are not searched.
+        is_key: True if a container asks the value for its hash. A class is then an object of its metaclass.
+    """
     kind = type(value)
-    if kind in _SIMPLE or issubclass(kind, type):
-        return True
+    if issubclass(kind, type):
+        return not is_key or kind.__hash__ is type.__hash__
+    if kind in _SIMPLE:
+        return kind is not Function or not functions_by_value.is_dispatch(value)
     if kind in (classmethod, staticmethod):
         return is_simple(value.__func__, depth)
     if kind is property:
         return all(is_simple(each, depth) for each in (value.fget, value.fset, value.fdel))
     if not depth or kind not in (tuple, list, dict, set, frozenset) or len(value) > 1000:
         return False
-    parts = [*value, *value.values()] if kind is dict else value
-    return all(is_simple(each, depth - 1) for each in parts)
+    if kind is dict and not all(is_simple(each, depth - 1) for each in value.values()):
+        return False
+    is_hashed = is_key or kind not in (tuple, list)
+    return all(is_simple(each, depth - 1, is_hashed) for each in value)
 
 
 def _ids_in(value: Any) -> Iterator[int]:

@@ -471,12 +471,14 @@ _DISPATCH = _singledispatch(len).__code__
 _DISPATCH_MADE = frozenset({"register", "dispatch", "registry", "_clear_cache", "__wrapped__"})
 
 
-def reduce_dispatch(fn: Any) -> Any:
-    """Return the tuple from which pickle writes a function that `functools.singledispatch` made. Else return None.
+def is_dispatch(fn: Any) -> bool:
+    """Return True if `functools.singledispatch` made a function. It closes over a cache of weak references."""
+    return fn.__code__ is _DISPATCH
 
-    Such a function closes over a cache of weak references.
-    """
-    if fn.__code__ is not _DISPATCH:
+
+def reduce_dispatch(fn: Any) -> Any:
+    """Return the tuple from which pickle writes a function that `is_dispatch`. Return None for another function."""
+    if not is_dispatch(fn):
         return None
     own = {name: value for name, value in vars(fn).items() if name not in _DISPATCH_MADE}
     own.update(__name__=fn.__name__, __qualname__=fn.__qualname__, __module__=fn.__module__)
