@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import collections
 import copy
+import copyreg
 import enum
 import functools
 import importlib
@@ -18,17 +19,16 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
-from handout.serialization import tokens
+from handout.serialization import reducers, tokens
 from handout.serialization.importable import importable_name
 
 Function = types.FunctionType
-_HEAP_TYPE = 1 << 9
 
 #: Attributes that Python makes with the class. A class may have a ``__weakref__`` and a ``__dict__`` of its own; see
 #: `_is_state`.
 _NOT_STATE = frozenset({
     "__module__", "__slots__", "_abc_impl", "__abstractmethods__", "__qualname__", "__annotations_cache__",
-    "__annotate_func__", "__annotate__",
+    "__annotate_func__", "__annotate__", "__slotnames__",
 })  # fmt: skip
 #: Attributes that the metaclass can store in the class, although it has data descriptors of these names.
 _STORED = frozenset({"__doc__", "__annotations__", "__type_params__"})
@@ -143,20 +143,66 @@ def registered(cls: Any) -> list[type]:
 def _enum_parts(cls: Any, state: dict[str, Any], head: dict[str, Any], is_simple: Callable[..., bool]) -> ClassParts:
     for name in (*_ENUM_MADE, *cls.__members__):
         state.pop(name, None)
+    found: dict[int, list[Any]] = {}
+    for value, member in cls._value2member_map_.items():
+        found.setdefault(id(member), []).append(value)
+    base, reduce = _content_type(cls)
     made, members = {}, {}
     for name, member in cls.__members__.items():
+        args, content = _content(base, reduce, member)
         is_whole = is_simple(member._value_, is_key=True)
-        made[name] = member._name_, _new_args(cls, member), member._value_ if is_whole else name
-        attributes = {key: value for key, value in vars(member).items() if key not in _MEMBER_MADE}
-        if member._name_ == name and (attributes or not is_whole):
-            members[name] = member._value_, attributes
-    recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (made, vars(cls).get("_boundary_")))
+        made[name] = member._name_, args, (member._value_,) if is_whole else ()
+        own = _own_state(base, member)
+        values = [member._value_, *(each for each in found.get(id(member), ()) if each is not member._value_)]
+        if member._name_ == name and (own != ({}, {}) or content or len(values) > 1 or not is_whole):
+            members[name] = values, own, content
+    recipe = Recipe("enum", type(cls), cls.__name__, cls.__bases__, head, (base, made, vars(cls).get("_boundary_")))
     return ClassParts(recipe, state, fill_members, members)
 
 
-def _new_args(cls: Any, member: Any) -> tuple[Any, ...]:
-    args = getattr(cls._member_type_, "__getnewargs__", None)
-    return args(member) if args is not None and cls._member_type_ is not object else ()
+def _content_type(cls: Any) -> tuple[Any, Any]:
+    """Return the type of which the members of an enum have the content, such as ``int``, and what reads the content.
+
+    The content is what the attributes of a member do not show. A type that is sent by value cannot make a member,
+    because it is bare when the enum is made.
+    """
+    kinds: list[Any] = [kind for kind in cls.__mro__ if kind is not object and not isinstance(kind, enum.EnumMeta)]
+    native = next(
+        (kind for kind in kinds if "__new__" in vars(kind) and not isinstance(kind.__new__, Function)), object
+    )
+    if native is object or not hasattr(native, "__getnewargs__"):
+        for kind in kinds:
+            if kind is native or ("__reduce__" in vars(kind) and importable_name(kind) is not None):
+                return kind, kind.__reduce__
+    return native, None
+
+
+def _content(base: Any, reduce: Any, member: Any) -> tuple[tuple[Any, ...], Any]:
+    """Return the arguments from which the type of the content makes a member, and what fills the member.
+
+    What fills the member is None, or the arguments of ``__init__`` with the items and the pairs to add.
+    """
+    if reduce is None:
+        return (() if base is object else base.__getnewargs__(member)), None
+    make, args, *rest = reduce(member)
+    if make is copyreg._reconstructor:  # type: ignore[attr-defined]
+        args = args[2:]
+    elif make is not type(member):
+        args = (make(*args),)
+    if base.__init__ is object.__init__:
+        return args, None
+    _, items, pairs = (*rest, None, None, None)[:3]
+    return (), (base, args, list(items or ()), list(pairs or ()))
+
+
+def _own_state(base: Any, member: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the attributes that a program has given a member, and the slots that are not part of its content."""
+    _, _, state = reducers.plain(member)
+    attributes, slots = state if isinstance(state, tuple) else (state, {})
+    slot_names: Any = copyreg._slotnames  # type: ignore[attr-defined]
+    of_base = slot_names(base)
+    own = {name: value for name, value in attributes.items() if name not in _MEMBER_MADE}
+    return own, {name: value for name, value in slots.items() if name not in of_base}
 
 
 def _tuple_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> ClassParts:
@@ -446,31 +492,24 @@ def _make_tuple(recipe: Recipe) -> Any:
 
 def _make_enum(recipe: Recipe) -> Any:
     """Make an enum without the user's own ``__new__`` and ``__init__``, which ran in the sending process."""
-    members, boundary = recipe.extra
+    base, members, boundary = recipe.extra
     space = recipe.meta.__prepare__(recipe.name, recipe.bases)
-    space.update(recipe.head, __new__=_member_maker(recipe.bases), __init__=lambda self, *_args: None)
-    for name, (canonical, args, value) in members.items():
-        if canonical == name:
-            space[name] = (args, value)
+    space.update(recipe.head, __new__=_member_maker(base), __init__=lambda self, *_args: None)
+    given: dict[str, Any] = {}
+    for name, (canonical, args, value) in members.items():  # an alias gets the value of its member
+        space[name] = given.setdefault(canonical, (args, *(value or (object(),))))
     options = {} if boundary is None else {"boundary": boundary}
     cls = recipe.meta.__new__(recipe.meta, recipe.name, recipe.bases, space, **options)
     type.__delattr__(cls, "__init__")
-    for name, (canonical, _, _) in members.items():
-        if canonical != name:
-            cls._member_map_[name] = cls._member_map_[canonical]
-            type.__setattr__(cls, name, cls._member_map_[canonical])
     return cls
 
 
-def _member_maker(bases: tuple[Any, ...]) -> Any:
-    """Return a ``__new__`` for an enum whose members are written as the arguments and the value of each."""
-    kinds = [kind for base in bases for kind in base.__mro__ if not isinstance(kind, enum.EnumMeta)]
-    found = (kind for kind in kinds if "__new__" in vars(kind) or not kind.__flags__ & _HEAP_TYPE)
-    base: Any = next((kind for kind in found if kind is not object), object)
+def _member_maker(base: Any) -> Any:
+    """Return a ``__new__`` for an enum whose members are written as the arguments of `base` and the value of each."""
 
     def new(cls: Any, *args: Any) -> Any:
         new_args, value = args[0] if len(args) == 1 else args
-        member = object.__new__(cls) if base is object else base.__new__(cls, *new_args)
+        member = base.__new__(cls, *new_args)
         member._value_ = value
         return member
 
@@ -514,19 +553,31 @@ def drop_attributes(cls: Any, names: tuple[str, ...]) -> None:
             _native(cls, "__delattr__")(cls, name)
 
 
-def fill_members(cls: Any, values: dict[str, Any]) -> None:
-    """Set the values and the attributes of members of an enum."""
+def fill_members(cls: Any, members: dict[str, Any]) -> None:
+    """Set the values of members of an enum, their attributes, slots and content."""
     if id(cls) not in tokens.loading.fresh:
         return
-    for name, (value, attributes) in values.items():
+    for name, (values, state, content) in members.items():
         member = cls._member_map_[name]
-        member._value_ = value
-        vars(member).update(attributes)
-        try:
-            cls._value2member_map_ = {k: m for k, m in cls._value2member_map_.items() if m is not member}
-            cls._value2member_map_[value] = member
-        except TypeError:  # a value without a hash, which Enum finds by comparison
-            continue
+        if content is not None:
+            _fill_content(member, *content)
+        member._value_ = values[0]
+        reducers.set_state(member, state)
+        cls._value2member_map_ = {k: m for k, m in cls._value2member_map_.items() if m is not member}
+        for value in values:
+            try:
+                cls._value2member_map_[value] = member
+            except TypeError:  # a value without a hash, which Enum finds by comparison
+                vars(cls).get("_unhashable_values_", []).append(value)  # since Python 3.12
+                vars(cls).get("_unhashable_values_map_", {}).setdefault(name, []).append(value)  # since Python 3.13
+
+
+def _fill_content(member: Any, base: Any, args: Any, items: list[Any], pairs: list[Any]) -> None:
+    base.__init__(member, *args)
+    if items:
+        base.extend(member, items)
+    if pairs:
+        base.update(member, pairs)
 
 
 def fill_defaults(cls: Any, values: dict[str, Any]) -> None:
