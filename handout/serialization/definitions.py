@@ -209,6 +209,9 @@ class Definitions:
             functions_by_value.own_module(module)
             own = {key: value for key, value in space.items() if key not in _MODULE_MADE}
             self._fill_names(space, name, own, module)
+            if type(module) is not types.ModuleType:  # it gets the class when the class is complete
+                self.others.append(Fill(functions_by_value.fill_attributes, module, {"__class__": type(module)}))
+                self.order.add_fill(id(module), self.others[-1])
         listed = sys.modules.get(name) is module and name != "__main__"
         return functions_by_value.make_module, (self._number(space), name, listed)
 

@@ -433,9 +433,9 @@ def fill_closure(fn: Function, state: tuple[Any, ...]) -> None:
 
 
 def fill_attributes(target: Any, values: dict[str, Any]) -> None:
-    """Set the attributes of a function, or the contents of a cell."""
+    """Set the attributes of a function, the contents of a cell, or the class of a module."""
     for name, value in values.items():
-        setattr(target, name, value)
+        object.__setattr__(target, name, value)  # the class of a module may define another one
 
 
 def fill_names(space: dict[str, Any], values: dict[str, Any]) -> None:

@@ -208,7 +208,7 @@ class Pickler(pickle.Pickler):
         if importable.is_importable(module):
             self.snapshot.modules.add(module.__name__)
             return importlib.import_module, (module.__name__,)
-        return self._definition(module) if type(module) is types.ModuleType else NotImplemented
+        return self._definition(module) if _is_made(module) else NotImplemented
 
     def _definition(self, obj: Any) -> Any:
         self.snapshot.by_value = True
@@ -247,6 +247,18 @@ class Pickler(pickle.Pickler):
         if self.definitions is not None:
             version = self.definitions.number_of_version(version)
         return reducers.reduce_named(obj, version)
+
+
+def _is_made(module: types.ModuleType) -> bool:
+    """Return True if another process can make a module of the same class, and fill it.
+
+    A class with slots cannot become the class of a bare module. The class of a worker's ``__main__`` is the worker's.
+    """
+    kind = type(module)
+    if kind is types.ModuleType:
+        return True
+    is_bare = kind.__basicsize__ == types.ModuleType.__basicsize__
+    return is_bare and not reducers.has_own_pickling(kind) and module.__name__ != "__main__"
 
 
 def _no_rule(_pickler: Pickler, _obj: Any) -> Any:
