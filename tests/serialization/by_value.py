@@ -14,6 +14,7 @@ sys.path.insert(0, sys.argv[1])
 import abc
 import collections
 import dataclasses
+import datetime
 import enum
 import functools
 import math
@@ -197,6 +198,21 @@ class Named(str, enum.Enum):  # noqa: UP042
     ALSO_A = "a"
 
 
+@dataclasses.dataclass
+class Size:
+    legs: int
+
+
+class Beetle(Size, enum.Enum):
+    SMALL = 6
+
+
+class Day(datetime.date, enum.Enum):
+    FIRST = 2020, 1, 1
+    ALSO_FIRST = 2020, 1, 1
+    LAST = 2020, 12, 31
+
+
 class Knot:
     def __init__(self):
         self.own = self
@@ -213,6 +229,7 @@ def make():
         "pong": pong, "seen": seen, "fibonacci": fibonacci, "closures": counter(), "keywords": keywords,
         "increment": lambda x: x + 1, "partial": functools.partial(keywords, 1), "method": Point3(5).other,
         "view": VIEW, "kind_of": kind_of, "Outer": Outer, "Enlistee": Enlistee, "named": Named.ALSO_A, "knot": Knot(),
+        "beetle": Beetle.SMALL, "day": Day.LAST,
         "nested": collections.defaultdict(lambda: collections.defaultdict(int)),
     }  # fmt: skip
 
@@ -261,6 +278,9 @@ def use(v):
     assert v["Outer"]().own() is v["Outer"].Inner().outer() is v["Outer"]
     assert v["Enlistee"].names == ["Enlistee"]
     assert (v["named"].name, v["named"]) == ("A", "a")
+    assert v["beetle"] is type(v["beetle"])(v["beetle"].value)  # a value without a hash
+    assert v["day"] == datetime.date(2020, 12, 31)
+    assert list(type(v["day"]).__members__) == ["FIRST", "ALSO_FIRST", "LAST"]
     assert v["knot"].own is v["knot"]
     assert v["nested"]["a"]["b"] == 0
     return {"q": q, "Point3": point3, "red": v["red"], "ping": v["ping"], "new": point3.nine(), "get": get}
