@@ -172,7 +172,8 @@ def _content_type(cls: Any) -> tuple[Any, Any]:
     )
     if native is object or not hasattr(native, "__getnewargs__"):
         for kind in kinds:
-            if kind is native or ("__reduce__" in vars(kind) and importable_name(kind) is not None):
+            is_made = "__reduce__" in vars(kind) and kind.__new__ is not object.__new__
+            if kind is native or (is_made and importable_name(kind) is not None):
                 return kind, kind.__reduce__
     return native, None
 
@@ -187,8 +188,8 @@ def _content(base: Any, reduce: Any, member: Any) -> tuple[tuple[Any, ...], Any]
     make, args, *rest = reduce(member)
     if make is copyreg._reconstructor:  # type: ignore[attr-defined]
         args = args[2:]
-    elif make is not type(member):
-        args = (make(*args),)
+    elif make is not type(member):  # a function in Python may find the member itself
+        args = () if isinstance(reduce, Function) else (make(*args),)
     if base.__init__ is object.__init__:
         return args, None
     _, items, pairs = (*rest, None, None, None)[:3]
