@@ -112,11 +112,12 @@ class ProxyCommand(asyncio.SubprocessProtocol):
             asyncio.get_running_loop().call_later(_END_S, self._kill)
 
     async def aclose(self) -> None:
-        """Tell the program to end, and wait for its end. Kill it if this takes more than a second."""
+        """Tell the program to end, and wait for its end. Kill it if this takes more than a second, and wait again."""
         self.close()
         await self.wait_ended()
         self.sock.close()  # this does nothing if a transport has closed it
         self._kill()
+        await self.wait_ended()  # the loop must live until the system has told it of the end
 
     def _kill(self) -> None:
         if self._transport is not None:
