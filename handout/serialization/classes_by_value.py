@@ -16,10 +16,10 @@ import importlib
 import sys
 import types
 import typing
-from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
 
 from handout.serialization import reducers, tokens
+from handout.serialization.ctypes_types import loaded_ctypes
 from handout.serialization.importable import importable_name
 
 Function = types.FunctionType
@@ -102,9 +102,9 @@ def parts(cls: Any, is_simple: Callable[..., bool]) -> ClassParts:
         return _enum_parts(cls, state, head, is_simple)
     if tuple in cls.__bases__ and "_fields" in state and "_make" in state:
         return _tuple_parts(cls, state, head)
-    if _ctypes() and isinstance(cls, type(_ctypes()._Pointer)) and "_type_" in state:
+    if loaded_ctypes() and isinstance(cls, type(loaded_ctypes()._Pointer)) and "_type_" in state:
         return _pointer_parts(cls, state, head)
-    if _ctypes() and issubclass(cls, _ctypes()._SimpleCData.__base__):
+    if loaded_ctypes() and issubclass(cls, loaded_ctypes()._SimpleCData.__base__):
         recipe = _ctypes_recipe(cls, state, head, bases)
     elif any("__struct_config__" in vars(kind) for kind in type(cls).__mro__):  # msgspec's metaclass made it
         recipe = _struct_recipe(cls, state, head, bases)
@@ -234,7 +234,7 @@ def _ctypes_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases:
 def _pointer_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> ClassParts:
     """Take a pointer type apart. What it points to arrives later, because it may be a structure with such a pointer."""
     target = state.pop("_type_")
-    is_usual = _ctypes().POINTER(target) is cls
+    is_usual = loaded_ctypes().POINTER(target) is cls
     token = tokens.token_of(target) if is_usual else None
     recipe = Recipe("pointer", type(cls), cls.__name__, cls.__bases__, head, token)
     return ClassParts(recipe, state, fill_pointer, {"target": target, "is_usual": is_usual})
@@ -300,58 +300,6 @@ def _is_type(arg: Any, is_simple: Callable[..., bool]) -> bool:
     """Return True for an argument of a generic class that holds no object of a class, such as ``list[int]``."""
     inside = typing.get_args(arg)
     return all(_is_type(each, is_simple) for each in inside) if inside else is_simple(arg, is_key=True)
-
-
-# ---- classes that ctypes makes ---------------------------------------------------------------------------
-
-
-def _ctypes() -> Any:
-    """Return ctypes, if the program has imported it."""
-    return sys.modules.get("ctypes")
-
-
-def reduce_ctypes(cls: Any) -> Any:
-    """Return the tuple from which pickle writes a type that ctypes makes of others, or a number in another byte order.
-
-    Return None for any other class, and for a pointer to a class that is sent by value.
-    """
-    ctypes = _ctypes()
-    if ctypes is None:
-        return None
-    for base in (ctypes.Structure, ctypes.Union, ctypes.Array, ctypes._SimpleCData, ctypes._CFuncPtr, ctypes._Pointer):
-        if type(base) is cls:
-            return type, (base,)
-    if issubclass(cls, ctypes._SimpleCData):
-        for other, order in (("__ctype_le__", "__ctype_be__"), ("__ctype_be__", "__ctype_le__")):
-            native = getattr(cls, other, cls)
-            if native is not cls and getattr(native, order) is cls and importable_name(native) is not None:
-                return getattr, (native, order)
-    for make, args in _makers_of(cls):
-        if make(*args) is cls:  # otherwise it is a subclass that a program defines
-            return make, args
-    return None
-
-
-def _makers_of(cls: Any) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Yield how ctypes may have made a type of others."""
-    ctypes, own = _ctypes(), vars(cls)
-    if issubclass(cls, ctypes.Array) and "_length_" in own and "_type_" in own:
-        yield _make_array_type, (cls._type_, cls._length_)
-    if issubclass(cls, ctypes._CFuncPtr) and "_argtypes_" in own and "_restype_" in own:
-        yield _make_function_type, (cls._flags_, cls._restype_, *cls._argtypes_)
-    if issubclass(cls, ctypes._Pointer) and "_type_" in own:
-        if importable_name(cls._type_) is not None or reduce_ctypes(cls._type_) is not None:
-            yield ctypes.POINTER, (cls._type_,)
-
-
-def _make_array_type(kind: Any, length: int) -> Any:
-    return kind * length
-
-
-def _make_function_type(flags: int, result: Any, *args: Any) -> Any:
-    ctypes: Any = importlib.import_module("ctypes")
-    use_errno, use_last_error = flags & ctypes._FUNCFLAG_USE_ERRNO, flags & ctypes._FUNCFLAG_USE_LASTERROR
-    return ctypes.CFUNCTYPE(result, *args, use_errno=use_errno, use_last_error=use_last_error)
 
 
 # ---- making ----------------------------------------------------------------------------------------------

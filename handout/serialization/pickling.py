@@ -34,7 +34,7 @@ import types
 from typing import Any, Callable, Union
 
 from handout.serialization import (
-    classes_by_value,
+    ctypes_types,
     definitions,
     exception_parts,
     functions_by_value,
@@ -185,7 +185,7 @@ class Pickler(pickle.Pickler):
             self.snapshot.modules.add(name[0])
             by_dill = self.for_dill and is_class  # it would write some classes by value, such as named tuples
             return NotImplemented if name[0] == obj.__module__ and not by_dill else (importable.attribute, name)
-        special = classes_by_value.reduce_ctypes(obj) if is_class else functions_by_value.reduce_dispatch(obj)
+        special = ctypes_types.reduce_ctypes(obj) if is_class else functions_by_value.reduce_dispatch(obj)
         if special is not None:
             return special
         if not is_class:

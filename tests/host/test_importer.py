@@ -158,6 +158,14 @@ def test_only_a_worker_that_lacks_files_waits_for_the_others(
     assert (folder / "project" / "hoimp_j.py").read_text() == "x = 1"
 
 
+def printing(path: Path, folder: Path, module: str) -> str:
+    """Return a program for a host that unpacks a bundle into a folder, and prints ``x`` of one of its modules."""
+    return (
+        "from handout.host.worker import importer\n"
+        f"importer.install({str(path)!r}, {str(folder)!r})\nimport {module}\nprint({module}.x)"
+    )
+
+
 def test_a_source_with_other_bytes_is_unpacked_again_and_other_files_stay(
     project: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -165,10 +173,7 @@ def test_a_source_with_other_bytes_is_unpacked_again_and_other_files_stay(
     (project / "hoimp_k" / "table.csv").write_text("1,2")
     path, folder = tmp_path / "code.zip", tmp_path / "modules" / "1"
     path.write_bytes(bundled("hoimp_k").data)
-    source = (
-        "from handout.host.worker import importer\n"
-        f"importer.install({str(path)!r}, {str(folder)!r})\nimport hoimp_k.odd\nprint(hoimp_k.odd.x)"
-    )
+    source = printing(path, folder, "hoimp_k.odd")
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1234567\n"
     files = folder / "project" / "hoimp_k"
     (files / "table.csv").write_text("2,1")
@@ -191,10 +196,7 @@ def test_files_that_a_cleaner_has_removed_are_unpacked_again(project: Path, bund
     write(project, hoimp_h__in____init__="", hoimp_h__in__kept="", hoimp_h__in__gone="x = 1")
     path, folder = tmp_path / "code.zip", tmp_path / "modules" / "1"
     path.write_bytes(bundled("hoimp_h").data)
-    source = (
-        "from handout.host.worker import importer\n"
-        f"importer.install({str(path)!r}, {str(folder)!r})\nimport hoimp_h.gone\nprint(hoimp_h.gone.x)"
-    )
+    source = printing(path, folder, "hoimp_h.gone")
     assert run_on_host(sys.executable, source, bundle=bundle) == b"1\n"
     kept = (folder / "project" / "hoimp_h" / "kept.py").stat()
     shutil.rmtree(folder / "project" / "hoimp_h" / "__pycache__", ignore_errors=True)
