@@ -42,6 +42,6 @@ async def sliced(work: Slices[T]) -> T:
             except BaseException as error:  # for example `SystemExit`, which would end the loop with all other runs
                 raise GraphError(
                     f"Code of the graph's functions or arguments raised {short_name(error)}: {message(error)}.",
-                    remedy="The traceback of the cause shows where. Handout ran the code to prepare the run.",
+                    remedy="Correct the code that the traceback of the cause shows. Handout ran it to prepare the run.",
                 ) from error
         await asyncio.sleep(0)
