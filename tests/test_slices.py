@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import thread_time
 
 import pytest
@@ -37,8 +37,8 @@ def work(slices: int, each: Callable[[], None]) -> Slices[str]:
     return "done"
 
 
-async def turns_of(slices: int, each: Callable[[], None]) -> int:
-    """Return how many turns the event loop gets while the work is done."""
+async def turns_of(doing: Awaitable[object]) -> int:
+    """Return how many turns the event loop gets while something is done."""
     turns = 0
 
     async def count() -> None:
@@ -51,17 +51,56 @@ async def turns_of(slices: int, each: Callable[[], None]) -> int:
         counting = group.create_task(count())
         await asyncio.sleep(0)
         turns = 0
-        assert await sliced(work(slices, each)) == "done"
+        await doing
         counting.cancel()
     return turns
 
 
+async def test_work_gives_its_result() -> None:
+    assert await sliced(work(10, lambda: None)) == "done"
+
+
 async def test_short_work_is_done_in_one_turn() -> None:
-    assert await turns_of(10, lambda: None) == 0
+    assert await turns_of(sliced(work(10, lambda: None))) == 0
 
 
 async def test_long_work_gives_the_loop_a_turn_after_each_10_ms_of_cpu_time() -> None:
-    assert 8 <= await turns_of(20, lambda: busy(0.006)) <= 11  # two slices of 6 ms are more than 10 ms
+    turns = await turns_of(sliced(work(20, lambda: busy(0.006))))  # two slices of 6 ms are more than 10 ms
+    assert 8 <= turns <= 11
+
+
+async def test_short_works_that_begin_together_share_the_10_ms() -> None:
+    works = [sliced(work(1, lambda: busy(0.001))) for _ in range(100)]
+    assert await turns_of(asyncio.gather(*works)) >= 9
+
+
+async def test_long_work_lets_short_works_go_on_after_each_slice() -> None:
+    ended: list[str] = []
+
+    async def do(name: str, slices: int) -> None:
+        await sliced(work(slices, lambda: busy(0.006)))
+        ended.append(name)
+
+    await asyncio.gather(do("long", 40), *(do("short", 1) for _ in range(5)))
+    assert ended == ["short"] * 5 + ["long"]
+
+
+async def test_work_that_was_cancelled_while_it_waited_lets_the_next_one_go_on() -> None:
+    long = asyncio.create_task(sliced(work(10, lambda: busy(0.006))))
+    waiting = [asyncio.create_task(sliced(work(1, lambda: None))) for _ in range(3)]
+    while not long.done():
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+    assert [await each for each in waiting[1:]] == ["done", "done"]
+
+
+async def test_work_that_fails_lets_the_next_one_go_on() -> None:
+    def fail() -> None:
+        busy(0.012)
+        raise ValueError("on purpose")
+
+    works = [sliced(work(2, fail)), sliced(work(1, lambda: None))]
+    assert [str(each) for each in await asyncio.gather(*works, return_exceptions=True)] == ["on purpose", "done"]
 
 
 async def test_an_error_of_the_work_reaches_the_caller() -> None:
