@@ -250,6 +250,8 @@ class TaskFailed:
     need: int = 0
     #: True if the worker may have called the function. False, for example, if the host had no room for an argument.
     called: bool = True
+    #: True if each further attempt on this host would fail in the same way, for example because a package is missing.
+    recurs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

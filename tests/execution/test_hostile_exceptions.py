@@ -306,7 +306,7 @@ async def test_a_package_that_is_missing_when_a_task_is_loaded_is_one_clear_erro
     assert error.problem.startswith(f"Task 'bad' could not be started on host {error.host!r}: the ")
     assert "could not be loaded: ModuleNotFoundError: No module named 'not_on_hosts'" in error.problem
     assert (f"(imported at {tmp_path / name}.py, line 1): it is not installed" in error.problem) == (place == "module")
-    assert failure.attempts == 3
+    assert failure.attempts == 2  # one on each host
     assert sorted(failure.hosts) == ["gpu", "plain"]
     tried = ", ".join(map(repr, failure.hosts))
     assert error.problem.endswith(f". Hosts that were tried, because another host may have the package: {tried}.")

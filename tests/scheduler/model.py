@@ -229,14 +229,16 @@ class Cluster:
         sizes = [[self.size] * len(objects)]
         agent.outbox.append(ev.TasksFinished(name, run, [t], [attempt], [took_s], sizes, [small]))
 
-    def end(self, name: str, ticket: Ticket, kind: ev.FailureKind, *, retryable: bool = True) -> None:
+    def end(
+        self, name: str, ticket: Ticket, kind: ev.FailureKind, *, retryable: bool = True, recurs: bool = False
+    ) -> None:
         agent = self.agents[name]
         claim, _ = agent.running.pop(ticket)
         agent.ledger.release(claim)
         run, t, attempt = ticket
         if kind == "input":
             self.executed[run, t] -= 1  # it failed before its function was called
-        agent.outbox.append(ev.TaskFailed(name, run, t, attempt, kind, retryable, f"{kind} of {t}"))
+        agent.outbox.append(ev.TaskFailed(name, run, t, attempt, kind, retryable, f"{kind} of {t}", recurs=recurs))
         self._return_followers(agent, ticket)
 
     def _return_followers(self, agent: Agent, ticket: Ticket) -> None:

@@ -125,10 +125,11 @@ class Scene:
         run: int = 1,
         retryable: bool = True,
         need: int = 0,
+        recurs: bool = False,
     ) -> list[Said]:
         t = self.number(run, name)
         failure = f"{name} failed"
-        event = ev.TaskFailed(host, run, t, self.attempt(run, t), kind, retryable, failure, need)
+        event = ev.TaskFailed(host, run, t, self.attempt(run, t), kind, retryable, failure, need, recurs=recurs)
         return self.said(self.tell(event))
 
     def recalled(self, host: str, *names: str, run: int = 1) -> list[Said]:

@@ -60,6 +60,20 @@ def test_trouble_that_is_not_the_functions_own_is_tried_elsewhere(kind: ev.Failu
     assert scene.fail("h1", "a", kind, retryable=False) == [("start", "h2", "a")]
 
 
+def test_trouble_that_recurs_on_a_host_is_tried_once_on_each_host() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a"))
+    assert scene.fail("h1", "a", "input", recurs=True) == [("start", "h2", "a")]
+    assert scene.fail("h2", "a", "input", recurs=True) == [("failed", "a"), ("over", "failed")]
+
+
+def test_trouble_that_recurs_on_the_host_of_a_group_is_not_tried_again() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a; b", groups={"a": 0, "b": 0}))
+    scene.finish("h1", "b")
+    assert scene.fail("h1", "a", "input", recurs=True) == [("failed", "a"), ("over", "failed")]
+
+
 def test_a_death_of_what_must_not_run_twice_leaves_its_outcome_unknown() -> None:
     scene = Scene("h1", "h2")
     scene.specs[1] = graph("a", profiles={"a": profile(idempotent=False)})

@@ -117,7 +117,8 @@ class Walk(Chaos):
             cluster.tell(ev.HostExpected(name))
         elif kind == "fail" and (running := self.running()):
             how: ev.FailureKind = rng.choice(["raised", "died", "disk", "input"])
-            cluster.end(*rng.choice(running), how, retryable=rng.random() < 0.7)
+            recurs = how == "input" and rng.random() < 0.5
+            cluster.end(*rng.choice(running), how, retryable=rng.random() < 0.7, recurs=recurs)
         elif kind == "cancel" and (runs := self.open_runs()):
             run = rng.choice(runs)
             some = [rng.randrange(cluster.specs[run].count) for _ in range(2)]

@@ -167,7 +167,9 @@ class InboundMessages:
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
         called = may_have_run(failure)
-        self._driver.post(ev.TaskFailed(host, run.number, task, attempt, kind, retryable, failure, need, called))
+        recurs = kind == "input" and failure.report.get("missing") is not None
+        event = ev.TaskFailed(host, run.number, task, attempt, kind, retryable, failure, need, called, recurs)
+        self._driver.post(event)
 
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
