@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -34,15 +35,24 @@ _ANSWER_FD = 1
 #: The kinds of a `BootError`, by the error of the system call that could not write. Other errors have the kind
 #: ``folder``.
 _KINDS: dict[int | None, str] = {errno.ENOSPC: "space", errno.EDQUOT: "space", errno.EFBIG: "limit"}
+#: The limits of a process that may end a start, by the error of the system call: the resource, and how to name it.
+_LIMITS: dict[int | None, tuple[int, str]] = {
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "the size of a file is {} bytes (ulimit -f)"),
+    errno.EMFILE: (resource.RLIMIT_NOFILE, "open files is {} (ulimit -n)"),
+    errno.EAGAIN: (resource.RLIMIT_NPROC, "processes is {} (ulimit -u)"),
+    errno.ENOMEM: (resource.RLIMIT_AS, "address space is {} bytes (ulimit -v)"),
+}
+#: What the dynamic linker says if it lacks memory. Python turns its message into an `ImportError`.
+_NO_MEMORY = ("annot allocate memory", "failed to map segment")
 
 
 class BootError(Exception):
     """The agent cannot start on this host.
 
     Attributes:
-        kind: ``input`` if the bundle did not arrive, ``space`` if no folder has room, ``limit`` if the bundle is larger
-            than a file may be, ``folder`` if no folder can be written to, ``start`` in all other cases. By the kind,
-            the controller chooses the remedy for its error message.
+        kind: ``input`` if the bundle did not arrive, ``space`` if no folder has room, ``limit`` if the processes of the
+            login have reached one of their limits, ``folder`` if no folder can be written to, ``start`` in all other
+            cases. By the kind, the controller chooses the remedy for its error message.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -56,7 +66,36 @@ def reason(folder: str, error: OSError) -> str:
         stat = os.statvfs(folder)
         if stat.f_files and not stat.f_favail:
             return f"the file system has no inodes left (it has {stat.f_files} in all)"
-    return error.strerror or str(error)
+    return limit_reached(error) or error.strerror or str(error)
+
+
+def limit_reached(error: BaseException) -> str:
+    """Return in words which limit of a process has caused an error, with its number, or "" if no limit has."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and any(s in str(error) for s in _NO_MEMORY)):
+        number = errno.ENOMEM
+    if number not in _LIMITS:
+        return ""
+    which, name = _LIMITS[number]
+    limit = resource.getrlimit(which)[0]
+    if limit == resource.RLIM_INFINITY:
+        return "the host has no memory left" if number == errno.ENOMEM else ""
+    return f"the limit on {name.format(limit)}"
+
+
+def told(error: BaseException, doing: str) -> dict[str, str]:
+    """Return the report of an error that has ended a start.
+
+    Args:
+        error: The error, which is being handled.
+        doing: What could not be done.
+    """
+    limit = limit_reached(error)
+    if limit:
+        return {"error": "limit", "message": f"{doing}: {limit}"}
+    import traceback
+
+    return {"error": "start", "message": traceback.format_exc()[-2000:]}
 
 
 def read_exactly(stream: BinaryIO, size: int, marker: str) -> bytes:
@@ -181,15 +220,13 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
     try:
         from handout.host import supervisor
 
-        supervisor.run(folder, settings, token, 3)
+        supervisor.run(folder, settings, token, 3, told)
         status = 0
-    except BaseException:
-        import traceback
-
-        text = traceback.format_exc()
+    except BaseException as error:
+        report = told(error, "the supervisor cannot start")
         try:
-            os.write(3, json.dumps({"error": "start", "message": text[-2000:]}).encode() + b"\n")
-            os.write(2, text.encode("utf-8", "replace"))
+            os.write(3, json.dumps(report).encode() + b"\n")
+            os.write(2, report["message"].encode("utf-8", "replace"))
         except OSError:
             pass
     finally:
@@ -349,8 +386,8 @@ def main(stream: BinaryIO) -> None:
         answer = boot(preface, stream)
     except BootError as error:
         answer = {"error": error.kind, "message": str(error)}
-    except OSError as error:
-        answer = {"error": "start", "message": f"{type(error).__name__}: {error}"}
+    except (OSError, MemoryError) as error:
+        answer = dict(told(error, "the start command cannot go on"))
     answer["python"] = list(sys.version_info[:3])
     try:
         os.write(_ANSWER_FD, f"\n{preface['marker']}{json.dumps(answer)}\n".encode())

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from handout.host.system import orphans, processes
@@ -466,6 +467,7 @@ def _run_agent(
     report_fd: int,
     link: socket.socket,
     lease: Lease,
+    told: Callable[[BaseException, str], dict[str, str]],
 ) -> None:
     """Turn this forked process into the agent. This call never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -476,11 +478,10 @@ def _run_agent(
         agent.run(folder, store, groups, settings, token, report_fd, link, lease)
         status = 0
     except BaseException as error:
-        kind, text = "start", traceback.format_exc()
+        report = told(error, "the agent cannot start")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            kind, text = "space", f"cannot write to {folder}: {why_refused(folder, error)}"
-        report = json.dumps({"error": kind, "message": text[-2000:]})
-        for fd, data in ((report_fd, f"{report}\n"), (2, text)):
+            report = {"error": "space", "message": f"cannot write to {folder}: {why_refused(folder, error)}"}
+        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, report["message"])):
             try:
                 os.write(fd, data.encode("utf-8", "replace"))
             except OSError:
@@ -489,7 +490,13 @@ def _run_agent(
         os._exit(status)
 
 
-def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> None:
+def run(
+    folder: str,
+    settings: dict[str, Any],
+    token: bytes,
+    report_fd: int,
+    told: Callable[[BaseException, str], dict[str, str]],
+) -> None:
     """Run as this host's supervisor until the agent ends. Then remove the run's folders and control groups.
 
     Args:
@@ -500,6 +507,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         report_fd: Descriptor of a pipe to which the agent writes its hello, one JSON line. Once the agent is forked,
             the supervisor redirects its own copy of the descriptor to /dev/null, so that the reader sees the end of the
             pipe if the agent ends.
+        told: Returns the report of an error that ends the start of the agent; see `handout.host.boot.told`.
     """
     # The process that removes orphans must start before this process becomes a subreaper. Otherwise this process would
     # become the parent of that process, and kill it as a stray.
@@ -515,7 +523,7 @@ def run(folder: str, settings: dict[str, Any], token: bytes, report_fd: int) -> 
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _run_agent(folder, store, groups, settings, token, report_fd, theirs, lease)
+            _run_agent(folder, store, groups, settings, token, report_fd, theirs, lease, told)
         theirs.close()
         _silence(report_fd)
         _preload()

@@ -31,9 +31,11 @@ _NEWEST_MINOR = 15
 #: as a ``random.py`` in the home folder, could take the place of a module of the standard library.
 _CLEAN_PATH = "sys.path[:]=[p for p in sys.path if p[:1]==chr(47)]"
 #: The code that Python runs on the host first. If Python is too old, the code exits with status 93 and reads no input.
-#: Otherwise the code reads the source of `handout.host.boot` from standard input and executes this source.
+#: Otherwise the code reads the source of `handout.host.boot` from standard input and executes this source. If the input
+#: does not begin with the length of the source, the code exits with status 95.
 _STAGE_0 = (
-    f"import sys;{_CLEAN_PATH};sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;exec(r(int(r(8))))"
+    f"import sys;{_CLEAN_PATH};sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;n=r(8);"
+    "n.isdigit() or sys.exit(95);exec(r(int(n)))"
 )
 #: Hides ``PYTHONPATH`` from the Python that a shell starts next, because its folders may have modules with names of the
 #: standard library. `handout.host.boot` gives it back to the workers. From Python 3.11 on, PYTHONSAFEPATH keeps the
@@ -48,6 +50,8 @@ _HIDE_PATH = (
 TOO_OLD = 93
 #: The exit status of a Python that has begun to read its input and could not start the agent (`handout.host.boot`).
 BEGUN = 94
+#: The exit status of a start whose input does not begin as `Bootstrap.command_stdin` does.
+CUT = 95
 #: A host that prints this many of the first bytes of what Python reads sends its input back. These bytes have no line
 #: break, because a terminal changes line breaks.
 _ECHO = 48
@@ -63,7 +67,7 @@ _HASH_SEED = "PYTHONHASHSEED"
 _REMEDIES = {
     "python": "Install Python 3.9 or newer on the host, or name one with Host(..., python=...).",
     "space": "Free some space (or inodes) on the host, or set HANDOUT_TMPDIR to a folder with room.",
-    "limit": "Raise the limit on the size of a file (ulimit -f) on the host.",
+    "limit": "Raise this limit for the login user of the host.",
     "folder": "Check the permissions of the folder and the login user's umask on the host, or set HANDOUT_TMPDIR to a "
     "folder that the user can write to.",
     "start": "Run `ssh HOST python3 -c 'import asyncio'` to check that Python works on the host.",
@@ -144,11 +148,14 @@ class Bootstrap:
         The shell reads the hash seed from standard input, because every user of the host can read command lines.
         """
         names = " ".join(_quote(name) for name in candidates(self.python))
-        seed = "" if self._hash_seed is None else f"IFS= read -r {_HASH_SEED}; export {_HASH_SEED}; "
+        seed = ""
+        if self._hash_seed is not None:
+            is_seed = f'case "${_HASH_SEED}" in ""|*[!0-9]*) exit {CUT};; esac; '
+            seed = f"IFS= read -r {_HASH_SEED}; {is_seed}export {_HASH_SEED}; "
         script = (
             f'{_HIDE_PATH}{seed}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
             f'"$p" -c "{_STAGE_0}"; s=$?; '
-            f'case $s in 0|{BEGUN}) exit $s;; 93) o="$o $p";; *) o="$o $p=$s";; esac; done; '
+            f'case $s in 0|{BEGUN}|{CUT}) exit $s;; 93) o="$o $p";; *) o="$o $p=$s";; esac; done; '
             f'echo; echo "{self.marker}no-python$o"; exit 127'
         )
         return _through_sh(script)
@@ -239,6 +246,13 @@ class Bootstrap:
         )
 
     def _no_answer(self, exit_status: int | None) -> BootstrapError:
+        if exit_status == CUT:
+            return self._error(
+                f"No agent can start on host {self.host!r}, because another program of the login has read the input of "
+                f"the start command. The start command printed: {self.output.quoted()}.",
+                "Find the program in the start files of the login shell, such as ~/.bashrc, and give it an input of "
+                "its own: program </dev/null.",
+            )
         remedy = "Check the login shell on the host, because an agent cannot start if the shell runs another program "
         if self.output.errors:
             remedy = "What the command printed says why. Check also the login shell on the host: an agent cannot start "

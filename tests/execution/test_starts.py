@@ -114,6 +114,30 @@ async def test_much_noise_is_quoted_by_its_end(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1500
 
 
+@pytest.mark.parametrize("line", ["read first", "head -c 100 >/dev/null", "cat >/dev/null"])
+async def test_a_program_of_the_login_that_reads_the_input_of_the_start_is_told(tmp_path: Path, line: str) -> None:
+    with login(tmp_path, line, RUN) as server:
+        with pytest.raises(BootstrapError, match="another program of the login has read the input") as caught:
+            await handout.execute(one(), inventory=[server.host("read", ONE)])
+    assert "</dev/null" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("-v 30000", r"start: the limit on address space is 30720000 bytes \(ulimit -v\)"),
+        ("-f 1", r": the limit on the size of a file is (512|1024) bytes \(ulimit -f\)"),
+    ],
+)
+async def test_a_limit_of_the_login_that_ends_the_start_is_told_with_its_number(
+    tmp_path: Path, limit: str, told: str
+) -> None:
+    with login(tmp_path, f"ulimit {limit}", RUN) as server:
+        with pytest.raises(BootstrapError, match=told) as caught:
+            await handout.execute(one(), inventory=[server.host("short", ONE)])
+    assert "Traceback" not in str(caught.value)
+
+
 async def test_a_pythonhome_that_is_wrong_is_told_as_python_tells_it(tmp_path: Path) -> None:
     with login(tmp_path, "export PYTHONHOME=/nowhere", RUN) as server:
         with pytest.raises(BootstrapError, match=r"failed with exit status 1.*encodings"):

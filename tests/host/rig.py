@@ -32,8 +32,8 @@ import sys
 sys.path[:] = [sys.argv[1], *[p for p in sys.path if p not in ("", sys.argv[5])]]
 import json, os
 os.environ["HANDOUT_RUN"] = sys.argv[2]
-from handout.host import supervisor
-supervisor.run(sys.argv[2], json.loads(sys.argv[3]), bytes.fromhex(sys.argv[4]), 3)
+from handout.host import boot, supervisor
+supervisor.run(sys.argv[2], json.loads(sys.argv[3]), bytes.fromhex(sys.argv[4]), 3, boot.told)
 """
 
 

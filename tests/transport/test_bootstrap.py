@@ -179,7 +179,7 @@ def test_no_room_anywhere_is_an_error_that_names_the_places() -> None:
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.ENOSPC, "Free some space"), (errno.EFBIG, "ulimit -f"), (errno.EACCES, "umask on the host")],
+    [(errno.ENOSPC, "Free some space"), (errno.EFBIG, "Raise this limit"), (errno.EACCES, "umask on the host")],
 )
 def test_what_to_do_about_a_bundle_that_cannot_be_written_fits_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
