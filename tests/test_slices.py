@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
+import signal
+import weakref
 from collections.abc import Awaitable, Callable
 from time import thread_time
 
@@ -74,6 +78,33 @@ async def test_short_works_that_begin_together_share_the_10_ms() -> None:
     assert await turns_of(asyncio.gather(*works)) >= 9
 
 
+async def test_many_short_works_do_not_take_a_turn_each_and_do_not_all_end_in_one_turn() -> None:
+    works = [sliced(work(1, lambda: None)) for _ in range(320)]
+    assert 19 <= await turns_of(asyncio.gather(*works)) <= 30  # 16 in a turn
+
+
+async def test_a_work_that_waits_reads_the_context_variables_of_its_caller() -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="")
+    read: list[str] = []
+
+    async def do(own: str) -> None:
+        name.set(own)
+        await sliced(work(2, lambda: (busy(0.012), read.append(name.get()))[1]))
+
+    await asyncio.gather(do("a"), do("b"))
+    assert sorted(read) == ["a", "a", "b", "b"]
+
+
+def test_a_loop_that_is_closed_is_not_kept_alive() -> None:
+    async def contend() -> weakref.ref[asyncio.AbstractEventLoop]:
+        await asyncio.gather(*(sliced(work(2, lambda: busy(0.006))) for _ in range(3)))
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(contend())
+    gc.collect()
+    assert loop() is None
+
+
 async def test_long_work_lets_short_works_go_on_after_each_slice() -> None:
     ended: list[str] = []
 
@@ -119,6 +150,18 @@ async def test_an_exit_of_user_code_in_the_work_is_an_error_and_ctrl_c_stays() -
         await sliced(work(2, lambda: fail(SystemExit("on purpose"))))
     with pytest.raises(KeyboardInterrupt):
         await sliced(work(2, lambda: fail(KeyboardInterrupt())))
+
+
+async def test_an_exit_that_a_signal_handler_raises_during_the_work_stays() -> None:
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(number)
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    try:
+        with pytest.raises(SystemExit):
+            await sliced(work(2, lambda: signal.raise_signal(signal.SIGUSR1)))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_shared_work_that_fails_does_so_for_each_caller_and_can_be_begun_anew() -> None:
