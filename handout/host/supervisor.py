@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from handout.host.system import orphans, processes
+from handout.host.system import orphans, processes, report_pipe
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now_ns
 from handout.host.system.lease import Lease
@@ -481,11 +481,12 @@ def _run_agent(
         report = told(error, "the agent cannot start")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             report = {"error": "space", "message": f"cannot write to {folder}: {why_refused(folder, error)}"}
-        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, report["message"])):
+        # After the agent's hello, `report_fd` is /dev/null, and only the log gets the error.
+        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, traceback.format_exc())):
             try:
                 os.write(fd, data.encode("utf-8", "replace"))
             except OSError:
-                pass  # the agent has reported and closed the pipe, or there is no room for the log
+                pass  # there is no room for the log
     finally:
         os._exit(status)
 
@@ -525,7 +526,7 @@ def run(
             ours.close()
             _run_agent(folder, store, groups, settings, token, report_fd, theirs, lease, told)
         theirs.close()
-        _silence(report_fd)
+        report_pipe.end(report_fd)
         _preload()
         supervisor = Supervisor(pid, ours, lease, groups, settings.get("python_path", []))
         try:
@@ -537,17 +538,6 @@ def run(
         for path in (folder, store):
             if path is not None:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _silence(fd: int) -> None:
-    """Redirect a descriptor to /dev/null.
-
-    If the descriptor were closed, a new file could get the same number, and would receive a report that is still
-    written to this number.
-    """
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, fd, inheritable=False)
-    os.close(null)
 
 
 def _preload() -> None:

@@ -21,6 +21,7 @@ from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
 from handout.serialization.untrusted.allowlist import registered_by_value
+from handout.serialization.user_objects import is_interruption
 from handout.slices import SharedWork, Slices
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
@@ -112,9 +113,9 @@ def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> Fu
         registered = registered_by_value() if snapshot.by_value else []
         if registered:
             blob = b"".join(dumps(_Accompanied(fn, registered), snapshot))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a __reduce__ may raise anything
+        if is_interruption(error):
+            raise
         raise find_unpicklable(fn, name) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.of(hashlib.sha256(blob).digest())
@@ -210,7 +211,6 @@ def _members(packages: list[Package]) -> Slices[tuple[dict[str, bytes], dict[str
     extensions = sorted(name for package in packages for name in package.extensions)
     index = {
         "modules": sorted(package.name for package in packages),
-        "files": sorted(members),
         "paths": paths,
         "executable": sorted(executable),
         "extensions": extensions,

@@ -121,5 +121,8 @@ class ProxyCommand(asyncio.SubprocessProtocol):
 
     def _kill(self) -> None:
         if self._transport is not None:
+            if not self._ended.is_set():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._transport.get_pid(), signal.SIGKILL)
             with contextlib.suppress(PermissionError):
                 self._transport.close()

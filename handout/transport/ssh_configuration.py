@@ -35,6 +35,8 @@ __all__ = ["Configured", "find_ssh", "read_configuration"]
 
 #: ``ssh -G`` takes milliseconds, unless a ``Match exec`` runs a program that takes longer.
 _READ_TIMEOUT_S = 15.0
+#: Bytes of room for what ``ssh -G`` prints, which is 4 to 6 KB for most configurations.
+_ROOM = 1 << 16
 _TOKEN = re.compile(r"%(.)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -238,6 +240,9 @@ def _switches(files: Sequence[str] | None) -> Iterator[list[str]]:
 async def _ask(argv: Sequence[str], host: str, by_hand: str) -> str:
     # The output goes to files, because a program of a `Match exec` may hold a pipe open.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        # The room is taken first: if the file system were full, `ssh` would print less, without an error.
+        output.write(bytes(_ROOM))
+        output.seek(0)
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 status = await _run(argv, output, errors)
@@ -249,7 +254,7 @@ async def _ask(argv: Sequence[str], host: str, by_hand: str) -> str:
             ) from None
         output.seek(0)
         errors.seek(0)
-        printed = output.read().decode("utf-8", "surrogateescape")
+        printed = output.read().rstrip(b"\0").decode("utf-8", "surrogateescape")
         said = quoted("; ".join(errors.read().decode("utf-8", "replace").split("\n")).replace("\r", "").strip(" ;"))
     if status == 0:
         return printed
@@ -264,18 +269,27 @@ async def _run(argv: Sequence[str], output: IO[bytes], errors: IO[bytes]) -> int
     """Run a program in a session of its own, and return its exit status.
 
     If this call is cancelled, as at a limit of time, the program is killed, and with it the programs of a `Match exec`,
-    which are in the same session.
+    which are in the same process group.
     """
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+        )
     )
     try:
+        process = await asyncio.shield(starting)
         return await process.wait()
     except asyncio.CancelledError:
-        with suppress(ProcessLookupError):  # the program has just ended
-            os.killpg(process.pid, signal.SIGKILL)
-        await uninterrupted(process.wait())
+        await uninterrupted(_kill(starting))
         raise
+
+
+async def _kill(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    """Kill a program and its process group, as soon as it has started."""
+    process = await starting
+    with suppress(ProcessLookupError, PermissionError):  # the program has just ended, or runs as another user
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def _parse(text: str) -> dict[str, list[str]]:

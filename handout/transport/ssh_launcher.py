@@ -40,7 +40,7 @@ _SLOW_LOGIN = (
 )
 #: The agent is started at most this many times, if the connection breaks meanwhile.
 _START_TRIES = 3
-#: If the start command has failed, its output may come for this many more seconds.
+#: When the start command has ended, and nothing has come from it for this many seconds, no more output is awaited.
 _REST_S = 1.0
 #: The session in which an agent was started gets this many seconds to end.
 _CLOSE_TIMEOUT_S = 2.0
@@ -189,7 +189,11 @@ class SshLauncher:
                     # sshd leaves Nagle's algorithm on until the connection has had a session. Until then, every small
                     # exchange can stall by 40 ms. The start of an agent opens a session. For a reconnection, this call
                     # opens a session that does nothing.
-                    await connection.run("exec true", stdin=asyncssh.DEVNULL, request_pty=False)
+                    process = await connection.create_process("exec true", stdin=asyncssh.DEVNULL, request_pty=False)
+                    try:
+                        await _until_closed(process)
+                    finally:
+                        process.close()
                 self._had_session = False
                 transport = await self._forward(connection, started, receiver)
                 if transport is None:
@@ -277,14 +281,34 @@ class SshLauncher:
 
 
 class _StartProcess(asyncssh.SSHClientProcess[bytes]):
-    """The start command. After a failure, the streams of its output end soon.
+    """The start command. When it has ended and prints no more, the streams of its output end.
 
     Otherwise a program that the login shell has left in the background may hold the streams open for long.
     """
 
+    _rest: asyncio.TimerHandle | None = None
+
     def exit_status_received(self, status: int) -> None:
-        if status:
-            asyncio.get_running_loop().call_later(_REST_S, self.eof_received)
+        self._await_rest()
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        self._await_rest()
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        super().data_received(data, datatype)
+        if self._rest is not None:
+            self._await_rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._rest is not None:
+            self._rest.cancel()
+
+    def _await_rest(self) -> None:
+        """End the streams unless more output comes within `_REST_S`."""
+        if self._rest is not None:
+            self._rest.cancel()
+        self._rest = asyncio.get_running_loop().call_later(_REST_S, self.eof_received)
 
 
 async def _until_closed(process: asyncssh.SSHClientProcess[bytes]) -> None:

@@ -157,7 +157,7 @@ class SshLogin:
             self._proxy = None
 
     async def _drop(self) -> None:
-        """Drop all connections on the way, and wait until their proxy command has ended. The wait takes at most 1 s."""
+        """Drop all connections on the way, and wait until their proxy command has ended. The wait takes at most 2 s."""
         proxy, self._proxy = self._proxy, None
         self.abort()
         if proxy is not None:
@@ -177,7 +177,7 @@ class SshLogin:
                 connection.abort()
         proxy, self._proxy = self._proxy, None
         if proxy is not None:
-            await proxy.aclose()
+            await uninterrupted(proxy.aclose())
 
     # ---- the way to the host ---------------------------------------------------------------------------------
 
@@ -321,10 +321,12 @@ class SshLogin:
         return self.unreachable(error)
 
     def _unreadable(self, error: OSError) -> InventoryError:
+        what, remedy = repr(str(error.filename)), "Check the paths in Host(..., ssh=...) and in ~/.ssh/config."
+        if error.filename is None:
+            what = "the SSH configuration"
+            remedy = "Check that this machine can start `ssh`, and has room in its folder for temporary files (TMPDIR)."
         return InventoryError(
-            f"Host {self._host.name!r}: {str(error.filename)!r} cannot be read: {error.strerror}.",
-            remedy="Check the paths in Host(..., ssh=...) and in ~/.ssh/config.",
-            host=self._host.name,
+            f"Host {self._host.name!r}: {what} cannot be read: {error.strerror}.", remedy=remedy, host=self._host.name
         )
 
     def _dropped(self, error: Exception) -> HostUnreachableError:

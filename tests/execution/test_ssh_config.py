@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 import handout
 from handout import Graph, Host
-from handout.transport import ssh_login
+from handout.transport import ssh_configuration, ssh_login
 from handout.transport.ssh_configuration import read_configuration
 from tests import work
+from tests.patience import HANG_S
 from tests.sshd import OpenSsh
 
 
@@ -301,15 +305,47 @@ async def test_a_program_of_the_configuration_that_hangs_is_told(
 
 
 async def test_a_program_of_the_configuration_does_not_hold_up_a_cancellation(tmp_path: Path) -> None:
-    path, begun = tmp_path / "config", tmp_path / "begun"
-    os.mkfifo(begun)
-    path.write_text(f'Match exec "echo > {begun}; sleep 60; touch {tmp_path}/ended"\n  Port 1\n')
+    path, held = tmp_path / "config", tmp_path / "held"
+    os.mkfifo(held)
+    path.write_text(f'Match exec "exec 9>{held}; echo held >&9; sleep 600"\n  Port 1\n')
     reading = asyncio.create_task(read_configuration("plain", None, None, [str(path)], "plain"))
-    await asyncio.to_thread(begun.read_bytes)
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-    assert not (tmp_path / "ended").exists()
+    with await asyncio.to_thread(held.open) as end:
+        assert await asyncio.to_thread(end.readline) == "held\n"
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        async with asyncio.timeout(HANG_S):
+            assert await asyncio.to_thread(end.read) == ""  # no process holds the pipe any more
+
+
+async def test_a_program_of_the_configuration_is_killed_if_it_is_cancelled_while_it_starts(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    command = f"exec 9>{held}; echo held >&9; sleep 600 & wait"
+    with tempfile.TemporaryFile() as output:
+        running = asyncio.create_task(ssh_configuration._run(["/bin/sh", "-c", command], output, output))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the process has started now, and asyncio's call waits for another turn
+        with open(os.open(held, os.O_RDONLY | os.O_NONBLOCK), "rb") as end:
+            assert select.select([end], [], [], HANG_S)[0]  # in this turn
+            os.set_blocking(end.fileno(), True)
+            assert end.readline() == b"held\n"
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert await asyncio.to_thread(end.read) == b""
+
+
+async def test_a_full_folder_for_temporary_files_is_no_empty_configuration(
+    sshd: OpenSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> IO[bytes]:
+        return open("/dev/full", "r+b")
+
+    path = written(sshd, tmp_path / "config")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(handout.errors.InventoryError, match=r"No space left on device.*TMPDIR"):
+        await reached(path)
 
 
 @pytest.mark.parametrize("option", ["encryption_algs", "client_keys"])

@@ -190,10 +190,15 @@ async def test_a_program_that_the_login_leaves_in_the_background_does_not_hold_u
         (tmp_path / "over").touch()
 
 
-async def test_a_program_that_the_login_leaves_in_the_background_does_not_hide_its_exit_status(tmp_path: Path) -> None:
-    line = f"(until test -e {tmp_path}/over; do sleep 0.1; done) & echo 'account expired'; exit 7"
+@pytest.mark.parametrize(
+    ("end", "status"), [("exit 7", "7"), ("exit 0", "0"), ("kill -KILL $$", "-1")], ids=["failed", "done", "killed"]
+)
+async def test_a_program_that_the_login_leaves_in_the_background_does_not_hide_its_end(
+    tmp_path: Path, end: str, status: str
+) -> None:
+    line = f"(until test -e {tmp_path}/over; do sleep 0.1; done) & echo 'account expired'; {end}"
     with login(tmp_path, line) as server:
-        with pytest.raises(BootstrapError, match=r"exit status 7.*account expired"):
+        with pytest.raises(BootstrapError, match=rf"exit status {status}.*account expired"):
             await handout.execute(one(), inventory=[server.host("expired", ONE)])
         (tmp_path / "over").touch()
 

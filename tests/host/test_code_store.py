@@ -30,7 +30,7 @@ def bundle(padding: int) -> bytes:
     """Return a source bundle without modules, with so many bytes that the zip does not compress."""
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
-            index = {"modules": [], "files": [], "paths": {}, "executable": [], "extensions": [], "folders": []}
+            index = {"modules": [], "paths": {}, "executable": [], "extensions": [], "folders": []}
             archive.writestr("modules.json", json.dumps(index))
             archive.writestr("padding", os.urandom(padding))
         return file.getvalue()

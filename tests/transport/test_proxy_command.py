@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,15 @@ async def test_a_program_that_still_runs_has_closed_the_connection() -> None:
         assert proxy.end == "closed the connection"
     finally:
         await proxy.aclose()
+
+
+async def test_what_the_program_has_started_is_killed_with_it(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    command = f'trap "" HUP; exec 9>{held}; echo held >&9; sleep 600 & wait'
+    proxy = await ProxyCommand.start(["/bin/sh", "-c", command])
+    with await asyncio.to_thread(held.open) as end:
+        assert await asyncio.to_thread(end.readline) == "held\n"
+        await proxy.aclose()
+        async with asyncio.timeout(HANG_S):
+            assert await asyncio.to_thread(end.read) == ""  # no process holds the pipe any more

@@ -23,7 +23,7 @@ from tests import work
 from tests.patience import HANG_S, stretched
 from tests.proxy import Proxy, start_proxy
 from tests.seen import until
-from tests.sshd import OpenSsh, need_sshd, start_sshd
+from tests.sshd import OpenSsh, need_sshd, start_login, start_sshd
 
 NOWHERE = StartedAgent("/f", "/f/none.sock", "/f/b", "python3", (3, 12, 0), {}, True, "a1")
 
@@ -143,6 +143,19 @@ async def test_if_nothing_listens_on_its_socket_the_agent_is_gone(sshd: OpenSsh)
         assert caught.value.gone
     finally:
         await launcher.aclose()
+
+
+async def test_an_agent_is_reached_again_although_the_login_leaves_a_program_in_the_background(tmp_path: Path) -> None:
+    socket = tmp_path / "agent.sock"
+    with start_login(tmp_path, [f"({stay(tmp_path)}) &", 'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"']) as server:
+        async with await asyncio.start_unix_server(lambda reader, writer: writer.close(), socket):
+            launcher = SshLauncher(server.host("busy", {"cpu": 1}))
+            try:
+                transport = await launcher.connect(replace(NOWHERE, socket=str(socket)), Deaf())
+                transport.close()
+            finally:
+                (tmp_path / "over").touch()
+                await launcher.aclose()
 
 
 async def test_a_connection_that_a_router_forgot_is_replaced_within_the_lease(sshd: OpenSsh, tmp_path: Path) -> None:

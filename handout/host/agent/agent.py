@@ -45,7 +45,7 @@ from handout.host.agent.transfers import Transfers
 from handout.host.agent.worker_ends import WorkerEnds
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.agent.worker_reports import WorkerReports
-from handout.host.system import orphans, processes, shared_page
+from handout.host.system import orphans, processes, report_pipe, shared_page
 from handout.host.system.cgroups import ControlGroups
 from handout.host.system.clock import now
 from handout.host.system.lease import Lease
@@ -475,7 +475,7 @@ async def _serve(
         "lingers": processes_outlive_login(),
     }
     os.write(report_fd, json.dumps(hello).encode() + b"\n")
-    os.close(report_fd)
+    report_pipe.end(report_fd)
     agent.pool.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
     await agent.stopped.wait()
     # A controller that has sent `Stop` waits for an acknowledgement, and then for the end of the connection.
