@@ -11,7 +11,7 @@ from handout.graph import Output
 from handout.scheduler.task_states import Outcome
 from handout.serialization import calls, exceptions, pickling
 from handout.serialization.calls import Path
-from handout.serialization.user_objects import short_name
+from handout.serialization.user_objects import is_interruption, short_name
 
 if TYPE_CHECKING:
     from handout.execution.shell.run_state import RunState
@@ -172,9 +172,11 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
                 run.values[number] = _load(run, number)
             value = run.values[number]
             return calls.apply_path(value, path) if path else value
-        except (HandoutError, KeyboardInterrupt):
+        except HandoutError:
             raise
         except BaseException as error:  # unpickling and looking up an element run user code, which may raise anything
+            if is_interruption(error):
+                raise
             substitute = _explained(run, number, error)
             if substitute is None:
                 raise

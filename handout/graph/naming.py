@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handout.errors import GraphError
+from handout.serialization.user_objects import is_interruption
 from handout.slices import SLICE, Slices
 
 __all__ = ["FunctionIds", "name_of"]
@@ -21,9 +22,9 @@ def name_of(fn: object) -> str:
         fn = fn.func
     try:
         name = getattr(fn, "__name__", None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a callable object of the user may raise anything
+    except BaseException as error:  # a callable object of the user may raise anything
+        if is_interruption(error):
+            raise
         name = None
     if type(name) is not str:
         name = type(fn).__name__

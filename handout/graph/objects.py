@@ -13,7 +13,7 @@ from handout.graph.path import path_key, path_text
 from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
 from handout.serialization.calls import Path, apply_path
-from handout.serialization.user_objects import brief, short_name
+from handout.serialization.user_objects import brief, is_interruption, short_name
 
 __all__ = ["ObjectNumbers", "Pick", "Value"]
 
@@ -86,9 +86,9 @@ class ObjectNumbers:
         if self._wiring.fns[node] is None:
             try:
                 return Value(apply_path(self._wiring.args[node][0], path))
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:  # the look-up is user code, and may raise anything
+                if is_interruption(error):
+                    raise
                 said = f"{short_name(error)}: {exceptions.message(error)}"
                 raise GraphError(
                     f"value {output.id!r} has no element {path_text(path)}: {said}.",

@@ -10,6 +10,7 @@ from handout.errors import GraphError
 from handout.graph.function_options import OPTION_NAMES
 from handout.graph.naming import name_of
 from handout.resources.did_you_mean import suggestion
+from handout.serialization.user_objects import is_interruption
 
 __all__ = ["Signatures", "is_coroutine_function"]
 
@@ -36,9 +37,9 @@ class Signatures:
         if known is None:
             try:
                 signature = inspect.signature(fn)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # a callable object of the user may raise anything
+            except BaseException as error:  # a callable object of the user may raise anything
+                if is_interruption(error):
+                    raise
                 signature = None
             known = self._signatures[id(fn)] = (fn, signature)
         return known[1]

@@ -12,7 +12,7 @@ from handout.graph.nodes import Nodes
 from handout.graph.order import find_cycle, topological
 from handout.graph.output import Input, Output
 from handout.graph.scan import Scanner
-from handout.serialization.user_objects import short_name, text, type_name
+from handout.serialization.user_objects import is_interruption, short_name, text, type_name
 from handout.slices import Slices, column, is_slice_end
 
 __all__ = ["Wiring"]
@@ -62,9 +62,11 @@ class Wiring:
             named = kwargs.get(node) if node < self.count else None
             try:
                 found = () if fns[node] is None else references(args[node], named)
-            except (GraphError, KeyboardInterrupt):
+            except GraphError:
                 raise
             except BaseException as error:  # a subclass of list or dict may raise anything
+                if is_interruption(error):
+                    raise
                 raise _unreadable(self.id_of(node), args[node], named or {}, error) from error
             refs.append(found)
             for ref in found:
@@ -205,8 +207,8 @@ def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error
 def _is_readable(value: Any) -> bool:
     try:
         Scanner().references((value,), None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # see `_unreadable`
+    except BaseException as error:  # see `_unreadable`
+        if is_interruption(error):
+            raise
         return False
     return True

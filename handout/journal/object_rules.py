@@ -16,6 +16,7 @@ from handout.journal.code_rules import installed, module_sources
 from handout.journal.installed import is_own
 from handout.journal.value_walk import ValueWalk, digest
 from handout.serialization.importable import importable_name
+from handout.serialization.user_objects import is_interruption
 
 __all__ = ["DERIVABLE", "a_class", "an_object"]
 
@@ -76,9 +77,9 @@ def an_object(walk: ValueWalk, value: Any) -> bytes:
     reduce = copyreg.dispatch_table.get(kind)
     try:
         reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a __reduce__ may raise anything
+    except BaseException as error:  # a __reduce__ may raise anything
+        if is_interruption(error):
+            raise
         for base, rule in DERIVABLE.items():
             if issubclass(kind, base):
                 state = getattr(value, "__dict__", None)

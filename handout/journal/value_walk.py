@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from handout.graph.output import Input
 from handout.serialization.calls import PLAIN_TYPES
+from handout.serialization.user_objects import is_interruption
 
 __all__ = ["DIGEST_SIZE", "Rule", "ValueWalk", "digest", "plain_text"]
 
@@ -98,9 +99,9 @@ class ValueWalk:
         """
         try:
             return self.of(value)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a property or an iterator of a user's class may raise anything
+        except BaseException as error:  # a property or an iterator of a user's class may raise anything
+            if is_interruption(error):
+                raise
             return self.unknown()
 
     def unknown(self) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from handout.serialization import functions_by_value
 from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
-from handout.serialization.user_objects import brief, short_name, text, type_name
+from handout.serialization.user_objects import brief, is_interruption, short_name, text, type_name
 
 #: A search tries to pickle at most this many objects. Then it names the innermost failing part that it has found.
 _MAX_TRIED = 2000
@@ -72,9 +72,9 @@ class _Search:
                 why = self.refusal(part)
                 if why is not None:
                     return step, part, why
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # reading an attribute may run user code, such as a property
+        except BaseException as error:  # reading an attribute may run user code, such as a property
+            if is_interruption(error):
+                raise
             return None
         return None
 
@@ -89,9 +89,9 @@ class _Search:
         self.seen.append(part)  # keeps the part alive, because Python may give a dead object's id to another object
         try:
             self.pickle_part(part)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a __reduce__ may raise anything, also SystemExit
+            if is_interruption(error):
+                raise
             return error
         return None
 
@@ -160,7 +160,7 @@ def dumps_or_diagnose(value: Any, path: str, snapshot: Snapshot | None = None) -
     """
     try:
         return dumps(value, snapshot)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a __reduce__ may raise anything
+        if is_interruption(error):
+            raise
         raise find_unpicklable(value, path) from error

@@ -23,7 +23,7 @@ from typing import Any, Callable, NamedTuple, TypeVar
 from handout.serialization import exception_parts, user_objects
 from handout.serialization.exception_parts import attributes_of
 from handout.serialization.pickling import Segment, dumps, loads
-from handout.serialization.user_objects import shortened, type_name
+from handout.serialization.user_objects import is_interruption, shortened, type_name
 
 __all__ = [
     "Described", "NotSentError", "add_note", "cause_of", "describe", "dump_exception", "is_plain", "load_class",
@@ -330,9 +330,9 @@ def load_class(blob: Segment) -> type[BaseException] | None:
         return None
     try:
         kind = _in_time("class", entry, lambda: loads(found))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a module may be missing, and may raise anything when it is imported
+    except BaseException as error:  # a module may be missing, and may raise anything when it is imported
+        if is_interruption(error):
+            raise
         return None
     return kind if isinstance(kind, type) and issubclass(kind, BaseException) else None
 
@@ -433,9 +433,9 @@ def _load_entry(
             made = exception_parts.group_from(loads(entry["shell"]), members)
         else:
             return None, NotSentError(entry["not_sent"]) if entry.get("not_sent") else None
-    except KeyboardInterrupt:
-        raise
     except BaseException as problem:  # a module may be missing, and user code may raise any exception
+        if is_interruption(problem):
+            raise
         return None, problem
     if not issubclass(type(made), BaseException):
         return None, TypeError(f"the bytes hold an object of type {type_name(made)}")

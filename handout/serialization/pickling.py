@@ -44,6 +44,7 @@ from handout.serialization import (
 )
 from handout.serialization.definitions import Blob, Definitions
 from handout.serialization.reducers import UNPICKLABLE_TYPES
+from handout.serialization.user_objects import is_interruption
 
 __all__ = [
     "ALIGN", "OUT_OF_BAND", "UNPICKLABLE_TYPES", "LoadError", "Pickler", "Segment", "Snapshot", "become_worker",
@@ -126,9 +127,9 @@ def _is_part(value: Any, cls: type, name: str) -> bool:
         return False
     try:
         return bool(value.__reduce__()[1] == (cls, name))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a __reduce__ may raise anything
+    except BaseException as error:  # a __reduce__ may raise anything
+        if is_interruption(error):
+            raise
         return False
 
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import contextvars
 import reprlib
+import signal
 import threading
 import types
 import weakref
 from typing import Any, Callable, TypeVar
 
 __all__ = [
-    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_atom", "is_plain", "short_name",
-    "shortened", "text", "type_name",
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_atom", "is_interruption", "is_plain",
+    "short_name", "shortened", "text", "type_name",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -55,6 +56,28 @@ class OverdueError(Exception):
     def __init__(self, text: str, thread: threading.Thread) -> None:
         super().__init__(text)
         self.thread = thread
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return True if an error asks this program to stop what it does, whatever code was running when the error came.
+
+    So does a `KeyboardInterrupt`, and what a signal handler raises, such as a `SystemExit` after SIGTERM. A guard
+    around user code must let such an error pass.
+    """
+    if issubclass(type(error), KeyboardInterrupt):
+        return True
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__ if handlers else None
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: object) -> types.CodeType | None:
+    function = handler.__func__ if isinstance(handler, types.MethodType) else handler
+    return function.__code__ if isinstance(function, types.FunctionType) else None
 
 
 def bounded(function: Callable[[], T], within_s: float | None = None) -> T:

@@ -21,6 +21,7 @@ from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
 from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot
 from handout.serialization.pickling import Segment, Snapshot
+from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 
@@ -303,9 +304,11 @@ class _CallEncoder:
                 named = {name: self._shrink(arg) for name, arg in named.items()}
                 segments = self._dump(held, named)
             return b"".join(segments)
-        except (GraphError, KeyboardInterrupt):
+        except GraphError:
             raise
         except BaseException as error:  # a __reduce__ may raise anything, also SystemExit
+            if is_interruption(error):
+                raise
             raise self._culprit(args, kwargs) from error
 
     def _dump(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Segment]:
@@ -316,9 +319,9 @@ class _CallEncoder:
         for name, arg in names:
             try:
                 self._attempt(arg)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # see `encode`
+            except BaseException as error:  # see `encode`
+                if is_interruption(error):
+                    raise
                 return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
         return _refused(self.encoder.plan.ids[self.task], problem)

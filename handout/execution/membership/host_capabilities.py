@@ -14,7 +14,7 @@ from handout.execution.membership.agent_proxy import AgentProxy
 from handout.graph.naming import name_of
 from handout.resources import Capabilities, Host, Tracker, as_capabilities, as_probed, compile_capabilities, effective
 from handout.serialization import exceptions
-from handout.serialization.user_objects import has_text, short_name
+from handout.serialization.user_objects import has_text, is_interruption, short_name
 from handout.transport.agent_link import AgentLink
 
 __all__ = ["HostCapabilities", "read_probe"]
@@ -130,9 +130,9 @@ class HostCapabilities:
                     remedy=error.remedy,
                     host=self._host.name,
                 ) from error
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a tracker may raise anything; some test tools raise such subclasses
+            if is_interruption(error):
+                raise
             task = asyncio.current_task()
             if issubclass(type(error), asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # Handout cancelled this call, so the tracker has not failed

@@ -42,7 +42,7 @@ from handout.scheduler import events as ev
 from handout.scheduler.core import Core
 from handout.scheduler.task_states import Outcome
 from handout.serialization import exceptions
-from handout.serialization.user_objects import has_text, short_name
+from handout.serialization.user_objects import has_text, is_interruption, short_name
 
 __all__ = ["Driver"]
 
@@ -375,9 +375,9 @@ class Driver:
                 return  # the run is over
             error = AllocatorError("the allocator cancelled itself.", remedy="Let it return its placements.")
             self.post(ev.AllocatorFailed(run.number, command.request, error))
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # an allocator may raise anything; some test tools raise such subclasses
+            if is_interruption(error):
+                raise
             self.post(ev.AllocatorFailed(run.number, command.request, _allocator_error(error)))
         else:
             self.post(event)

@@ -17,6 +17,7 @@ import weakref
 from typing import Any
 
 from handout.serialization import functions_by_value, pickling
+from handout.serialization.user_objects import is_interruption
 
 __all__ = ["MainModule", "fill", "lend"]
 
@@ -85,9 +86,9 @@ def _pickled(main: types.ModuleType) -> tuple[list[functions_by_value.Key], dict
         if not (name.startswith("__") and name.endswith("__")):
             try:
                 found[name] = b"".join(pickling.dumps(value, snapshot))
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # a __reduce__ may raise anything
+            except BaseException as error:  # a __reduce__ may raise anything
+                if is_interruption(error):
+                    raise
                 continue
     return [*functions_by_value.keys_of(main), snapshot.key(vars(main))], found
 
