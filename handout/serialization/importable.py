@@ -12,6 +12,7 @@ import importlib
 import operator
 import sys
 import types
+from importlib.machinery import PathFinder
 from typing import Any
 
 _MAIN = ("__main__", "__mp_main__")
@@ -22,9 +23,23 @@ _SINGLETONS = frozenset({type(None), type(...), type(NotImplemented)})
 
 
 def is_importable(module: types.ModuleType) -> bool:
-    """Return True if other processes can import a module. They cannot import a module that was made at run time."""
+    """Return True if other processes can import a module. They cannot import a module that a program made at run time.
+
+    A module without a spec is importable if importing a package or a file puts it into `sys.modules`, as with
+    ``torch.ops``, or with a module that replaces itself by an object.
+    """
     name = module.__name__
-    return sys.modules.get(name) is module and name not in _MAIN and getattr(module, "__spec__", None) is not None
+    if sys.modules.get(name) is not module or name in _MAIN:
+        return False
+    if getattr(module, "__spec__", None) is not None:
+        return True
+    package, _, last = name.rpartition(".")
+    if package:
+        parent = sys.modules.get(package)
+        return parent is not None and is_importable(parent) and getattr(parent, last, None) is module
+    file = getattr(module, "__file__", None)
+    found = PathFinder.find_spec(name) if isinstance(file, str) else None
+    return found is not None and found.origin == file
 
 
 def importable_name(obj: Any) -> tuple[str, str] | None:
@@ -36,7 +51,8 @@ def importable_name(obj: Any) -> tuple[str, str] | None:
     module = sys.modules.get(module_name) if isinstance(module_name, str) else None
     if module is None or not isinstance(qualname, str) or module_name in _MAIN:
         return None
-    is_here = getattr(module, "__spec__", None) is not None and at(module, qualname) is obj
+    is_module_there = getattr(module, "__spec__", None) is not None or is_importable(module)
+    is_here = is_module_there and at(module, qualname) is obj
     return (str(module_name), qualname) if is_here else None
 
 
