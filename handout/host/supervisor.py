@@ -481,8 +481,9 @@ def _run_agent(
         report = told(error, "the agent cannot start")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             report = {"error": "space", "message": f"cannot write to {folder}: {why_refused(folder, error)}"}
-        # After the agent's hello, `report_fd` is /dev/null, and only the log gets the error.
-        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, traceback.format_exc())):
+        # `handout.host.boot` quotes the log of a start.
+        logged = traceback.format_exc() if report_pipe.has_ended(report_fd) else report["message"]
+        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, logged)):
             try:
                 os.write(fd, data.encode("utf-8", "replace"))
             except OSError:

@@ -150,8 +150,9 @@ class Bootstrap:
         names = " ".join(_quote(name) for name in candidates(self.python))
         seed = ""
         if self._hash_seed is not None:
-            is_seed = f'case "${_HASH_SEED}" in ""|*[!0-9]*) exit {CUT};; esac; '
-            seed = f"IFS= read -r {_HASH_SEED}; {is_seed}export {_HASH_SEED}; "
+            # There is no exclamation mark in the command, because csh would expand it.
+            is_number = f'[ "${_HASH_SEED}" -ge 0 ] 2>/dev/null'
+            seed = f"IFS= read -r {_HASH_SEED}; {is_number} || exit {CUT}; export {_HASH_SEED}; "
         script = (
             f'{_HIDE_PATH}{seed}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
             f'"$p" -c "{_STAGE_0}"; s=$?; '

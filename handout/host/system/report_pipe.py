@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 
 def end(fd: int) -> None:
@@ -14,3 +15,8 @@ def end(fd: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, fd, inheritable=False)
     os.close(null)
+
+
+def has_ended(fd: int) -> bool:
+    """Return True if `end` was called for the pipe in this process."""
+    return stat.S_ISCHR(os.fstat(fd).st_mode)
