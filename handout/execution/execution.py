@@ -32,6 +32,7 @@ from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.task_states import Outcome, State
 from handout.serialization import exceptions
+from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.submission.arguments import encode_plan
 from handout.transport.shielded import uninterrupted
 
@@ -154,7 +155,10 @@ class Execution:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = self._recorder.prior.number_after(number)
-        encoded = await sliced(encode_plan(plan))
+        companions: Sequence[type] = ()
+        if any(host.trust == "data" for host in self._cluster.inventory.values()):
+            companions = registered_by_value()
+        encoded = await sliced(encode_plan(plan, companions))
         return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
 
     async def _until_enough(self, run: RunState) -> None:

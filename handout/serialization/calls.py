@@ -20,7 +20,7 @@ import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Union
+from typing import Any, Callable, NamedTuple, Union
 
 from handout.serialization.exceptions import message
 from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot, encode, loads
@@ -48,6 +48,17 @@ class Slot:
 
     __slots__ = ("index",)
     index: int
+
+
+class Accompanied(NamedTuple):
+    """A function, with the classes that the caller has registered with `handout.trust` and that are sent by value.
+
+    A worker reads the results of a host with ``trust="data"`` as data. It makes objects of a class only if it has the
+    class already. The function of its task may use such objects without naming their class.
+    """
+
+    fn: Callable[..., Any]
+    classes: tuple[type, ...]
 
 
 @dataclass(frozen=True, eq=False)

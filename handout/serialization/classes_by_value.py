@@ -16,6 +16,8 @@ import importlib
 import sys
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Callable, NamedTuple
 
 from handout.serialization import reducers, tokens
@@ -63,8 +65,8 @@ class Recipe(NamedTuple):
         name: The name of the class.
         bases: Its bases as they were written, with generic ones.
         head: Attributes that must be there when the class is made. They may hold an object that holds the class. Then
-            pickle writes the class a second time, while it writes the head. So a dictionary or list in the head is a
-            copy: of the class's own one, the second class would get what pickle has made so far, which is empty.
+            pickle writes the class a second time, while it writes the head. So a list in the head, such as ctypes'
+            ``_fields_``, is a copy: pickle would write the list itself before it has its items.
         extra: What this kind needs in addition.
     """
 
@@ -241,23 +243,25 @@ def _pointer_parts(cls: Any, state: dict[str, Any], head: dict[str, Any]) -> Cla
 
 
 def _struct_recipe(cls: Any, state: dict[str, Any], head: dict[str, Any], bases: Any) -> Recipe:
-    """Return the recipe of a msgspec class: its metaclass makes it from annotations, defaults and options.
+    """Return the recipe of a msgspec class: its metaclass makes it from the names of its fields, defaults and options.
 
-    `msgspec.structs.fields` would evaluate the annotations, which may name what does not exist.
+    The metaclass takes the names from annotations. Those of the bare class say nothing about the types, because
+    msgspec reads the types when it converts the first object. The true annotations may name what has not arrived, such
+    as the module of a ``typing.ClassVar``, and `msgspec.structs.fields` would evaluate them.
     """
     names, defaults, annotations = cls.__struct_fields__, cls.__struct_defaults__, state.get("__annotations__", {})
     options = {name: getattr(cls.__struct_config__, name, None) for name in _STRUCT_OPTIONS}
     options = {name: value for name, value in options.items() if value is not None}
-    own = [name for name in names if name in annotations]
+    own = [name for name in annotations if name in names]
     options["kw_only"] = bool(own) and own[0] not in cls.__match_args__
     none = (sys.modules["msgspec"].NODEFAULT,) * (len(names) - len(defaults))  # the first fields have no default
     fields = zip(names, cls.__struct_encode_fields__, (*none, *defaults))
     made = {name: _StructField(encoded, default) for name, encoded, default in fields if name in own}
-    head = {**head, "__annotations__": dict(annotations), **made}
+    head = {**head, "__annotations__": dict.fromkeys(own), **made}
     if "__post_init__" in state:  # the metaclass looks for it
         head["__post_init__"] = state["__post_init__"]
     for name, value in list(state.items()):
-        is_made = name.startswith(("__struct_", "__match_args")) or name in ("__annotations__", "__signature__")
+        is_made = name.startswith(("__struct_", "__match_args")) or name == "__signature__"
         if is_made or isinstance(value, types.MemberDescriptorType) or name in names:
             del state[name]
     return Recipe("struct", type(cls), cls.__name__, bases, head, options)
@@ -274,11 +278,7 @@ class _StructField:
             self.options["default"] = default
 
     def __reduce__(self) -> Any:
-        return _make_field, (self.options,)
-
-
-def _make_field(options: dict[str, Any]) -> Any:
-    return importlib.import_module("msgspec").field(**options)
+        return functools.partial(sys.modules["msgspec"].field, **self.options), ()
 
 
 def _plain_recipe(
@@ -379,6 +379,24 @@ def _has_hook(bases: tuple[Any, ...]) -> bool:
     return any("__init_subclass__" in vars(k) and k.__module__ not in ("builtins", "typing") for k in kinds)
 
 
+@contextmanager
+def _without_hooks(bases: tuple[Any, ...]) -> Iterator[None]:
+    """Take the ``__init_subclass__`` of classes that were sent by value off them for a moment; see `_quiet`.
+
+    The metaclasses of enums and of msgspec do not let a class of another kind stand among the bases.
+    """
+    name = "__init_subclass__"
+    kinds = {kind for base in bases for kind in base.__mro__ if name in vars(kind) and tokens.is_tracked(kind)}
+    hooks = [(kind, vars(kind)[name]) for kind in kinds]
+    for kind, _ in hooks:
+        type.__delattr__(kind, name)
+    try:
+        yield
+    finally:
+        for kind, hook in hooks:
+            type.__setattr__(kind, name, hook)
+
+
 def _parametrised(extra: tuple[Any, tuple[Any, ...]]) -> Any:
     """Return the class that ``origin[args]`` is in this process already, or None. The origin is a class of pydantic."""
     find = _of_pydantic("get_cached_generic_type_early")
@@ -417,7 +435,8 @@ def _make_pointer(recipe: Recipe) -> Any:
 
 def _make_struct(recipe: Recipe) -> Any:
     bases, head = _resolved(recipe)
-    return recipe.meta(recipe.name, bases, dict(head), **recipe.extra)
+    with _without_hooks(bases):
+        return recipe.meta(recipe.name, bases, dict(head), **recipe.extra)
 
 
 def _generic_getitem() -> Any:
@@ -448,7 +467,8 @@ def _make_enum(recipe: Recipe) -> Any:
     for name, (canonical, args, value) in members.items():  # an alias gets the value of its member
         space[name] = given.setdefault(canonical, (args, *(value or (object(),))))
     options = {} if boundary is None else {"boundary": boundary}
-    cls = recipe.meta.__new__(recipe.meta, recipe.name, recipe.bases, space, **options)
+    with _without_hooks(recipe.bases):
+        cls = recipe.meta.__new__(recipe.meta, recipe.name, recipe.bases, space, **options)
     type.__delattr__(cls, "__init__")
     return cls
 
@@ -510,15 +530,19 @@ def fill_members(cls: Any, members: dict[str, Any]) -> None:
         member = cls._member_map_[name]
         if content is not None:
             _fill_content(member, *content)
+        # An earlier run may have filled this enum already.
+        cls._value2member_map_ = {k: m for k, m in cls._value2member_map_.items() if m is not member}
+        unhashable = vars(cls).get("_unhashable_values_", [])  # of some versions of Python
+        unhashable[:] = [value for value in unhashable if value is not member._value_]
+        vars(cls).get("_unhashable_values_map_", {}).pop(name, None)  # since Python 3.13
         member._value_ = values[0]
         reducers.set_state(member, state)
-        cls._value2member_map_ = {k: m for k, m in cls._value2member_map_.items() if m is not member}
         for value in values:
             try:
                 cls._value2member_map_[value] = member
             except TypeError:  # a value without a hash, which Enum finds by comparison
-                vars(cls).get("_unhashable_values_", []).append(value)  # since Python 3.12
-                vars(cls).get("_unhashable_values_map_", {}).setdefault(name, []).append(value)  # since Python 3.13
+                unhashable.append(value)
+                vars(cls).get("_unhashable_values_map_", {}).setdefault(name, []).append(value)
 
 
 def _fill_content(member: Any, base: Any, args: Any, items: list[Any], pairs: list[Any]) -> None:

@@ -1,7 +1,7 @@
 """Reduces the types that ctypes makes of other types: arrays, pointers, functions, and numbers in another byte order.
 
-Python makes such a type anew for each process, and has no name by which another process could import it. The classes of
-ctypes that a program defines, such as its structures, are taken apart in `classes_by_value`.
+ctypes makes such a type anew in each process, under no name by which another process could import it. The classes that
+a program derives from those of ctypes, such as its structures, are taken apart in `classes_by_value`.
 """
 
 from __future__ import annotations

@@ -156,7 +156,8 @@ class Definitions:
         key_of: Callable[[str], Any],
     ) -> None:  # fmt: skip
         """Put what fills a definition into the queues. `key_of` returns the key in `order` for a name."""
-        simple = {name: value for name, value in values.items() if is_simple(value)}
+        is_hashed = fill is classes_by_value.fill_members  # an enum finds members by their values
+        simple = {name: value for name, value in values.items() if is_simple(value, is_key=is_hashed)}
         if simple:
             self.simple.append(Fill(fill, target, simple))
         for name, value in values.items():
@@ -272,9 +273,10 @@ class _Scout:
 
 _SIMPLE = frozenset({
     type(None), bool, int, float, complex, str, bytes, range, type(...), types.FunctionType, types.CodeType,
-    types.ModuleType, types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType,
-    types.MethodWrapperType,
+    types.ModuleType, types.WrapperDescriptorType, types.MethodDescriptorType,
 })  # fmt: skip
+#: Functions of C code. Those of an object, such as ``table.get``, are pickled with the object.
+_BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)
 
 
 def is_simple(value: Any, depth: int = 3, is_key: bool = False) -> bool:
@@ -290,6 +292,8 @@ def is_simple(value: Any, depth: int = 3, is_key: bool = False) -> bool:
         return not is_key or kind.__hash__ is type.__hash__
     if kind in _SIMPLE:
         return kind is not Function or not functions_by_value.is_dispatch(value)
+    if kind in _BOUND:
+        return depth > 0 and is_simple(value.__self__, depth - 1)
     if kind in (classmethod, staticmethod):
         return is_simple(value.__func__, depth)
     if kind is property:
@@ -306,7 +310,9 @@ def _ids_in(value: Any) -> Iterator[int]:
     """Yield the ``id`` of each function, class and module in a value that `is_simple`."""
     kind = type(value)
     inside: Any = ()
-    if kind in (classmethod, staticmethod):
+    if kind in _BOUND and type(value.__self__) is not types.ModuleType:
+        inside = (value.__self__,)
+    elif kind in (classmethod, staticmethod):
         inside = (value.__func__,)
     elif kind is property:
         inside = (value.fget, value.fset, value.fdel)

@@ -31,6 +31,10 @@ MAGIC: bytes = importlib.util.MAGIC_NUMBER
 PYTHON: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 Function = types.FunctionType
+#: Containers with more items are not searched for functions.
+_MOST_ITEMS = 1000
+#: Globals, and the ``id`` of each function that is one of them or in one of them, by the ``id`` of the globals.
+Held = dict[int, tuple[dict[str, Any], set[int]]]
 #: Names a namespace: the origin of its process, the serial of the snapshot, and the ``id`` of the globals there.
 Key = tuple[str, int, int]
 
@@ -358,28 +362,70 @@ def _names_in_text(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def uses_itself(fn: Function) -> bool:
-    """Return True if a function is a global of a module, and it or a function that it calls uses this global."""
-    wrapped = [each for each in _functions_beside(fn) if type(each) is Function]
-    if not any(value is fn for each in (fn, *wrapped) for value in each.__globals__.values()):
-        return False
-    queue, seen = [fn, *wrapped], {id(fn), *map(id, wrapped)}
+def uses_itself(fn: Function, held: Held) -> bool:
+    """Return True if a function is a global of a module or in one, and the function leads to this global.
+
+    What a function leads to is what it wraps and encloses, and the globals that it names. A class leads to its methods,
+    and a container to its items.
+
+    Args:
+        fn: The function.
+        held: What earlier calls for the same snapshot have found. This call may add to it.
+    """
+    queue, seen, is_held = [fn], {id(fn)}, False
+    while queue and not is_held:  # only what the function brings in any case, because few functions are in a global
+        each = queue.pop()
+        is_held = id(fn) in _held(each.__globals__, held)
+        queue += _new(_functions_beside(each), seen)
+    queue, seen = [fn] if is_held else [], set()
     while queue:
         each = queue.pop()
-        used = [each.__globals__.get(name) for name in names_in(each.__code__).used]
+        space = each.__globals__
+        used = [inner for name in names_in(each.__code__).used if name in space for inner in _inside(space[name])]
         if any(value is fn for value in used):
             return True
-        found = [value for value in (*used, *_functions_beside(each)) if type(value) is Function]
-        queue += [value for value in found if id(value) not in seen and importable_name(value) is None]
-        seen.update(map(id, found))
+        queue += [value for value in _new([*used, *_functions_beside(each)], seen) if importable_name(value) is None]
     return False
+
+
+def _held(space: dict[str, Any], known: Held) -> set[int]:
+    if id(space) not in known:
+        inside = (inner for value in list(space.values()) for inner in _inside(value))
+        known[id(space)] = space, {id(inner) for inner in inside if type(inner) is Function}
+    return known[id(space)][1]
+
+
+def _new(values: Iterable[Any], seen: set[int]) -> list[Function]:
+    """Return the functions among the values that were not seen before."""
+    found = [value for value in values if type(value) is Function and id(value) not in seen]
+    seen.update(map(id, found))
+    return found
 
 
 def _functions_beside(fn: Function) -> Iterator[Any]:
     """Yield what a function calls without a global: the contents of its cells, and the function that it wraps."""
     for _, value in _contents(fn):
-        yield value
+        yield from _inside(value)
     yield fn.__dict__.get("__wrapped__")
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """Yield a value, and what it holds if it is a method, a class that is sent by value, or a short container."""
+    yield value
+    kind = type(value)
+    if kind is types.MethodType or kind in (classmethod, staticmethod):
+        yield value.__func__
+    elif kind is functools.partial:
+        yield value.func
+    elif kind is property:
+        yield from (value.fget, value.fset, value.fdel)
+    elif issubclass(kind, type):
+        if importable_name(value) is None:
+            for attribute in list(vars(value).values()):
+                if not issubclass(type(attribute), type):
+                    yield from _inside(attribute)
+    elif kind in (dict, list, tuple, set, frozenset) and len(value) <= _MOST_ITEMS:
+        yield from list(value.values() if kind is dict else value)
 
 
 def _globals(fn: Function) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Snapshot:
         self.rules: dict[type, Any] = {}
         #: The ``id`` of each attribute of a class that pickles itself as "the attribute of that name of my class".
         self.parts: set[int] = set()
+        #: See `functions_by_value.uses_itself`.
+        self.held: functions_by_value.Held = {}
 
     def blob(self, obj: Any) -> Blob:
         """Return a function, class or module by value. The bytes do not depend on the value that contains it."""
@@ -146,8 +148,8 @@ class Pickler(pickle.Pickler):
 
     Such a class is written as separate bytes with a token, and such a function as separate bytes with a digest. But a
     function with a closure is written in place, which means inside the value's own pickle, because two closures inside
-    one value may share a variable. The exception is a decorated function that uses itself by its name, also through
-    another function, because it would be written twice.
+    one value may share a variable. The exception is a function that `functions_by_value.uses_itself`, such as a
+    decorated one that calls itself by its name: it would be written twice.
 
     Args:
         file: Has a method ``write``.
@@ -192,7 +194,8 @@ class Pickler(pickle.Pickler):
         if not is_class:
             self.snapshot.modules.update(functions_by_value.imported_by(obj))
             self.cells.update(map(id, obj.__closure__ or ()))
-            if obj.__closure__ and self.definitions is None and not functions_by_value.uses_itself(obj):
+            is_in_place = bool(obj.__closure__) and self.definitions is None
+            if is_in_place and not functions_by_value.uses_itself(obj, self.snapshot.held):
                 return self._closure(obj)
         return self._definition(obj)
 
@@ -281,10 +284,16 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
     reducer = _reducer(kind)
     if reducer is not None:
         return lambda _pickler, obj: reducer(obj)
-    if issubclass(kind, enum.Enum) and not all(_is_equal_there(each._value_) for each in kind.__members__.values()):
-        return lambda _pickler, member: _reduce_member(member)
-    if _ENUMS_BY_GETATTR and issubclass(kind, enum.Enum) and kind.__reduce_ex__ in _ENUMS_BY_GETATTR:
-        return lambda _pickler, obj: (type(obj), (obj._value_,))
+    if issubclass(kind, enum.Enum):
+        values = [each._value_ for each in kind.__members__.values()]
+        if not all(map(_is_equal_there, values)):
+            return lambda _pickler, member: _reduce_member(member)
+        rule = _reduce_member_by_value if kind.__reduce_ex__ in _ENUMS_BY_GETATTR else _no_rule
+        if importable.importable_name(kind) is None and not all(definitions.is_simple(v, is_key=True) for v in values):
+            # A definition may be read before the enum has the values of its members.
+            return lambda pickler, m: rule(pickler, m) if pickler.definitions is None else _reduce_member(m)
+        if rule is not _no_rule:
+            return rule
     if kind.__reduce_ex__ is object.__reduce_ex__:
         if kind.__reduce__ is not object.__reduce__:
             return Pickler.by_name
@@ -331,6 +340,10 @@ def _reduce_member(member: Any) -> Any:
     reduced, kind = member.__reduce_ex__(5), type(member)
     is_by_value = isinstance(reduced, tuple) and reduced[0] is kind and member._name_ in kind.__members__
     return (operator.getitem, (kind, member._name_)) if is_by_value else reduced
+
+
+def _reduce_member_by_value(_pickler: Pickler, member: Any) -> Any:
+    return type(member), (member._value_,)
 
 
 def _reduce_disguised(pickler: Pickler, obj: Any) -> Any:

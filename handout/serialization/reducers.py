@@ -382,7 +382,6 @@ def _make_view(data: Any, format: str, shape: tuple[int, ...]) -> Any:
     return view if format == "B" and len(shape) == 1 else view.cast(format, shape)
 
 
-#: Reducers by type.
 def _reduce_method(method: Any) -> Any:
     """Return the tuple from which pickle writes a bound method.
 
@@ -403,6 +402,7 @@ def _reduce_method(method: Any) -> Any:
     return types.MethodType, (fn, owner)
 
 
+#: Reducers by type.
 REDUCERS: dict[type, Reducer] = {
     types.CodeType: lambda code: (functions_by_value.make_code, functions_by_value.marshalled(code)),
     types.MethodType: _reduce_method,

@@ -62,19 +62,24 @@ class EncodedRun:
     bundle: CodeBundle | None
 
 
-def encode_plan(plan: Plan) -> Slices[EncodedRun]:
+def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
     """Pickle the functions, arguments and values of a plan.
+
+    Args:
+        plan: The plan.
+        companions: Classes to send along with each function that is sent by value.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
             that failed.
     """
-    return (yield from _Encoder(plan).run())
+    return (yield from _Encoder(plan, companions).run())
 
 
 class _Encoder:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, companions: Sequence[type]) -> None:
         self.plan = plan
+        self.companions = companions
         self.snapshot = Snapshot()
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
@@ -126,7 +131,7 @@ class _Encoder:
         known = self.function_index.get((id(fn), by_value))
         if known is None:
             try:
-                blob = function_ref(fn, self.snapshot)
+                blob = function_ref(fn, self.snapshot, self.companions)
             except diagnosis.CannotPickleError as error:
                 raise _refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import json
-import operator
 import sys
 import threading
 import zipfile
@@ -17,10 +16,10 @@ from typing import Any, TypeAlias
 
 from handout.project.package import Package, read_listed, tell_of_files
 from handout.project.sources import own_sources
+from handout.serialization.calls import Accompanied
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
-from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.serialization.user_objects import is_interruption
 from handout.slices import SharedWork, Slices
 
@@ -97,43 +96,37 @@ class CodeBundle:
     names: frozenset[str]
 
 
-def function_ref(fn: Callable[..., Any], snapshot: Snapshot | None = None) -> FunctionBlob:
+def function_ref(
+    fn: Callable[..., Any], snapshot: Snapshot | None = None, companions: Sequence[type] = ()
+) -> FunctionBlob:
     """Return a function as bytes: by its name if an import finds the function, otherwise by value.
 
     `needs_bundle` is False here. `encode_plan` decides whether it must be True, because that depends on the whole run.
 
+    Args:
+        fn: The function.
+        snapshot: The snapshot of the run.
+        companions: Classes to send along with a function that is sent by value; see `calls.Accompanied`.
+
     Raises:
-        CannotPickleError: The function cannot be pickled.
+        CannotPickleError: The function or a companion cannot be pickled.
     """
     snapshot = snapshot or Snapshot()
     before, snapshot.by_value = snapshot.by_value, False
-    name = getattr(fn, "__qualname__", type(fn).__qualname__)
+    part: Any = fn
+    path = getattr(fn, "__qualname__", type(fn).__qualname__)
     try:
         blob = b"".join(dumps(fn, snapshot))
-        registered = registered_by_value() if snapshot.by_value else []
-        if registered:
-            blob = b"".join(dumps(_Accompanied(fn, registered), snapshot))
+        if companions and snapshot.by_value:
+            part, path = list(companions), "handout.trust"
+            blob = b"".join(dumps(Accompanied(fn, tuple(companions)), snapshot))
     except BaseException as error:  # a __reduce__ may raise anything
         if is_interruption(error):
             raise
-        raise find_unpicklable(fn, name) from error
+        raise find_unpicklable(part, path) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
     number = _function_numbers.of(hashlib.sha256(blob).digest())
     return FunctionBlob(number, blob, by_value, False)
-
-
-class _Accompanied:
-    """A function whose bytes also define the classes that the caller registered with `handout.trust`.
-
-    A worker reads the results of a host with ``trust="data"`` as data. It makes objects of a class only if it has the
-    class already. The function of its task may use such objects without naming their class.
-    """
-
-    def __init__(self, fn: Callable[..., Any], classes: Sequence[type]) -> None:
-        self.fn, self.classes = fn, classes
-
-    def __reduce__(self) -> Any:
-        return operator.getitem, ((self.fn, *self.classes), 0)
 
 
 def bundle_modules(names: Iterable[str]) -> Slices[CodeBundle | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
@@ -133,15 +135,35 @@ async def test_a_function_need_not_name_a_registered_class_that_is_sent_by_value
     def measure(nbytes: int) -> object:
         return Reading(1.5, bytes(nbytes))
 
-    def look(reading: Any) -> tuple[str, float, int]:
+    def look(reading: Any, _previous: object) -> tuple[str, float, int]:
+        gc.collect()  # the class stays for the next task of this function
         return type(reading).__name__, reading.at, len(reading.data)
 
     graph = Graph()
     made = graph.add(measure, nbytes, host="suspect")
-    out = graph.add(look, made, host="near")
+    first = graph.add(look, made, None, host="near")
+    out = graph.add(look, made, first, host="near")
     results = await cluster.execute(graph, outputs=[made, out])
     assert results[out] == ("Reading", 1.5, nbytes)
     assert type(results[made]) is Reading
+
+
+async def test_a_registered_class_that_cannot_be_sent_is_named(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowlist, "_registered", dict(allowlist._registered))
+
+    @handout.trust
+    @dataclasses.dataclass
+    class Reading:
+        lock: ClassVar[Any] = threading.Lock()
+
+    graph = Graph()
+    graph.add(lambda: 1)
+    with pytest.raises(handout.UnserializableError, match=r"handout\.trust\[0\].*lock"):
+        await cluster.execute(graph)
+    async with Cluster([Host.local("here", {"cpu": 1})]) as trusted:
+        assert [*(await trusted.execute(graph)).values()] == [1]
 
 
 async def test_a_class_that_is_not_registered_is_refused_and_one_of_a_trusted_host_is_not(cluster: Cluster) -> None:

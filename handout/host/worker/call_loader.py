@@ -56,6 +56,8 @@ class CallLoader:
         #: The pickled functions that are not loaded yet, by number.
         self._blobs: dict[int, bytes] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        #: For some functions, classes that must stay as long as the function; see `calls.Accompanied`.
+        self._companions: dict[int, tuple[type, ...]] = {}
         #: Keys of the inputs that must be read with `untrusted.reader`, which accepts only data.
         self._distrusted: set[int] = set()
         self._released = ReleasedCode()
@@ -78,6 +80,7 @@ class CallLoader:
         for number in numbers:
             self._blobs.pop(number, None)
             self._functions.pop(number, None)
+            self._companions.pop(number, None)
         self._released.free(dropped)
 
     def function(self, number: int) -> Callable[..., Any]:
@@ -129,7 +132,10 @@ class CallLoader:
                 with self._lent.keep_changes():
                     self._install(self._bundle_path)
                 self._bundle_path = None
-            fn: Callable[..., Any] = pickling.loads(self._blobs[number])
+            loaded: Any = pickling.loads(self._blobs[number])
+            if type(loaded) is calls.Accompanied:
+                loaded, self._companions[number] = loaded
+            fn: Callable[..., Any] = loaded
             return fn
         except (pickling.LoadError, DiskFullError):
             raise

@@ -306,7 +306,10 @@ def _path(folder: str, name: str) -> bytes:
 
 
 def _put_back(archive: zipfile.ZipFile, made: str, folder: str) -> None:
-    """Move the files to a folder that it lacks. Each file appears as a whole."""
+    """Move the files that a folder lacks into it, and the sources that have other bytes there.
+
+    Each file appears as a whole.
+    """
     for name in _lacking(archive, folder):
         path = _path(folder, name)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

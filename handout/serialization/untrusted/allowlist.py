@@ -37,7 +37,7 @@ _MAX_RATIO_TEXT, _MAX_RATIO_BITS = 10_000, 20_000
 #: Classes that were registered in this process, by module and qualified name.
 _registered: dict[tuple[str, str], type] = {}
 #: In a worker: the module and the qualified name of each class that was registered in the caller's program. The worker
-#: imports such a class when a stream first names it.
+#: imports such a class when a stream first names it, unless the class was sent by value.
 _allowed_names: set[tuple[str, str]] = set()
 
 
@@ -80,7 +80,7 @@ def register(cls: C) -> C:
 
 
 def registered() -> list[tuple[str, str]]:
-    """Return the module and the qualified name by which other processes import each registered class."""
+    """Return the module and the qualified name of each registered class."""
     return list(_registered)
 
 
@@ -370,7 +370,7 @@ def look_up(module: Any, name: Any) -> Allowed:
 
 def _class(module: str, name: str) -> type | None:
     cls = _registered.get((module, name))
-    if cls is None and (module, name) in _allowed_names:
+    if cls is None and module != "__main__" and (module, name) in _allowed_names:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
