@@ -36,15 +36,15 @@ def strand_when_made_again(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> asy
     Returns: An event that is set when the connection is stranded.
     """
     stranded = asyncio.Event()
-    run = asyncssh.SSHClientConnection.run
+    create_process = asyncssh.SSHClientConnection.create_process
 
     async def strand_first(self: asyncssh.SSHClientConnection, *args: Any, **options: Any) -> Any:
         if not stranded.is_set():
             stranded.set()
             proxy.strand()
-        return await run(self, *args, **options)
+        return await create_process(self, *args, **options)
 
-    monkeypatch.setattr(asyncssh.SSHClientConnection, "run", strand_first)
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "create_process", strand_first)
     return stranded
 
 
