@@ -207,7 +207,9 @@ class RemoteError(TaskError):
 
 
 class ResultError(TaskError):
-    """A result cannot be serialized on its host, or cannot be unpickled on the controller.
+    """A result cannot be serialized on its host, or its unpickling on the controller raised `SystemExit` or the like.
+
+    An ordinary exception that the unpickling raises stays as it is, and gets a note that names the task.
 
     Attributes:
         path: Where in the result the part is that cannot be serialized.

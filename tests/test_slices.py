@@ -89,7 +89,12 @@ async def test_a_work_that_waits_reads_the_context_variables_of_its_caller() -> 
 
     async def do(own: str) -> None:
         name.set(own)
-        await sliced(work(2, lambda: (busy(0.012), read.append(name.get()))[1]))
+
+        def read_name() -> None:
+            busy(0.012)
+            read.append(name.get())
+
+        await sliced(work(2, read_name))
 
     await asyncio.gather(do("a"), do("b"))
     assert sorted(read) == ["a", "a", "b", "b"]
@@ -123,6 +128,23 @@ async def test_work_that_was_cancelled_while_it_waited_lets_the_next_one_go_on()
         await asyncio.sleep(0)
         waiting[0].cancel()
     assert [await each for each in waiting[1:]] == ["done", "done"]
+
+
+async def test_work_that_cancels_its_caller_lets_the_next_one_go_on() -> None:
+    async def cancel() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def cancel_caller() -> None:
+            task.cancel()
+
+        return await sliced(work(1, cancel_caller))
+
+    first = asyncio.create_task(sliced(work(2, lambda: busy(0.012))))
+    cancelled = asyncio.create_task(cancel())  # it waits for its turn
+    last = asyncio.create_task(sliced(work(1, lambda: None)))
+    assert (await first, await last) == ("done", "done")
+    assert cancelled.cancelled()
 
 
 async def test_work_that_fails_lets_the_next_one_go_on() -> None:

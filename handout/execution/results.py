@@ -206,7 +206,7 @@ def _explained(run: RunState, number: int, error: BaseException) -> ResultError 
     id, host = run.plan.name_of(number) if task < 0 else run.plan.ids[task], run.hosts[task] if task >= 0 else ""
     value = f"the result of task {id!r}{f' from host {host!r}' if host else ''}" if task >= 0 else f"value {id!r}"
     if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):
-        note = f"This was raised while {value} was unpickled, or an element of it was looked up."
+        note = f"This was raised while {value} was read and unpickled, or an element of it was looked up."
         if note not in exceptions.notes(error):
             exceptions.add_note(error, note)
         return None

@@ -114,7 +114,9 @@ class _Works:
         if end is None:
             return False
         self._left -= 1
-        if end.error is None:
+        if ended.done():
+            pass  # user code that the work called has cancelled the caller
+        elif end.error is None:
             ended.set_result(cast(T, end.result))
         else:
             ended.set_exception(end.error)
