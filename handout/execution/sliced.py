@@ -114,12 +114,13 @@ class _Works:
         if end is None:
             return False
         self._left -= 1
-        if ended.done():
-            pass  # user code that the work called has cancelled the caller
-        elif end.error is None:
-            ended.set_result(cast(T, end.result))
-        else:
-            ended.set_exception(end.error)
+        if not ended.done():
+            if end.error is None:
+                ended.set_result(cast(T, end.result))
+            else:
+                ended.set_exception(end.error)
+        elif end.error is not None and not issubclass(type(end.error), Exception):
+            raise end.error  # user code that the work called has cancelled the caller, and then a signal came
         return True
 
 

@@ -32,15 +32,12 @@ PROGRESS = 64 << 10
 #: The exit status if this code has begun to read its input and could not start the agent.
 BEGUN = 94
 _ANSWER_FD = 1
-#: The kinds of a `BootError`, by the error of the system call that could not write. Other errors have the kind
-#: ``folder``.
-_KINDS: dict[int | None, str] = {errno.ENOSPC: "space", errno.EDQUOT: "space", errno.EFBIG: "limit"}
 #: The limits of a process that may end a start, by the error of the system call: the resource, and how to name it.
 _LIMITS: dict[int | None, tuple[int, str]] = {
-    errno.EFBIG: (resource.RLIMIT_FSIZE, "the size of a file is {} bytes (ulimit -f)"),
-    errno.EMFILE: (resource.RLIMIT_NOFILE, "open files is {} (ulimit -n)"),
-    errno.EAGAIN: (resource.RLIMIT_NPROC, "processes is {} (ulimit -u)"),
-    errno.ENOMEM: (resource.RLIMIT_AS, "address space is {} bytes (ulimit -v)"),
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "the limit on the size of a file is {} bytes (ulimit -f)"),
+    errno.EMFILE: (resource.RLIMIT_NOFILE, "the limit on open files is {} (ulimit -n)"),
+    errno.EAGAIN: (resource.RLIMIT_NPROC, "the login user or a control group has too many processes (ulimit -u: {})"),
+    errno.ENOMEM: (resource.RLIMIT_AS, "the limit on address space is {} bytes (ulimit -v)"),
 }
 #: What the dynamic linker says if it lacks memory. Python turns its message into an `ImportError`.
 _NO_MEMORY = ("annot allocate memory", "failed to map segment")
@@ -78,9 +75,16 @@ def limit_reached(error: BaseException) -> str:
         return ""
     which, name = _LIMITS[number]
     limit = resource.getrlimit(which)[0]
-    if limit == resource.RLIM_INFINITY:
-        return "the host has no memory left" if number == errno.ENOMEM else ""
-    return f"the limit on {name.format(limit)}"
+    if limit == resource.RLIM_INFINITY and number == errno.ENOMEM:
+        return "the host has no memory left"
+    return name.format("unlimited" if limit == resource.RLIM_INFINITY else limit)
+
+
+def kind_of(error: OSError, otherwise: str) -> str:
+    """Return the kind of a `BootError` for the error of a system call that could not write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "space"
+    return "limit" if limit_reached(error) else otherwise
 
 
 def told(error: BaseException, doing: str) -> dict[str, str]:
@@ -176,7 +180,7 @@ def make_folder(nbytes: int) -> str:
             return made
         except OSError as error:
             tried.append(f"{base}: {reason(base, error)}")
-            kind = _KINDS.get(error.errno, kind)
+            kind = kind_of(error, kind)
     raise BootError(kind, f"no folder can hold the bundle of {nbytes} bytes ({'; '.join(tried)})")
 
 
@@ -192,8 +196,8 @@ def unpack(folder: str, bundle: bytes) -> tuple[str, int]:
             file.write(bundle)
         log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
-        kind, why = _KINDS.get(error.errno, "folder"), reason(folder, error)
-        raise BootError(kind, f"cannot write the bundle of {len(bundle)} bytes and a log to {folder}: {why}") from None
+        problem = f"cannot write the bundle of {len(bundle)} bytes and a log to {folder}: {reason(folder, error)}"
+        raise BootError(kind_of(error, "folder"), problem) from None
     return path, log
 
 

@@ -20,7 +20,7 @@ import types
 import typing
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from handout.serialization import tokens
 from handout.serialization.importable import importable_name, is_importable
@@ -33,8 +33,6 @@ PYTHON: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
 Function = types.FunctionType
 #: Containers with more items are not searched for functions.
 _MOST_ITEMS = 1000
-#: Globals, and the ``id`` of each function that is one of them or in one of them, by the ``id`` of the globals.
-Held = dict[int, tuple[dict[str, Any], set[int]]]
 #: Names a namespace: the origin of its process, the serial of the snapshot, and the ``id`` of the globals there.
 Key = tuple[str, int, int]
 
@@ -362,37 +360,68 @@ def _names_in_text(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def uses_itself(fn: Function, held: Held) -> bool:
-    """Return True if a function is a global of a module or in one, and the function leads to this global.
+def uses_itself(fn: Function, known: Uses) -> bool:
+    """Return True if a function is a global of a module, and the function leads to this global.
 
-    What a function leads to is what it wraps and encloses, and the globals that it names. A class leads to its methods,
-    and a container to its items.
+    What a function leads to is what it wraps and encloses, and the globals that it names. For a function that wraps
+    another one, a class leads to its methods, and a container to its items. For others it does not, because a function
+    in a container may share a variable with another function there.
 
     Args:
         fn: The function.
-        held: What earlier calls for the same snapshot have found. This call may add to it.
+        known: What earlier calls for the same snapshot have found. This call adds to it.
     """
-    queue, seen, is_held = [fn], {id(fn)}, False
-    while queue and not is_held:  # only what the function brings in any case, because few functions are in a global
-        each = queue.pop()
-        is_held = id(fn) in _held(each.__globals__, held)
-        queue += _new(_functions_beside(each), seen)
-    queue, seen = [fn] if is_held else [], set()
+    found = known.answers.get(id(fn))
+    if found is None:
+        inside = _inside if "__wrapped__" in fn.__dict__ else _itself
+        is_used = _is_held(fn, known, inside) and _leads_to_itself(fn, inside)
+        found = known.answers[id(fn)] = fn, is_used
+    return found[1]
+
+
+class Uses:
+    """What `uses_itself` has found for one snapshot."""
+
+    def __init__(self) -> None:
+        #: The function, which thus stays alive, and the answer, by the ``id`` of the function.
+        self.answers: dict[int, tuple[Function, bool]] = {}
+        #: The globals, and the ``id`` of each function that is one of them or in one, by the ``id`` of the globals.
+        self.held: dict[int, tuple[dict[str, Any], set[int]]] = {}
+
+    def held_in(self, space: dict[str, Any]) -> set[int]:
+        """Return the ``id`` of each function that is one of these globals or in one of them."""
+        if id(space) not in self.held:
+            inside = (inner for value in list(space.values()) for inner in _inside(value))
+            self.held[id(space)] = space, {id(inner) for inner in inside if type(inner) is Function}
+        return self.held[id(space)][1]
+
+
+def _is_held(fn: Function, known: Uses, inside: Callable[[Any], Iterator[Any]]) -> bool:
+    """Return True if a function is a global of itself or of a function that it brings in any case."""
+    queue, seen = [fn], {id(fn)}
     while queue:
         each = queue.pop()
-        space = each.__globals__
-        used = [inner for name in names_in(each.__code__).used if name in space for inner in _inside(space[name])]
-        if any(value is fn for value in used):
+        if id(fn) in known.held_in(each.__globals__) and any(
+            inner is fn for value in list(each.__globals__.values()) for inner in inside(value)
+        ):
             return True
-        queue += [value for value in _new([*used, *_functions_beside(each)], seen) if importable_name(value) is None]
+        queue += _new(_functions_beside(each, inside), seen)
     return False
 
 
-def _held(space: dict[str, Any], known: Held) -> set[int]:
-    if id(space) not in known:
-        inside = (inner for value in list(space.values()) for inner in _inside(value))
-        known[id(space)] = space, {id(inner) for inner in inside if type(inner) is Function}
-    return known[id(space)][1]
+def _leads_to_itself(fn: Function, inside: Callable[[Any], Iterator[Any]]) -> bool:
+    queue, seen, read = [fn], set[int](), set[int]()
+    while queue:
+        each = queue.pop()
+        space = each.__globals__
+        named = [space[name] for name in names_in(each.__code__).used if name in space]
+        used = [inner for value in named if id(value) not in read for inner in inside(value)]
+        if any(value is fn for value in used):
+            return True
+        read.update(map(id, named))
+        beside = _functions_beside(each, inside)
+        queue += [value for value in _new([*used, *beside], seen) if importable_name(value) is None]
+    return False
 
 
 def _new(values: Iterable[Any], seen: set[int]) -> list[Function]:
@@ -402,11 +431,15 @@ def _new(values: Iterable[Any], seen: set[int]) -> list[Function]:
     return found
 
 
-def _functions_beside(fn: Function) -> Iterator[Any]:
+def _functions_beside(fn: Function, inside: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
     """Yield what a function calls without a global: the contents of its cells, and the function that it wraps."""
     for _, value in _contents(fn):
-        yield from _inside(value)
+        yield from inside(value)
     yield fn.__dict__.get("__wrapped__")
+
+
+def _itself(value: Any) -> Iterator[Any]:
+    yield value
 
 
 def _inside(value: Any) -> Iterator[Any]:

@@ -22,21 +22,24 @@ _TYPES: dict[type, str] = {kind: name for name, kind in vars(types).items() if i
 _SINGLETONS = frozenset({type(None), type(...), type(NotImplemented)})
 
 
-def is_importable(module: types.ModuleType) -> bool:
+def is_importable(module: Any) -> bool:
     """Return True if other processes can import a module. They cannot import a module that a program made at run time.
 
-    A module without a spec is importable if importing a package or a file puts it into `sys.modules`, as with
-    ``torch.ops``, or with a module that replaces itself by an object.
+    Some packages put an object of a class of their own into `sys.modules`, which has no spec. Examples are
+    ``torch.ops``, and modules that replace themselves. Importing the package does the same in any process.
     """
-    name = module.__name__
-    if sys.modules.get(name) is not module or name in _MAIN:
+    kind = type(module)
+    name = getattr(module, "__name__", None) if issubclass(kind, types.ModuleType) else None
+    if not isinstance(name, str) or sys.modules.get(name) is not module or name in _MAIN:
         return False
     if getattr(module, "__spec__", None) is not None:
         return True
     package, _, last = name.rpartition(".")
+    if kind is types.ModuleType or kind.__module__.partition(".")[0] != name.partition(".")[0]:
+        return False
     if package:
         parent = sys.modules.get(package)
-        return parent is not None and is_importable(parent) and getattr(parent, last, None) is module
+        return is_importable(parent) and vars(parent).get(last) is module
     file = getattr(module, "__file__", None)
     found = PathFinder.find_spec(name) if isinstance(file, str) else None
     return found is not None and found.origin == file

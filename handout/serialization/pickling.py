@@ -99,8 +99,7 @@ class Snapshot:
         self.rules: dict[type, Any] = {}
         #: The ``id`` of each attribute of a class that pickles itself as "the attribute of that name of my class".
         self.parts: set[int] = set()
-        #: See `functions_by_value.uses_itself`.
-        self.held: functions_by_value.Held = {}
+        self.uses = functions_by_value.Uses()
 
     def blob(self, obj: Any) -> Blob:
         """Return a function, class or module by value. The bytes do not depend on the value that contains it."""
@@ -195,7 +194,7 @@ class Pickler(pickle.Pickler):
             self.snapshot.modules.update(functions_by_value.imported_by(obj))
             self.cells.update(map(id, obj.__closure__ or ()))
             is_in_place = bool(obj.__closure__) and self.definitions is None
-            if is_in_place and not functions_by_value.uses_itself(obj, self.snapshot.held):
+            if is_in_place and not functions_by_value.uses_itself(obj, self.snapshot.uses):
                 return self._closure(obj)
         return self._definition(obj)
 

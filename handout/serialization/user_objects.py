@@ -12,8 +12,8 @@ is made without user code.
 from __future__ import annotations
 
 import contextvars
+import inspect
 import reprlib
-import signal
 import threading
 import types
 import weakref
@@ -59,25 +59,31 @@ class OverdueError(Exception):
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Return True if an error asks this program to stop what it does, whatever code was running when the error came.
+    """Return True if an error asks this program to end, whatever code was running when the error came.
 
-    So does a `KeyboardInterrupt`, and what a signal handler raises, such as a `SystemExit` after SIGTERM. A guard
-    around user code must let such an error pass.
+    So does a `KeyboardInterrupt`. So does what a signal handler raises if it is no `Exception`, such as a `SystemExit`
+    after SIGTERM. A guard around user code must let such an error pass.
     """
     if issubclass(type(error), KeyboardInterrupt):
         return True
-    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    trace = error.__traceback__ if handlers else None
+    trace = None if issubclass(type(error), Exception) else error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code in handlers:
+        if _is_handler(trace.tb_frame):
             return True
         trace = trace.tb_next
     return False
 
 
-def _code_of(handler: object) -> types.CodeType | None:
-    function = handler.__func__ if isinstance(handler, types.MethodType) else handler
-    return function.__code__ if isinstance(function, types.FunctionType) else None
+def _is_handler(frame: types.FrameType) -> bool:
+    """Return True if a frame runs a signal handler. A handler gets the signal's number and the frame that called it."""
+    code, held = frame.f_code, frame.f_locals
+    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)]
+    given: list[Any] = []
+    for name in names:
+        value = held.get(name)
+        given += value if type(value) is tuple else [value]
+    pairs = zip(given, given[1:])
+    return any(isinstance(number, int) and after is not None and after is frame.f_back for number, after in pairs)
 
 
 def bounded(function: Callable[[], T], within_s: float | None = None) -> T:

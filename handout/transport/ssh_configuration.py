@@ -35,6 +35,8 @@ __all__ = ["Configured", "find_ssh", "read_configuration"]
 
 #: ``ssh -G`` takes milliseconds, unless a ``Match exec`` runs a program that takes longer.
 _READ_TIMEOUT_S = 15.0
+#: A program that was killed gets this many seconds to end.
+_END_TIMEOUT_S = 1.0
 #: Bytes of room for what ``ssh -G`` prints, which is 4 to 6 KB for most configurations.
 _ROOM = 1 << 16
 _TOKEN = re.compile(r"%(.)")
@@ -286,10 +288,15 @@ async def _run(argv: Sequence[str], output: IO[bytes], errors: IO[bytes]) -> int
 
 async def _kill(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
     """Kill a program and its process group, as soon as it has started."""
-    process = await starting
+    try:
+        process = await starting
+    except OSError:
+        return  # it has not started
     with suppress(ProcessLookupError, PermissionError):  # the program has just ended, or runs as another user
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_TIMEOUT_S):
+            await process.wait()
 
 
 def _parse(text: str) -> dict[str, list[str]]:

@@ -42,6 +42,8 @@ _SLOW_LOGIN = (
 _START_TRIES = 3
 #: When the start command has ended, and nothing has come from it for this many seconds, no more output is awaited.
 _REST_S = 1.0
+#: A program that the login has left in the background may go on printing. After this many seconds, its output is left.
+_MOST_REST_S = 5.0
 #: The session in which an agent was started gets this many seconds to end.
 _CLOSE_TIMEOUT_S = 2.0
 #: At most this many launchers of one cluster log in at the same time. At 10 connections that have not logged in yet,
@@ -287,6 +289,8 @@ class _StartProcess(asyncssh.SSHClientProcess[bytes]):
     """
 
     _rest: asyncio.TimerHandle | None = None
+    #: By the time of the loop: when the streams end at the latest.
+    _latest: float
 
     def exit_status_received(self, status: int) -> None:
         self._await_rest()
@@ -306,9 +310,12 @@ class _StartProcess(asyncssh.SSHClientProcess[bytes]):
 
     def _await_rest(self) -> None:
         """End the streams unless more output comes within `_REST_S`."""
-        if self._rest is not None:
+        loop = asyncio.get_running_loop()
+        if self._rest is None:
+            self._latest = loop.time() + _MOST_REST_S
+        else:
             self._rest.cancel()
-        self._rest = asyncio.get_running_loop().call_later(_REST_S, self.eof_received)
+        self._rest = loop.call_at(min(loop.time() + _REST_S, self._latest), self.eof_received)
 
 
 async def _until_closed(process: asyncssh.SSHClientProcess[bytes]) -> None:

@@ -67,6 +67,14 @@ def test_trouble_that_recurs_on_a_host_is_tried_once_on_each_host() -> None:
     assert scene.fail("h2", "a", "input", recurs=True) == [("failed", "a"), ("over", "failed")]
 
 
+@pytest.mark.parametrize("kind", ["raised", "died"])
+def test_a_host_that_failed_for_another_reason_is_used_again_after_trouble_that_recurs(kind: ev.FailureKind) -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a", profiles={"a": profile(retries=3)}))
+    assert scene.fail("h1", "a", kind) == [("start", "h2", "a")]
+    assert scene.fail("h2", "a", "input", recurs=True) == [("start", "h1", "a")]
+
+
 def test_trouble_that_recurs_on_the_host_of_a_group_is_not_tried_again() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a; b", groups={"a": 0, "b": 0}))

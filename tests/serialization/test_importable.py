@@ -53,8 +53,24 @@ def test_a_module_that_replaces_itself_is_importable_and_so_is_what_it_names() -
 
 
 def test_a_module_that_a_program_made_is_not_importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = types.ModuleType("homade")
-    monkeypatch.setitem(sys.modules, "homade", made)
+    made = types.ModuleType("hoitself")
+    monkeypatch.setitem(sys.modules, "hoitself", made)
     assert not is_importable(made)
-    made.__file__ = str(tmp_path / "homade.py")
+    made.__file__ = str(tmp_path / "hoitself.py")  # with other contents than this file
     assert not is_importable(made)
+
+
+def test_a_module_that_a_program_adds_to_a_package_is_not_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = importlib.import_module("hoops")
+    package.added = types.ModuleType("hoops.added")
+    monkeypatch.setitem(sys.modules, "hoops.added", package.added)
+    assert not is_importable(package.added)
+
+
+def test_a_class_beside_an_object_that_is_no_module_has_no_importable_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Settings:
+        pass
+
+    Settings.__module__, Settings.__qualname__ = "hosettings", "Settings"
+    monkeypatch.setitem(sys.modules, "hosettings", Settings())
+    assert importable_name(Settings) is None

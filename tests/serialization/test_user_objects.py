@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import signal
 import threading
 from typing import Any
 
 import pytest
 
 from handout.serialization import exceptions, user_objects
-from handout.serialization.user_objects import bounded, brief, has_text, shortened, text, type_name
+from handout.serialization.user_objects import bounded, brief, has_text, is_interruption, shortened, text, type_name
 
 
 @pytest.fixture
@@ -155,3 +157,51 @@ def test_notes_that_are_no_list_stay_as_they_are(notes: Any) -> None:
     error.__notes__ = notes
     exceptions.add_note(error, "one")
     assert error.__notes__ is notes
+
+
+class Leaving:
+    def leave(self, number: int, _: object) -> None:
+        raise SystemExit(number)
+
+    __call__ = leave
+
+    def reset_and_leave(self, number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        self.leave(number, frame)
+
+    def be_late(self, _number: int, _frame: object) -> None:
+        raise TimeoutError
+
+
+def raised_by(handler: Any) -> BaseException:
+    """Return what a signal handler raises."""
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    except BaseException as error:
+        return error
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    raise AssertionError("the handler raised nothing")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        Leaving().leave,
+        Leaving(),
+        Leaving().reset_and_leave,
+        functools.partial(Leaving().leave),
+        lambda *given: Leaving().leave(*given),
+    ],
+)
+def test_what_a_signal_handler_raises_is_an_interruption(handler: Any) -> None:
+    assert is_interruption(raised_by(handler))
+
+
+def test_an_exit_of_other_code_and_an_exception_of_a_handler_are_no_interruptions() -> None:
+    assert not is_interruption(raised_by(Leaving().be_late))
+    with pytest.raises(SystemExit) as caught:
+        Leaving().leave(int(signal.SIGUSR1), None)
+    assert not is_interruption(caught.value)
+    assert is_interruption(KeyboardInterrupt())

@@ -21,7 +21,7 @@ from handout.scheduler.handlers.cancellation import end, fail, give_up_output
 from handout.scheduler.handlers.replicas import add_replica, copy_to, drop_unused, notify_consumers, release_inputs
 from handout.scheduler.handlers.retries import CAUSES, UNKNOWN_KINDS, outcome_unknown, pause_before_retry
 from handout.scheduler.placing.disk_pressure import found_no_room
-from handout.scheduler.placing.placement import eligible_hosts
+from handout.scheduler.placing.placement import able_hosts
 from handout.scheduler.placing.speculation import may_have_second
 from handout.scheduler.state.hosts import CONTROLLER_ONLY, HostRecord
 from handout.scheduler.state.object_table import KEEP, OUTPUT
@@ -264,15 +264,18 @@ def task_failed(world: World, event: TaskFailed) -> None:
     if t in run.cancelling:
         end(world, run, t, Outcome.CANCELLED)
         return
+    if event.recurs:
+        run.avoid_unfit_host(t, host.index)
+    else:
+        run.avoid_host(t, host.index)
     idempotent = run.spec.profiles[run.spec.profile[t]].idempotent
     pause_s = pause_before_retry(run, t, event)
     if pause_s is not None and not idempotent and event.kind in UNKNOWN_KINDS and event.called:
         fail(world, run, t, outcome_unknown(run, t, host.name, CAUSES.get(event.kind, event.kind)))
-    elif pause_s is None or (event.recurs and not _has_other_host(world, run, t, host)):
+    elif pause_s is None or (event.recurs and not _has_fit_host(world, run, t)):
         fail(world, run, t, event.failure)
     else:
         recall_followers(world, run, t)
-        run.avoid_host(t, host.index)
         if pause_s > 0.0:
             run.move(t, State.BACKOFF)
             world.timers.set(world.now + pause_s, Timer(Wake.BACKOFF, run.number, t, run.attempt[t]))
@@ -280,10 +283,9 @@ def task_failed(world: World, event: TaskFailed) -> None:
             return_to_frontier(world, run, t)
 
 
-def _has_other_host(world: World, run: Run, t: int, host: HostRecord) -> bool:
-    """Return True if a task that failed on a host may run on a host on which it has not failed."""
-    tried = {*run.avoid.get(t, ()), host.index}
-    return any(other.index not in tried for other in eligible_hosts(world, run.queue_of(t)))
+def _has_fit_host(world: World, run: Run, t: int) -> bool:
+    """Return True if there is a host for a task other than those on which each attempt would fail."""
+    return any(host.index not in run.unfit[t] for host in able_hosts(world, run.queue_of(t)))
 
 
 def _counts(run: Run, host: HostRecord, t: int, attempt: int) -> bool:

@@ -22,6 +22,7 @@ from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.world import World
 
 __all__ = [
+    "able_hosts",
     "ahead_backlog_s",
     "any_ready",
     "claim_on",
@@ -176,17 +177,9 @@ class Candidates:
         self.short = False
 
 
-def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
-    """Return the hosts that may get a queue's tasks now, each with the variants of the cost that the host can cover.
-
-    A host is paused for tasks if it had no room for the data of such tasks. First, paused hosts are left out, unless
-    all are paused. Then hosts on which the tasks have failed are left out, unless no host would remain. Because of this
-    order, a failed task goes back to the same host rather than to a paused host, where it would probably fail again.
-    """
-    fleet = world.fleet
-    if queue.version == fleet.version:
-        return queue.hosts
-    key, profiles = queue.key, queue.run.spec.profiles
+def able_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
+    """Return the hosts that can run a queue's tasks, each with the variants of the cost that the host can cover."""
+    fleet, key, profiles = world.fleet, queue.key, queue.run.spec.profiles
     hosts = {}
     for host in fleet.by_name.values():
         if not host.open or (key.pin and host.index != key.pin):
@@ -194,6 +187,20 @@ def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[De
         demands = fleet.feasible(host, profiles[key.profile])
         if demands and all(fleet.feasible(host, profiles[p]) for p in key.group_profiles):
             hosts[host] = demands
+    return hosts
+
+
+def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[Demand, ...]]:
+    """Return the hosts that may get a queue's tasks now, each with the variants of the cost that the host can cover.
+
+    A host is paused for tasks if it had no room for the data of such tasks. First, paused hosts are left out, unless
+    all are paused. Then hosts on which the tasks have failed are left out, unless no host would remain. Because of this
+    order, a failed task goes back to the same host rather than to a paused host, where it would probably fail again.
+    """
+    fleet, key = world.fleet, queue.key
+    if queue.version == fleet.version:
+        return queue.hosts
+    hosts = able_hosts(world, queue)
     if world.pausing:
         hosts = {host: demands for host, demands in hosts.items() if not is_paused(world, queue, host)} or hosts
     hosts = {host: demands for host, demands in hosts.items() if host.index not in key.avoid} or hosts

@@ -189,6 +189,7 @@ class Run:
         "stragglers",
         "task_at",
         "unended",
+        "unfit",
         "variant",
     )
 
@@ -238,6 +239,8 @@ class Run:
         self.shared: dict[int, Claim] = {}
         #: Indices of the hosts on which the task has failed.
         self.avoid: dict[int, tuple[int, ...]] = {}
+        #: Indices of the hosts on which each attempt of the task would fail.
+        self.unfit: dict[int, frozenset[int]] = {}
         #: How many failures of a kind a task has had. Key: (kind, task).
         self.failures: dict[tuple[FailureCount, int], int] = {}
         #: For a task that may be handed to the host on which its inputs are still being made: the position in its
@@ -480,6 +483,11 @@ class Run:
     def avoid_host(self, t: int, index: int) -> None:
         """Have a task avoid a host that it failed on."""
         self.avoid[t] = tuple(sorted({*self.avoid.get(t, ()), index}))
+
+    def avoid_unfit_host(self, t: int, index: int) -> None:
+        """Have a task avoid a host on which each attempt would fail, and the other such hosts, but no others."""
+        self.unfit[t] = self.unfit.get(t, frozenset()) | {index}
+        self.avoid[t] = tuple(sorted(self.unfit[t]))
 
     def count(self, kind: FailureCount, t: int) -> int:
         """Count a failure of a task. Return how many failures of this kind the task has had."""
