@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-import inspect
 import os
 import threading
+import types
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -147,7 +147,7 @@ class _InProcessCall:
 
     def _apply(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         result = fn(*[self._fill(arg) for arg in args], **{name: self._fill(arg) for name, arg in kwargs.items()})
-        return self._loop.run(result) if inspect.iscoroutine(result) else result
+        return self._loop.run(result) if type(result) is types.CoroutineType else result
 
     def _fill(self, value: Any) -> Any:
         """Return a value with all its placeholders replaced. A value without placeholders is returned as it is."""

@@ -13,7 +13,7 @@ from handout.resources.cost import Cost, CostLike, as_costs
 from handout.resources.did_you_mean import suggestion
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.resources.requirement import Requirement, compile_cost
-from handout.serialization.user_objects import brief
+from handout.serialization.user_objects import brief, holds
 
 __all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options"]
 
@@ -165,9 +165,12 @@ def _is_retry_on(value: Any) -> bool:
         return bool(value) and all(isinstance(each, type) and issubclass(each, Exception) for each in value)
     if isinstance(value, type):
         return issubclass(value, Exception)
+    return callable(value) and not holds(_is_coroutine_function, value)  # a coroutine would count as True
+
+
+def _is_coroutine_function(value: Any) -> bool:
     call = getattr(value, "__call__", None)  # noqa: B004 - the method itself is wanted
-    # A coroutine would count as True.
-    return callable(value) and not (inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call))
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
 
 
 #: For each option: a phrase that describes the allowed values, and a function that returns True for an allowed value.

@@ -10,7 +10,7 @@ from handout.errors import GraphError
 from handout.graph.function_options import OPTION_NAMES
 from handout.graph.naming import name_of
 from handout.resources.did_you_mean import suggestion
-from handout.serialization.user_objects import is_interruption
+from handout.serialization.user_objects import holds, is_interruption
 
 __all__ = ["Signatures", "is_coroutine_function"]
 
@@ -73,7 +73,7 @@ class Signatures:
         way = (_identity(fn), positional, tuple(keywords))
         if way in self._right:
             return
-        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        if holds(inspect.isgeneratorfunction, fn) or holds(inspect.isasyncgenfunction, fn):
             raise GraphError(
                 f"function {id()!r}: {name_of(fn)!r} is a generator function, and a generator cannot travel.",
                 remedy="Return a list instead.",
@@ -83,12 +83,30 @@ class Signatures:
             try:
                 signature.bind(*[None] * positional, **dict.fromkeys(keywords))
             except TypeError as error:
+                if _takes_itself(fn, positional, keywords):
+                    self._right.add(way)
+                    return
                 raise GraphError(
                     f"function {id()!r}: {name_of(fn)}{signature} cannot be called with "
                     f"{_describe(positional, keywords)}: {error}.",
                     remedy=_remedy(keywords, self.keywords(fn)),
                 ) from None
         self._right.add(way)
+
+
+def _takes_itself(fn: Callable[..., Any], positional: int, keywords: Collection[str]) -> bool:
+    """Return True if a decorated function takes these arguments, although the function that it wraps does not.
+
+    `inspect.signature` returns the signature of the wrapped function, to which a decorator may add arguments.
+    """
+
+    def binds(fn: Any) -> bool:
+        wraps = hasattr(fn, "__wrapped__")
+        if wraps:
+            inspect.signature(fn, follow_wrapped=False).bind(*[None] * positional, **dict.fromkeys(keywords))
+        return wraps
+
+    return holds(binds, fn)
 
 
 def _identity(fn: Callable[..., Any]) -> int:
@@ -116,6 +134,10 @@ def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
 
 def is_coroutine_function(fn: object) -> bool:
     """Return True if calling ``fn`` returns a coroutine. This includes an object with an ``async def __call__``."""
+    return holds(_is_coroutine_function, fn)
+
+
+def _is_coroutine_function(fn: object) -> bool:
     return inspect.iscoroutinefunction(fn) or (
         not inspect.isroutine(fn)
         and not inspect.isclass(fn)

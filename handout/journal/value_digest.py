@@ -11,6 +11,7 @@ apart gets an identity that matches nothing, so a task with such a value is run 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -143,5 +144,9 @@ _RULES: dict[type, Rule] = {
     },
     # Objects that refer to other values.
     weakref.ref: lambda walk, value: walk.sequence(b"reference", (value(),)),
+    # Such an object lacks these attributes when its generator has begun. Then its identity matches nothing.
+    contextlib._GeneratorContextManager: lambda walk, value: walk.sequence(
+        b"context manager", (value.func, value.args, value.kwds)
+    ),
     contextvars.ContextVar: _context_variable,
 }

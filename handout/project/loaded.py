@@ -153,7 +153,8 @@ def _codes_of(module: types.ModuleType, origin: str) -> Iterator[types.CodeType]
     for value in list(space.values()):
         is_class = isinstance(value, type) and value.__module__ == space.get("__name__")
         for each in (value, *(list(vars(value).values()) if is_class else ())):
-            fn = each.__func__ if type(each) in (staticmethod, classmethod) else each
+            is_wrapper = type(each) is staticmethod or type(each) is classmethod
+            fn = each.__func__ if is_wrapper else each
             if type(fn) is types.FunctionType and fn.__code__.co_filename == origin:
                 yield fn.__code__
 

@@ -15,9 +15,9 @@ them by their values.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import pickle
 import threading
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Union
@@ -203,7 +203,7 @@ def _take(value: Any, path: Path) -> Any:
 def _call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         value = fn(*args, **kwargs)
-        return _wait(value) if inspect.iscoroutine(value) else value
+        return _wait(value) if type(value) is types.CoroutineType else value
     except BaseException as error:
         raise _UserCodeError(error) from None
 

@@ -450,7 +450,8 @@ def _generic_getitem() -> Any:
 
 def _make_tuple(recipe: Recipe) -> Any:
     make: Any = collections.namedtuple
-    cls: Any = make(recipe.name, recipe.extra, module=recipe.head["__module__"])
+    # The names of fields may be those that ``rename=True`` has made.
+    cls: Any = make(recipe.name, recipe.extra, rename=True, module=recipe.head["__module__"])
     cls.__qualname__ = recipe.head["__qualname__"]
     if recipe.bases != (tuple,):
         cls.__bases__ = recipe.bases

@@ -276,7 +276,8 @@ _SIMPLE = frozenset({
     types.ModuleType, types.WrapperDescriptorType, types.MethodDescriptorType,
 })  # fmt: skip
 #: Functions of C code. Those of an object, such as ``table.get``, are pickled with the object.
-_BOUND = (types.BuiltinFunctionType, types.MethodWrapperType)
+_BOUND = frozenset({types.BuiltinFunctionType, types.MethodWrapperType})
+_WRAPPERS = frozenset({classmethod, staticmethod})
 
 
 def is_simple(value: Any, depth: int = 3, is_key: bool = False) -> bool:
@@ -294,15 +295,15 @@ def is_simple(value: Any, depth: int = 3, is_key: bool = False) -> bool:
         return kind is not Function or not functions_by_value.is_dispatch(value)
     if kind in _BOUND:
         return depth > 0 and is_simple(value.__self__, depth - 1)
-    if kind in (classmethod, staticmethod):
+    if kind in _WRAPPERS:
         return is_simple(value.__func__, depth)
     if kind is property:
         return all(is_simple(each, depth) for each in (value.fget, value.fset, value.fdel))
-    if not depth or kind not in (tuple, list, dict, set, frozenset) or len(value) > 1000:
+    if not depth or kind not in functions_by_value.CONTAINERS or len(value) > 1000:
         return False
     if kind is dict and not all(is_simple(each, depth - 1) for each in value.values()):
         return False
-    is_hashed = is_key or kind not in (tuple, list)
+    is_hashed = is_key or not (kind is tuple or kind is list)
     return all(is_simple(each, depth - 1, is_hashed) for each in value)
 
 
@@ -312,11 +313,11 @@ def _ids_in(value: Any) -> Iterator[int]:
     inside: Any = ()
     if kind in _BOUND and type(value.__self__) is not types.ModuleType:
         inside = (value.__self__,)
-    elif kind in (classmethod, staticmethod):
+    elif kind in _WRAPPERS:
         inside = (value.__func__,)
     elif kind is property:
         inside = (value.fget, value.fset, value.fdel)
-    elif kind in (tuple, list, dict, set, frozenset):
+    elif kind in functions_by_value.CONTAINERS:
         inside = [*value, *value.values()] if kind is dict else value
     elif kind is Function or kind is types.ModuleType or issubclass(kind, type):
         yield id(value)

@@ -48,7 +48,8 @@ def reduce_exception(exc: BaseException) -> Any:
 def _is_left_to_pickle(kind: type) -> bool:
     """Return True for a class of Python's own, and if a class, or code in C, says how its exceptions are pickled."""
     return (
-        _is_native(kind)
+        # Before Python 3.12, pickle does not store the ``name`` of these errors.
+        (_is_native(kind) and not issubclass(kind, (AttributeError, NameError)))
         or kind in copyreg.dispatch_table
         or _native_base(kind) is None
         or any(_of_user(kind, name) is not None for name in ("__reduce__", "__reduce_ex__"))

@@ -33,6 +33,8 @@ PYTHON: str = f"{sys.version_info[0]}.{sys.version_info[1]}"
 Function = types.FunctionType
 #: Containers with more items are not searched for functions.
 _MOST_ITEMS = 1000
+#: Such collections of types are sets, and not tuples, because a metaclass may define ``__eq__``.
+CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
 #: Names a namespace: the origin of its process, the serial of the snapshot, and the ``id`` of the globals there.
 Key = tuple[str, int, int]
 
@@ -446,7 +448,7 @@ def _inside(value: Any) -> Iterator[Any]:
     """Yield a value, and what it holds if it is a method, a class that is sent by value, or a short container."""
     yield value
     kind = type(value)
-    if kind is types.MethodType or kind in (classmethod, staticmethod):
+    if kind is types.MethodType or kind is classmethod or kind is staticmethod:
         yield value.__func__
     elif kind is functools.partial:
         yield value.func
@@ -457,7 +459,7 @@ def _inside(value: Any) -> Iterator[Any]:
             for attribute in list(vars(value).values()):
                 if not issubclass(type(attribute), type):
                     yield from _inside(attribute)
-    elif kind in (dict, list, tuple, set, frozenset) and len(value) <= _MOST_ITEMS:
+    elif kind in CONTAINERS and len(value) <= _MOST_ITEMS:
         yield from list(value.values() if kind is dict else value)
 
 
@@ -490,9 +492,12 @@ def _modules(fn: Function, enclosed: list[Any]) -> dict[str, Any]:
         found.update((each, sys.modules[each]) for each in inside)
     modules = {name: None if is_importable(found[name]) else found[name] for name in sorted(found)}
     for name in names_in(fn.__code__).imported:
-        module = sys.modules.get(name)
-        if module is not None and name != "__main__" and not is_importable(module):
-            modules[name] = module
+        steps = name.split(".")
+        for end in range(1, len(steps) + 1):  # `import a.b` looks for a, too
+            part = ".".join(steps[:end])
+            module = sys.modules.get(part)
+            if module is not None and part != "__main__" and not is_importable(module):
+                modules[part] = module
     return modules
 
 

@@ -326,7 +326,7 @@ def _is_equal_there(value: Any) -> bool:
     Python compares functions, and objects of classes without an ``__eq__``, by identity.
     """
     kind: Any = type(value)
-    if kind in (tuple, list, set, frozenset, dict):
+    if kind in functions_by_value.CONTAINERS:
         return all(map(_is_equal_there, [*value, *value.values()] if kind is dict else value))
     return value is None or kind.__eq__ is not object.__eq__
 

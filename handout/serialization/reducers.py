@@ -5,6 +5,7 @@ A reducer takes an object and returns a tuple as ``__reduce__`` does.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copyreg
 import dataclasses
@@ -27,10 +28,13 @@ from handout.serialization import functions_by_value, tokens
 Reducer = Callable[[Any], Any]
 Function = types.FunctionType
 
+#: The base of all streams. `io.IOBase`, which is derived from it, is an abstract class: ``issubclass`` would compare it
+#: with other classes, whose metaclass may define ``__eq__``.
+_STREAM = io.IOBase.__bases__[0]
 #: Types whose objects are useless in another process, but would be copied by dill.
 UNPICKLABLE_TYPES: tuple[type, ...] = (
     type(threading.Lock()), type(threading.RLock()), threading.Thread, threading.local, threading.Event,
-    threading.Condition, threading.Semaphore, io.IOBase, types.GeneratorType, types.CoroutineType,
+    threading.Condition, threading.Semaphore, _STREAM, types.GeneratorType, types.CoroutineType,
     types.AsyncGeneratorType, types.FrameType, types.TracebackType,
 )  # fmt: skip
 #: The modules of those types. The subclasses that programs define are pickled like other objects.
@@ -402,6 +406,27 @@ def _reduce_method(method: Any) -> Any:
     return types.MethodType, (fn, owner)
 
 
+def _reduce_context_manager(manager: Any) -> Any:
+    """Return the tuple from which pickle writes an object that a function of `contextlib.contextmanager` returns.
+
+    Such an object may decorate a function. Then it does not run its generator, which could not be pickled otherwise.
+    """
+    if inspect.getgeneratorstate(manager.gen) != inspect.GEN_CREATED:
+        refuse(manager.gen)
+    return _make_context_manager, (type(manager), manager.func, manager.args, manager.kwds)
+
+
+def _make_context_manager(cls: Any, func: Any, args: Any, kwds: Any) -> Any:
+    """Make the object without a call of the function, which may still lack the globals that it uses."""
+
+    def begin() -> Any:
+        return (yield from func(*args, **kwds))
+
+    manager = object.__new__(cls)
+    manager.gen, manager.func, manager.args, manager.kwds, manager.__doc__ = begin(), func, args, kwds, func.__doc__
+    return manager
+
+
 #: Reducers by type.
 REDUCERS: dict[type, Reducer] = {
     types.CodeType: lambda code: (functions_by_value.make_code, functions_by_value.marshalled(code)),
@@ -409,6 +434,7 @@ REDUCERS: dict[type, Reducer] = {
     types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
     types.MemberDescriptorType: lambda slot: (getattr, (slot.__objclass__, slot.__name__)),
     contextvars.ContextVar: _reduce_context_variable,
+    contextlib._GeneratorContextManager: _reduce_context_manager,
     type(functools.cmp_to_key(lambda _one, _other: 0)): _reduce_key,
     memoryview: _reduce_view,
     typing.ForwardRef: _reduce_reference,
@@ -425,7 +451,7 @@ DERIVED: dict[type, Reducer] = {
     classmethod: _descriptor(classmethod, lambda obj: (obj.__func__,)),
     staticmethod: _descriptor(staticmethod, lambda obj: (obj.__func__,)),
     functools.cached_property: _reduce_cached_property,
-    io.IOBase: _reduce_stream,
+    _STREAM: _reduce_stream,
     logging.Handler: _reduce_handler,
 }
 #: Reducers for a type and its subclasses, by the full name of the type.

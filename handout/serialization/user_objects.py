@@ -20,8 +20,8 @@ import weakref
 from typing import Any, Callable, TypeVar
 
 __all__ = [
-    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "is_atom", "is_interruption", "is_plain",
-    "short_name", "shortened", "text", "type_name",
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "holds", "is_atom", "is_interruption",
+    "is_plain", "qualified_name", "short_name", "shortened", "text", "type_name",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -72,6 +72,26 @@ def is_interruption(error: BaseException) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+def qualified_name(fn: Any) -> str:
+    """Return the qualified name of a function, method or class, or of the class of another callable.
+
+    Another callable may have a ``__getattr__`` that raises an error.
+    """
+    is_named = issubclass(type(fn), (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type))
+    name: str = (fn if is_named else type(fn)).__qualname__
+    return name
+
+
+def holds(question: Callable[[Any], bool], value: Any) -> bool:
+    """Return the answer to a question about a user object, or False if the object raises an error when it is asked."""
+    try:
+        return question(value)
+    except BaseException as error:  # a ``__getattr__`` or a property may raise anything
+        if is_interruption(error):
+            raise
+        return False
 
 
 def _is_handler(frame: types.FrameType) -> bool:

@@ -20,7 +20,7 @@ from handout.serialization.calls import Accompanied
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
 from handout.serialization.pickling import Snapshot, dumps
-from handout.serialization.user_objects import is_interruption
+from handout.serialization.user_objects import is_interruption, qualified_name
 from handout.slices import SharedWork, Slices
 
 __all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
@@ -114,7 +114,7 @@ def function_ref(
     snapshot = snapshot or Snapshot()
     before, snapshot.by_value = snapshot.by_value, False
     part: Any = fn
-    path = getattr(fn, "__qualname__", type(fn).__qualname__)
+    path = qualified_name(fn)
     try:
         blob = b"".join(dumps(fn, snapshot))
         if companions and snapshot.by_value:

@@ -18,6 +18,7 @@ from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources import Requirement
 from handout.scheduler.run_spec import Profile, RunSpec, Speculation
+from handout.serialization.user_objects import holds, qualified_name
 from handout.slices import Slices, column, is_slice_end
 from handout.submission.arguments import EncodedRun
 
@@ -154,10 +155,10 @@ class _Profiles:
                 host=options.host,
                 idempotent=options.idempotent,
                 python=function.python,
-                fn_name=getattr(called, "__qualname__", type(called).__qualname__),
+                fn_name=qualified_name(called),
             )
         )
-        self.traits.append(Traits(options, _is_coroutine(called), function.needs_bundle))
+        self.traits.append(Traits(options, holds(_is_coroutine, called), function.needs_bundle))
 
 
 def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:

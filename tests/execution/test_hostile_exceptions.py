@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import importlib
+import operator
 import os
 import sys
 import threading
@@ -434,3 +435,39 @@ async def test_a_huge_integer_travels_also_with_a_journal(tmp_path: Path, value:
     for _ in range(2):
         results = await handout.execute(graph, journal=tmp_path / "run.db")
         assert results[out] == value
+
+
+class Nameless:
+    """A callable whose attributes cannot be looked up."""
+
+    def __call__(self) -> int:
+        return 5
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("no name")
+
+
+class Classless:
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("no class")
+
+
+def make_classless() -> Any:
+    return Classless()
+
+
+async def test_a_callable_and_a_result_that_raise_when_they_are_asked_are_as_good_as_others(cluster: Cluster) -> None:
+    graph = Graph()
+    called, made = graph.add(Nameless(), id="called"), graph.add(make_classless)
+    results = await cluster.execute(graph)
+    assert results[called] == 5
+    assert type(results[made]) is Classless
+
+
+async def test_an_error_of_an_attribute_or_a_name_keeps_the_name(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(operator.attrgetter("nope"), "text", id="attribute")
+    error, _ = await failure_of(cluster, graph)
+    assert type(error) is AttributeError
+    assert error.name == "nope"

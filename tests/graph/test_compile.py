@@ -5,8 +5,9 @@ It numbers the tasks and objects, leaves out the functions that no output needs,
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -273,6 +274,27 @@ def test_a_call_that_does_not_fit_is_refused(graph: Graph, args: Any, kwargs: An
     any_add(add, 1, 2)
     any_add(add, *args, id="wrong", **kwargs)
     with pytest.raises(GraphError, match=f"function 'wrong': add.* cannot be called with .*({message})"):
+        graph.compile()
+
+
+def test_a_decorator_may_add_arguments_to_those_of_the_function_that_it_wraps() -> None:
+    def fill(fn: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(fn)
+        def inner(key: str, *, verbose: bool = False) -> object:
+            return fn({"a": 1}, key) if verbose else None
+
+        return inner
+
+    @fill
+    def look_up(table: dict[str, int], key: str) -> int:
+        return table[key]
+
+    graph = Graph()
+    any_add: Any = graph.add
+    any_add(look_up, "a", verbose=True)
+    graph.compile()
+    any_add(look_up, "a", "b", "c")
+    with pytest.raises(GraphError, match="cannot be called with 3 positional"):
         graph.compile()
 
 

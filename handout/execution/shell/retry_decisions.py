@@ -81,7 +81,7 @@ class RetryDecisions:
         """
         # The thread of this call waits while the exception is made, so that no two threads import modules at once.
         question = _Question(retry_on, failure, failure.bare(), context.copy(), then)
-        if _is_comparison(retry_on):
+        if isinstance(retry_on, type | tuple):
             self._conclude(question, _judge(question))
             return
         with self._lock:
@@ -167,22 +167,18 @@ def _name(retry_on: Any) -> str:
     return "(...)" if isinstance(retry_on, tuple) else name_of(retry_on)
 
 
-def _is_comparison(retry_on: Any) -> bool:
-    """Return True if comparing an exception with ``retry_on`` runs no code of a metaclass."""
-    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-    return all(isinstance(kind, type) and type(kind) is type for kind in kinds)
-
-
 def _judge(question: _Question) -> bool | str:
     """Return the answer of the user's ``retry_on``, or a text that says why there is none."""
     retry_on, error = question.retry_on, question.error
-    try:
-        if not isinstance(retry_on, type | tuple):
-            return bool(retry_on(error))
+    if isinstance(retry_on, type | tuple):
         lost = question.failure.lost_class if type(error) is RemoteError else None
-        if lost is not None and issubclass(lost, retry_on):
-            return True
-        # With plain classes, `isinstance` would do the same, but might also ask the exception for its ``__class__``.
-        return issubclass(type(error), retry_on) if _is_comparison(retry_on) else isinstance(error, retry_on)
+        return _is_caught(type(error), retry_on) or (lost is not None and _is_caught(lost, retry_on))
+    try:
+        return bool(retry_on(error))
     except BaseException as raised:  # ``retry_on`` may raise anything; some test tools raise such subclasses
         return f"raised {short_name(raised)}: {exceptions.message(raised)}"
+
+
+def _is_caught(kind: type, by: type | tuple[type, ...]) -> bool:
+    """Return True if ``except`` with this class or tuple would catch an exception of a class. No metaclass is asked."""
+    return any(type.__subclasscheck__(each, kind) for each in (by if isinstance(by, tuple) else (by,)))

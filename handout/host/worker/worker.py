@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import os
 import signal
 import socket
 import sys
 import time
+import types
 from collections import deque
 from typing import Any, NoReturn
 
@@ -230,7 +230,7 @@ class Worker:
         fn = self.loader.function(task.fn)
         args, kwargs, paths = self.loader.arguments(task)
         value = fn(*args, **kwargs)
-        if inspect.iscoroutine(value):
+        if type(value) is types.CoroutineType:
             value = self._await(value)
         return self.results.encode(value, paths, task.outputs)
 
