@@ -155,9 +155,8 @@ class Execution:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = self._recorder.prior.number_after(number)
-        # A host that is added while the run goes on may have ``trust="data"``.
-        are_needed = any(host.trust == "data" for host in self._cluster.inventory.values())
-        encoded = await sliced(encode_plan(plan, registered_by_value(), are_needed=are_needed))
+        are_read = any(host.trust == "data" for host in self._cluster.inventory.values())
+        encoded = await sliced(encode_plan(plan, registered_by_value() if are_read else ()))
         return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
 
     async def _until_enough(self, run: RunState) -> None:

@@ -33,10 +33,11 @@ class Options(TypedDict, total=False):
         retries: Largest number of further attempts after the function raised, or took too much time or memory. Attempts
             that ended because a host was lost or a worker died do not count. Default: the ``retries`` of the run, which
             is 0 by default.
-        retry_on: The exceptions after which the task is retried: an exception class, a tuple of these, or a predicate
-            that takes the exception and returns a bool. The predicate runs in the controller's process, and cannot be
-            async. Default: all exceptions, but not the failed import of a package that the host lacks. For this error,
-            `Exception` is not enough: name `ModuleNotFoundError` or `ImportError`.
+        retry_on: The exceptions after which the task is retried: an exception class or a tuple of these, which matches
+            what ``except`` would catch, or a predicate that takes the exception and returns a bool. The predicate runs
+            in the controller's process, and cannot be async. Default: all exceptions, but not the failed import of a
+            package that the host lacks. For this error, `Exception` is not enough: name `ModuleNotFoundError` or
+            `ImportError`.
         backoff_s: Seconds to wait before the second attempt. Each later wait is twice as long as the one before, up to
             60 seconds. Default: 0.
         timeout_s: Seconds that one attempt may run. After that, the host ends the processes of the attempt with

@@ -83,7 +83,7 @@ class Signatures:
             try:
                 signature.bind(*[None] * positional, **dict.fromkeys(keywords))
             except TypeError as error:
-                if _takes_itself(fn, positional, keywords):
+                if _takes_itself(fn, signature, positional, keywords):
                     self._right.add(way)
                     return
                 raise GraphError(
@@ -94,17 +94,23 @@ class Signatures:
         self._right.add(way)
 
 
-def _takes_itself(fn: Callable[..., Any], positional: int, keywords: Collection[str]) -> bool:
-    """Return True if a decorated function takes these arguments, although the function that it wraps does not.
+def _takes_itself(fn: Callable[..., Any], inner: inspect.Signature, positional: int, keywords: Collection[str]) -> bool:
+    """Return True if a decorated function may take these arguments, although the function that it wraps does not.
 
-    `inspect.signature` returns the signature of the wrapped function, to which a decorator may add arguments.
+    `inspect.signature` returns the signature of the wrapped function, ``inner``. A decorator may supply arguments to
+    this function, and may take keywords of its own.
     """
 
     def binds(fn: Any) -> bool:
-        wraps = hasattr(fn, "__wrapped__")
-        if wraps:
-            inspect.signature(fn, follow_wrapped=False).bind(*[None] * positional, **dict.fromkeys(keywords))
-        return wraps
+        if not hasattr(fn, "__wrapped__"):
+            return False
+        own = inspect.signature(fn, follow_wrapped=False)
+        own.bind(*[None] * positional, **dict.fromkeys(keywords))
+        kinds = {parameter.kind for parameter in own.parameters.values()}
+        if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:  # what they take, goes on
+            passed = [name for name in keywords if name not in own.parameters]
+            inner.bind_partial(*[None] * positional, **dict.fromkeys(passed))
+        return True
 
     return holds(binds, fn)
 

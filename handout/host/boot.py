@@ -36,7 +36,6 @@ _ANSWER_FD = 1
 _LIMITS: dict[int | None, tuple[int, str]] = {
     errno.EFBIG: (resource.RLIMIT_FSIZE, "the limit on the size of a file is {} bytes (ulimit -f)"),
     errno.EMFILE: (resource.RLIMIT_NOFILE, "the limit on open files is {} (ulimit -n)"),
-    errno.EAGAIN: (resource.RLIMIT_NPROC, "the login user or a control group has too many processes (ulimit -u: {})"),
     errno.ENOMEM: (resource.RLIMIT_AS, "the limit on address space is {} bytes (ulimit -v)"),
 }
 #: What the dynamic linker says if it lacks memory. Python turns its message into an `ImportError`.
@@ -75,16 +74,16 @@ def limit_reached(error: BaseException) -> str:
         return ""
     which, name = _LIMITS[number]
     limit = resource.getrlimit(which)[0]
-    if limit == resource.RLIM_INFINITY and number == errno.ENOMEM:
-        return "the host has no memory left"
-    return name.format("unlimited" if limit == resource.RLIM_INFINITY else limit)
+    if limit == resource.RLIM_INFINITY:
+        return "the host has no memory left" if number == errno.ENOMEM else ""
+    return name.format(limit)
 
 
 def kind_of(error: OSError, otherwise: str) -> str:
     """Return the kind of a `BootError` for the error of a system call that could not write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "space"
-    return "limit" if limit_reached(error) else otherwise
+    return "limit" if error.errno in _LIMITS else otherwise
 
 
 def told(error: BaseException, doing: str) -> dict[str, str]:

@@ -363,21 +363,22 @@ def _names_in_text(text: str) -> tuple[str, ...]:
 
 
 def uses_itself(fn: Function, known: Uses) -> bool:
-    """Return True if a function is a global of a module, and the function leads to this global.
+    """Return True if a function is a global of a module or in one, and a separate blob that it needs uses this global.
 
-    What a function leads to is what it wraps and encloses, and the globals that it names. For a function that wraps
-    another one, a class leads to its methods, and a container to its items. For others it does not, because a function
-    in a container may share a variable with another function there.
+    A function with a closure is written in place, and so are such functions that it leads to. They refer to one copy.
+    But functions without a closure, and classes, are written as separate blobs, which would bring a second copy.
+
+    Only for a function that wraps another one, a class leads to its methods, and a container to its items. Other
+    functions in a class or container often share a variable, and must then be written in one place.
 
     Args:
-        fn: The function.
+        fn: The function. It has a closure.
         known: What earlier calls for the same snapshot have found. This call adds to it.
     """
     found = known.answers.get(id(fn))
     if found is None:
         inside = _inside if "__wrapped__" in fn.__dict__ else _itself
-        is_used = _is_held(fn, known, inside) and _leads_to_itself(fn, inside)
-        found = known.answers[id(fn)] = fn, is_used
+        found = known.answers[id(fn)] = fn, _is_held(fn, known) and _blobs_lead_to(fn, inside)
     return found[1]
 
 
@@ -398,45 +399,44 @@ class Uses:
         return self.held[id(space)][1]
 
 
-def _is_held(fn: Function, known: Uses, inside: Callable[[Any], Iterator[Any]]) -> bool:
-    """Return True if a function is a global of itself or of a function that it brings in any case."""
+def _is_held(fn: Function, known: Uses) -> bool:
+    """Return True if a function is in a global of itself or of a function that it brings in any case."""
     queue, seen = [fn], {id(fn)}
     while queue:
         each = queue.pop()
-        if id(fn) in known.held_in(each.__globals__) and any(
-            inner is fn for value in list(each.__globals__.values()) for inner in inside(value)
-        ):
+        if id(fn) in known.held_in(each.__globals__):
             return True
-        queue += _new(_functions_beside(each, inside), seen)
+        found = [value for value in _functions_beside(each) if type(value) is Function and id(value) not in seen]
+        seen.update(map(id, found))
+        queue += found
     return False
 
 
-def _leads_to_itself(fn: Function, inside: Callable[[Any], Iterator[Any]]) -> bool:
-    queue, seen, read = [fn], set[int](), set[int]()
+def _blobs_lead_to(fn: Function, inside: Callable[[Any], Iterator[Any]]) -> bool:
+    #: Functions to read, each with True if it is in a separate blob.
+    queue, seen, read = [(fn, False)], set[tuple[int, bool]](), set[tuple[int, bool]]()
     while queue:
-        each = queue.pop()
+        each, is_apart = queue.pop()
+        is_apart = is_apart or not each.__closure__
         space = each.__globals__
-        named = [space[name] for name in names_in(each.__code__).used if name in space]
-        used = [inner for value in named if id(value) not in read for inner in inside(value)]
-        if any(value is fn for value in used):
-            return True
-        read.update(map(id, named))
-        beside = _functions_beside(each, inside)
-        queue += [value for value in _new([*used, *beside], seen) if importable_name(value) is None]
+        for value in [*(space.get(name) for name in names_in(each.__code__).used), *_functions_beside(each)]:
+            apart = is_apart or (issubclass(type(value), type) and importable_name(value) is None)
+            if (id(value), apart) in read:
+                continue
+            read.add((id(value), apart))
+            for inner in inside(value):
+                if inner is fn and apart:
+                    return True
+                if type(inner) is Function and (id(inner), apart) not in seen and importable_name(inner) is None:
+                    seen.add((id(inner), apart))
+                    queue.append((inner, apart))
     return False
 
 
-def _new(values: Iterable[Any], seen: set[int]) -> list[Function]:
-    """Return the functions among the values that were not seen before."""
-    found = [value for value in values if type(value) is Function and id(value) not in seen]
-    seen.update(map(id, found))
-    return found
-
-
-def _functions_beside(fn: Function, inside: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+def _functions_beside(fn: Function) -> Iterator[Any]:
     """Yield what a function calls without a global: the contents of its cells, and the function that it wraps."""
     for _, value in _contents(fn):
-        yield from inside(value)
+        yield from _inside(value)
     yield fn.__dict__.get("__wrapped__")
 
 

@@ -12,7 +12,7 @@ import importlib
 import operator
 import sys
 import types
-from importlib.machinery import PathFinder
+from importlib.machinery import BuiltinImporter, ExtensionFileLoader, PathFinder
 from typing import Any
 
 _MAIN = ("__main__", "__mp_main__")
@@ -25,8 +25,9 @@ _SINGLETONS = frozenset({type(None), type(...), type(NotImplemented)})
 def is_importable(module: Any) -> bool:
     """Return True if other processes can import a module. They cannot import a module that a program made at run time.
 
-    Some packages put an object of a class of their own into `sys.modules`, which has no spec. Examples are
-    ``torch.ops``, and modules that replace themselves. Importing the package does the same in any process.
+    Some packages put modules without a spec into `sys.modules` when they are imported, so that importing them does the
+    same in any process. Such a module is an object of a class of the package, as ``torch.ops`` is and a module that
+    replaces itself, or C code has made it, as it has made ``torch._C._nn``.
     """
     kind = type(module)
     name = getattr(module, "__name__", None) if issubclass(kind, types.ModuleType) else None
@@ -35,14 +36,25 @@ def is_importable(module: Any) -> bool:
     if getattr(module, "__spec__", None) is not None:
         return True
     package, _, last = name.rpartition(".")
-    if kind is types.ModuleType or kind.__module__.partition(".")[0] != name.partition(".")[0]:
+    parent = sys.modules.get(package)
+    if package and not (is_importable(parent) and vars(parent).get(last) is module):
         return False
-    if package:
-        parent = sys.modules.get(package)
-        return is_importable(parent) and vars(parent).get(last) is module
+    if kind is types.ModuleType:
+        return bool(package) and _is_made_by_c(parent)
+    if kind.__module__.partition(".")[0] != name.partition(".")[0]:
+        return False
     file = getattr(module, "__file__", None)
-    found = PathFinder.find_spec(name) if isinstance(file, str) else None
-    return found is not None and found.origin == file
+    found = PathFinder.find_spec(name) if isinstance(file, str) and not package else None
+    return bool(package) or (found is not None and found.origin == file)
+
+
+def _is_made_by_c(module: Any) -> bool:
+    """Return True for a module of C code: an extension module, or one without a spec inside of another such module."""
+    spec = getattr(module, "__spec__", None)
+    if spec is None:
+        package = module.__name__.rpartition(".")[0]
+        return package in sys.modules and _is_made_by_c(sys.modules[package])
+    return isinstance(spec.loader, ExtensionFileLoader) or spec.loader is BuiltinImporter
 
 
 def importable_name(obj: Any) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import reprlib
+import signal
 import threading
 import types
 import weakref
@@ -66,9 +67,13 @@ def is_interruption(error: BaseException) -> bool:
     """
     if issubclass(type(error), KeyboardInterrupt):
         return True
-    trace = None if issubclass(type(error), Exception) else error.__traceback__
+    if issubclass(type(error), Exception):
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {each.__code__ for each in handlers if type(each) is types.FunctionType}
+    trace = error.__traceback__
     while trace is not None:
-        if _is_handler(trace.tb_frame):
+        if trace.tb_frame.f_code in codes or _is_handler(trace.tb_frame):
             return True
         trace = trace.tb_next
     return False
@@ -95,7 +100,10 @@ def holds(question: Callable[[Any], bool], value: Any) -> bool:
 
 
 def _is_handler(frame: types.FrameType) -> bool:
-    """Return True if a frame runs a signal handler. A handler gets the signal's number and the frame that called it."""
+    """Return True if a frame runs a function that got the number of a signal and the frame that was interrupted.
+
+    This finds handlers that are no functions, and those that have given the signal another handler.
+    """
     code, held = frame.f_code, frame.f_locals
     names = code.co_varnames[: code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)]
     given: list[Any] = []

@@ -20,7 +20,7 @@ from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
 from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot
-from handout.serialization.pickling import Segment, Snapshot, dumps
+from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
@@ -62,30 +62,18 @@ class EncodedRun:
     bundle: CodeBundle | None
 
 
-def encode_plan(plan: Plan, companions: Sequence[type] = (), *, are_needed: bool = False) -> Slices[EncodedRun]:
+def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
     """Pickle the functions, arguments and values of a plan.
 
     Args:
         plan: The plan.
         companions: Classes to send along with each function that is sent by value.
-        are_needed: True if it is an error that a companion cannot be pickled. Otherwise, none of them is sent then.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
             that failed.
     """
-    return (yield from _Encoder(plan, companions if are_needed or _are_sendable(companions) else ()).run())
-
-
-def _are_sendable(companions: Sequence[type]) -> bool:
-    try:
-        if companions:
-            dumps(companions)
-    except BaseException as error:  # a __reduce__ may raise anything
-        if is_interruption(error):
-            raise
-        return False
-    return True
+    return (yield from _Encoder(plan, companions).run())
 
 
 class _Encoder:

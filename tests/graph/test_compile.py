@@ -277,6 +277,27 @@ def test_a_call_that_does_not_fit_is_refused(graph: Graph, args: Any, kwargs: An
         graph.compile()
 
 
+def test_a_decorator_may_supply_arguments_but_a_wrong_keyword_is_refused() -> None:
+    def supply(fn: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(fn)
+        def inner(*args: object, **kwargs: object) -> object:
+            return fn({"a": 1}, *args, **kwargs)
+
+        return inner
+
+    @supply
+    def look_up(table: dict[str, int], key: str) -> int:
+        return table[key]
+
+    graph = Graph()
+    any_add: Any = graph.add
+    any_add(look_up, "a")
+    graph.compile()
+    any_add(look_up, "a", retires=3)
+    with pytest.raises(GraphError, match=r"Did you mean 'retries'\?"):
+        graph.compile()
+
+
 def test_a_decorator_may_add_arguments_to_those_of_the_function_that_it_wraps() -> None:
     def fill(fn: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(fn)

@@ -75,6 +75,17 @@ def test_a_host_that_failed_for_another_reason_is_used_again_after_trouble_that_
     assert scene.fail("h2", "a", "input", recurs=True) == [("start", "h1", "a")]
 
 
+def test_a_host_that_was_not_tried_comes_first_and_an_unfit_one_last() -> None:
+    scene = Scene("h1", "h2", "h3")
+    scene.submit(graph("a", profiles={"a": profile(retries=9)}))
+    assert scene.fail("h1", "a") == [("start", "h2", "a")]
+    assert scene.fail("h2", "a", "input", recurs=True) == [("start", "h3", "a")]
+    host = "h3"
+    for _ in range(5):
+        [(_, host, _)] = scene.fail(host, "a")
+        assert host in ("h1", "h3")
+
+
 def test_trouble_that_recurs_on_the_host_of_a_group_is_not_tried_again() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a; b", groups={"a": 0, "b": 0}))

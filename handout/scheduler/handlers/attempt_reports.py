@@ -264,10 +264,9 @@ def task_failed(world: World, event: TaskFailed) -> None:
     if t in run.cancelling:
         end(world, run, t, Outcome.CANCELLED)
         return
+    run.avoid_host(t, host.index)
     if event.recurs:
-        run.avoid_unfit_host(t, host.index)
-    else:
-        run.avoid_host(t, host.index)
+        run.mark_unfit(t, host.index)
     idempotent = run.spec.profiles[run.spec.profile[t]].idempotent
     pause_s = pause_before_retry(run, t, event)
     if pause_s is not None and not idempotent and event.kind in UNKNOWN_KINDS and event.called:

@@ -194,8 +194,9 @@ def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[De
     """Return the hosts that may get a queue's tasks now, each with the variants of the cost that the host can cover.
 
     A host is paused for tasks if it had no room for the data of such tasks. First, paused hosts are left out, unless
-    all are paused. Then hosts on which the tasks have failed are left out, unless no host would remain. Because of this
-    order, a failed task goes back to the same host rather than to a paused host, where it would probably fail again.
+    all are paused. Then hosts on which each attempt would fail are left out, and then all hosts on which the tasks have
+    failed, unless no host would remain. Because of this order, a failed task goes back to the same host rather than to
+    a paused host, where it would probably fail again.
     """
     fleet, key = world.fleet, queue.key
     if queue.version == fleet.version:
@@ -203,7 +204,8 @@ def eligible_hosts(world: World, queue: ReadyQueue) -> dict[HostRecord, tuple[De
     hosts = able_hosts(world, queue)
     if world.pausing:
         hosts = {host: demands for host, demands in hosts.items() if not is_paused(world, queue, host)} or hosts
-    hosts = {host: demands for host, demands in hosts.items() if host.index not in key.avoid} or hosts
+    for last in (key.unfit, key.avoid) if key.avoid else ():
+        hosts = {host: demands for host, demands in hosts.items() if host.index not in last} or hosts
     queue.set_hosts(hosts, fleet.version)
     reserved = world.reservations.get(queue)
     if reserved is not None and reserved not in hosts:

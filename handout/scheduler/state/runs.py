@@ -53,11 +53,13 @@ class ReadyQueueKey(NamedTuple):
     #: Index of the host on which all tasks of the task's collocation group must run. 0: the task has no group, or the
     #: group has no host yet.
     pin: int
-    #: Indices of the hosts that are tried last, because the task has failed there.
+    #: Indices of the hosts that are tried after others, because the task has failed there.
     avoid: tuple[int, ...]
     #: The profiles of all tasks of the group: its host must be able to run all of these tasks. Empty if the task has no
     #: group, or if the group has a host already.
     group_profiles: frozenset[int]
+    #: Indices of those hosts in `avoid` that are tried last, because each attempt of the task would fail there.
+    unfit: tuple[int, ...] = ()
 
 
 class ReadyQueue:
@@ -240,7 +242,7 @@ class Run:
         #: Indices of the hosts on which the task has failed.
         self.avoid: dict[int, tuple[int, ...]] = {}
         #: Indices of the hosts on which each attempt of the task would fail.
-        self.unfit: dict[int, frozenset[int]] = {}
+        self.unfit: dict[int, tuple[int, ...]] = {}
         #: How many failures of a kind a task has had. Key: (kind, task).
         self.failures: dict[tuple[FailureCount, int], int] = {}
         #: For a task that may be handed to the host on which its inputs are still being made: the position in its
@@ -313,10 +315,10 @@ class Run:
         if group < 0:
             if not avoid:
                 return self.default_queues[self.spec.profile[t]]
-            return self._queue(ReadyQueueKey(self.spec.profile[t], 0, avoid, frozenset()))
+            return self._queue(ReadyQueueKey(self.spec.profile[t], 0, avoid, frozenset(), self.unfit.get(t, _NONE)))
         pin = self.group_host.get(group, 0)
         profiles = frozenset() if pin else self.group_profiles[group]
-        return self._queue(ReadyQueueKey(self.spec.profile[t], pin, avoid, profiles))
+        return self._queue(ReadyQueueKey(self.spec.profile[t], pin, avoid, profiles, self.unfit.get(t, _NONE)))
 
     def _queue(self, key: ReadyQueueKey) -> ReadyQueue:
         queue = self.queues.get(key)
@@ -484,10 +486,9 @@ class Run:
         """Have a task avoid a host that it failed on."""
         self.avoid[t] = tuple(sorted({*self.avoid.get(t, ()), index}))
 
-    def avoid_unfit_host(self, t: int, index: int) -> None:
-        """Have a task avoid a host on which each attempt would fail, and the other such hosts, but no others."""
-        self.unfit[t] = self.unfit.get(t, frozenset()) | {index}
-        self.avoid[t] = tuple(sorted(self.unfit[t]))
+    def mark_unfit(self, t: int, index: int) -> None:
+        """Note that each attempt of a task on a host would fail."""
+        self.unfit[t] = tuple(sorted({*self.unfit.get(t, ()), index}))
 
     def count(self, kind: FailureCount, t: int) -> int:
         """Count a failure of a task. Return how many failures of this kind the task has had."""
