@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, NamedTuple
 
-from handout.serialization import tokens
+from handout.serialization import own_objects, tokens
 from handout.serialization.importable import importable_name, is_importable
 from handout.serialization.modules_in_text import modules_in_code
 
@@ -467,7 +467,7 @@ def _globals(fn: Function) -> dict[str, Any]:
     space = fn.__globals__
     used = {name for name in (*names_in(fn.__code__).used, *annotated(fn.__annotations__.values())) if name in space}
     ordered = [name for name in space if name in used] if len(used) > 1 else used
-    return {name: space[name] for name in ordered}
+    return {name: own_objects.by_name(space[name]) for name in ordered}
 
 
 def _contents(fn: Function) -> Iterator[tuple[Any, Any]]:
