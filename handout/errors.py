@@ -246,7 +246,7 @@ class TaskExitedError(TaskError):
     """A function called ``sys.exit``.
 
     Attributes:
-        code: The argument of ``sys.exit``.
+        code: The argument of ``sys.exit`` if it is a number, a text or None, and otherwise its text.
     """
 
     code: Any = None
