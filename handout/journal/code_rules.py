@@ -16,8 +16,9 @@ from typing import Any
 from handout.journal.installed import PYTHON, is_own, version_of
 from handout.journal.value_walk import ValueWalk, digest
 from handout.project.sources import own_sources
+from handout.serialization import own_objects
 from handout.serialization.functions_by_value import instructions_of, is_relative, names_in
-from handout.serialization.importable import importable_name
+from handout.serialization.importable import importable_name, place_of
 from handout.slices import at_once
 
 __all__ = ["bound_method", "cell", "code", "function", "installed", "module", "module_sources"]
@@ -61,7 +62,7 @@ def function(walk: ValueWalk, fn: types.FunctionType) -> bytes:
         return digest(installed(home, fn.__qualname__), *parts)
     for name in sorted(names_in(fn.__code__).used):
         if name in space:
-            parts += [name.encode(), walk.of(space[name])]
+            parts += [name.encode(), walk.of(own_objects.by_name(space[name]))]
     parts += [module_sources(walk, name) for name in _imported(fn.__code__, space.get("__package__") or "")]
     return digest(b"function", *parts)
 
@@ -95,14 +96,12 @@ def bound_method(walk: ValueWalk, value: Any, func: Any) -> bytes:
     function, only its name and its module's version count. The same holds for a method that an installed module offers
     as a function, such as `random.random`.
     """
-    owner, name = value.__self__, getattr(value, "__name__", "")
+    owner = value.__self__
     if owner is None or isinstance(owner, types.ModuleType):
         return installed(value.__module__ or "builtins", value.__qualname__)
-    for home in (getattr(value, "__module__", None), type(owner).__module__):
-        if home is None or is_own(home):
-            continue
-        if getattr(sys.modules.get(home), "__dict__", {}).get(name) is value:
-            return installed(home, name)
+    place = place_of(value)
+    if place is not None and not is_own(place[0]):
+        return installed(*place)
     return digest(b"bound", walk.of(func), walk.of(owner))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from handout.graph.output import Input
-from handout.serialization import own_objects
 from handout.serialization.calls import PLAIN_TYPES
 from handout.serialization.user_objects import is_interruption
 
@@ -90,8 +89,7 @@ class ValueWalk:
         if (met := self._met.get(id(value))) is not None:
             return digest(b"met", b"%d" % met[0])
         self._met[id(value)] = len(self._met), value
-        own = own_objects.name_of(value)
-        return self._rule_for(kind)(self, value) if own is None else digest(b"own", ".".join(own).encode())
+        return self._rule_for(kind)(self, value)
 
     def whole(self, value: Any) -> bytes:
         """Return the identity of the value that the walk is for.

@@ -327,7 +327,11 @@ def parts(fn: Function) -> FunctionParts:
     }  # fmt: skip
     kept = {name: value for name, value in attributes.items() if value or name == "__module__"}
     kept.update((name, value) for name, value in fn.__dict__.items() if not name.startswith("__handout"))
-    cells = list(_contents(fn))
+    if fn.__defaults__:
+        kept["__defaults__"] = tuple(map(own_objects.by_name, fn.__defaults__))
+    if fn.__kwdefaults__:
+        kept["__kwdefaults__"] = {name: own_objects.by_name(value) for name, value in fn.__kwdefaults__.items()}
+    cells = [(cell, own_objects.by_name(value)) for cell, value in _contents(fn)]
     return FunctionParts(kept, _globals(fn), cells, _modules(fn, [value for _, value in cells]))
 
 

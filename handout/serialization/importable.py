@@ -71,6 +71,24 @@ def importable_name(obj: Any) -> tuple[str, str] | None:
     return (str(module_name), qualname) if is_here else None
 
 
+def place_of(method: Any) -> tuple[str, str] | None:
+    """Return the module that has a bound method as a global, and its name there. Return None if there is none.
+
+    An example is ``random.choice``, a method of an object that each process has of its own. A copy of the object would
+    return the same numbers in each task.
+    """
+    owner = method.__self__
+    if owner is None or issubclass(type(owner), (type, types.ModuleType)):
+        return None
+    for home in (getattr(method, "__module__", None), type(owner).__module__):
+        module = sys.modules.get(home) if isinstance(home, str) else None
+        if module is not None and is_importable(module):
+            for name, value in list(vars(module).items()):
+                if value is method:
+                    return str(home), name
+    return None
+
+
 def at(module: Any, qualname: str) -> Any:
     """Return the object that a qualified name leads to, or None."""
     try:

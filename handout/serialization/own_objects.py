@@ -1,7 +1,8 @@
-"""Objects that each process has of its own, such as ``sys.modules`` and ``os.environ``. They are sent by name.
+"""Objects that each process has of its own, such as ``sys.modules`` and ``os.environ``. Code names them.
 
 A script has such an object as a global after ``from os import environ``. A copy would not change with the original, and
-a copy of ``os.environ`` would take the caller's secrets to the hosts.
+a copy of ``os.environ`` would take the caller's secrets to the hosts. So functions and classes that are sent by value
+refer to them by name. As an argument or a result, such an object is a value, and not that of the other process.
 """
 
 from __future__ import annotations
@@ -49,7 +50,19 @@ def by_name(value: Any) -> Any:
     return value if name is None else ByName(*name)
 
 
-def reduce(value: Any) -> Any:
-    """Return the tuple from which pickle writes such an object, or NotImplemented for another object of its type."""
+def reduce(value: Any, *, in_code: bool) -> Any:
+    """Return the tuple from which pickle writes such an object, or NotImplemented for another object of its type.
+
+    Args:
+        value: The object.
+        in_code: True if a function or a class refers to the object.
+
+    Raises:
+        TypeError: The object is a value of which there can be no copy, such as ``sys.version_info``.
+    """
     name = name_of(value)
-    return NotImplemented if name is None else (importable.attribute, name)
+    if name is None or (not in_code and not isinstance(value, tuple)):
+        return NotImplemented
+    if not in_code:
+        raise TypeError(f"there can be no copy of {'.'.join(name)}. Use tuple({'.'.join(name)})")
+    return importable.attribute, name

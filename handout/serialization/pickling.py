@@ -39,6 +39,7 @@ from handout.serialization import (
     exception_parts,
     functions_by_value,
     importable,
+    own_objects,
     reducers,
     tokens,
 )
@@ -280,6 +281,8 @@ def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
         return Pickler.module
     if issubclass(kind, BaseException):
         return lambda _pickler, error: exception_parts.reduce_exception(error)
+    if kind in own_objects.TYPES:
+        return lambda pickler, obj: own_objects.reduce(obj, in_code=pickler.definitions is not None)
     reducer = _reducer(kind)
     if reducer is not None:
         return lambda _pickler, obj: reducer(obj)

@@ -24,7 +24,7 @@ import typing
 import weakref
 from typing import Any, Callable
 
-from handout.serialization import functions_by_value, importable, own_objects, tokens
+from handout.serialization import functions_by_value, importable, tokens
 
 Reducer = Callable[[Any], Any]
 Function = types.FunctionType
@@ -396,7 +396,7 @@ def _reduce_method(method: Any) -> Any:
     inner function of a decorator.
     """
     fn, owner = method.__func__, method.__self__
-    place = _place_of(method)
+    place = importable.place_of(method)
     if place is not None:
         return importable.attribute, place
     name = getattr(fn, "__name__", None)
@@ -412,26 +412,8 @@ def _reduce_method(method: Any) -> Any:
 
 def _reduce_builtin(method: Any) -> Any:
     """Return the tuple from which pickle writes a function of C code, or NotImplemented to leave it to pickle."""
-    place = _place_of(method)
+    place = importable.place_of(method)
     return NotImplemented if place is None else (importable.attribute, place)
-
-
-def _place_of(method: Any) -> tuple[str, str] | None:
-    """Return the module that has a bound method as a global, and its name there. Return None if there is none.
-
-    An example is ``random.choice``, a method of an object that each process has of its own. A copy of the object would
-    return the same numbers in each task.
-    """
-    owner = method.__self__
-    if owner is None or issubclass(type(owner), (type, types.ModuleType)):
-        return None
-    for home in (method.__module__, type(owner).__module__):
-        module = sys.modules.get(home) if isinstance(home, str) else None
-        if module is not None and importable.is_importable(module):
-            for name, value in list(vars(module).items()):
-                if value is method:
-                    return home, name
-    return None
 
 
 def _reduce_context_manager(manager: Any) -> Any:
@@ -460,7 +442,6 @@ REDUCERS: dict[type, Reducer] = {
     types.CodeType: lambda code: (functions_by_value.make_code, functions_by_value.marshalled(code)),
     types.MethodType: _reduce_method,
     types.BuiltinFunctionType: _reduce_builtin,
-    **dict.fromkeys(own_objects.TYPES - {dict, list}, own_objects.reduce),
     random.SystemRandom: lambda source: (random.SystemRandom, ()),  # it has no state
     types.MappingProxyType: lambda proxy: (types.MappingProxyType, (dict(proxy),)),
     types.MemberDescriptorType: lambda slot: (getattr, (slot.__objclass__, slot.__name__)),

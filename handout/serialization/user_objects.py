@@ -105,7 +105,9 @@ def _is_handler(frame: types.FrameType) -> bool:
     This finds handlers that are no functions, and those that have given the signal another handler.
     """
     code, held = frame.f_code, frame.f_locals
-    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)]
+    names = list(code.co_varnames[: code.co_argcount])
+    if code.co_flags & inspect.CO_VARARGS:
+        names.append(code.co_varnames[code.co_argcount + code.co_kwonlyargcount])
     given: list[Any] = []
     for name in names:
         value = held.get(name)

@@ -277,45 +277,46 @@ def test_a_call_that_does_not_fit_is_refused(graph: Graph, args: Any, kwargs: An
         graph.compile()
 
 
-def test_a_decorator_may_supply_arguments_but_a_wrong_keyword_is_refused() -> None:
-    def supply(fn: Callable[..., object]) -> Callable[..., object]:
-        @functools.wraps(fn)
-        def inner(*args: object, **kwargs: object) -> object:
-            return fn({"a": 1}, *args, **kwargs)
+def supply(fn: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(fn)
+    def inner(*args: object, **kwargs: object) -> object:
+        return fn({"a": 1}, *args, **kwargs)
 
-        return inner
+    return inner
 
-    @supply
-    def look_up(table: dict[str, int], key: str) -> int:
-        return table[key]
 
-    graph = Graph()
+def supply_if_verbose(fn: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(fn)
+    def inner(key: str, *, verbose: bool = False) -> object:
+        return fn({"a": 1}, key) if verbose else None
+
+    return inner
+
+
+def look_up(table: dict[str, int], key: str) -> int:
+    return table[key]
+
+
+@pytest.mark.parametrize(
+    ("decorator", "right", "wrong", "message"),
+    [
+        (supply, {}, {"retires": 3}, r"Did you mean 'retries'\?"),
+        (
+            supply_if_verbose,
+            {"verbose": True},
+            {"quiet": True},
+            "cannot be called with 1 positional argument and quiet=",
+        ),
+    ],
+)
+def test_a_decorator_may_supply_and_take_arguments_but_a_wrong_keyword_is_refused(
+    graph: Graph, decorator: Any, right: dict[str, Any], wrong: dict[str, Any], message: str
+) -> None:
     any_add: Any = graph.add
-    any_add(look_up, "a")
+    any_add(decorator(look_up), "a", **right)
     graph.compile()
-    any_add(look_up, "a", retires=3)
-    with pytest.raises(GraphError, match=r"Did you mean 'retries'\?"):
-        graph.compile()
-
-
-def test_a_decorator_may_add_arguments_to_those_of_the_function_that_it_wraps() -> None:
-    def fill(fn: Callable[..., object]) -> Callable[..., object]:
-        @functools.wraps(fn)
-        def inner(key: str, *, verbose: bool = False) -> object:
-            return fn({"a": 1}, key) if verbose else None
-
-        return inner
-
-    @fill
-    def look_up(table: dict[str, int], key: str) -> int:
-        return table[key]
-
-    graph = Graph()
-    any_add: Any = graph.add
-    any_add(look_up, "a", verbose=True)
-    graph.compile()
-    any_add(look_up, "a", "b", "c")
-    with pytest.raises(GraphError, match="cannot be called with 3 positional"):
+    any_add(decorator(look_up), "a", **wrong)
+    with pytest.raises(GraphError, match=message):
         graph.compile()
 
 

@@ -193,6 +193,7 @@ def raised_by(handler: Any) -> BaseException:
         Leaving().reset_and_leave,
         functools.partial(Leaving().leave),
         lambda *given: Leaving().leave(*given),
+        functools.partial(lambda *given, own: Leaving().leave(*given), own=1),
     ],
 )
 def test_what_a_signal_handler_raises_is_an_interruption(handler: Any) -> None:
