@@ -14,9 +14,9 @@ from handout.graph.nodes import Nodes
 from handout.graph.objects import ObjectNumbers
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
-from handout.graph.signature import Signatures, is_coroutine_function
+from handout.graph.signature import Signatures
 from handout.graph.wiring import Wiring
-from handout.serialization.user_objects import brief
+from handout.serialization.user_objects import brief, is_coroutine_function
 from handout.slices import Slices, column, empty, is_slice_end
 
 __all__ = ["Given", "Outs", "compile_nodes"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
@@ -13,7 +12,7 @@ from handout.resources.cost import Cost, CostLike, as_costs
 from handout.resources.did_you_mean import suggestion
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.resources.requirement import Requirement, compile_cost
-from handout.serialization.user_objects import brief, holds
+from handout.serialization.user_objects import brief, is_coroutine_function
 
 __all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options"]
 
@@ -166,12 +165,7 @@ def _is_retry_on(value: Any) -> bool:
         return bool(value) and all(isinstance(each, type) and issubclass(each, Exception) for each in value)
     if isinstance(value, type):
         return issubclass(value, Exception)
-    return callable(value) and not holds(_is_coroutine_function, value)  # a coroutine would count as True
-
-
-def _is_coroutine_function(value: Any) -> bool:
-    call = getattr(value, "__call__", None)  # noqa: B004 - the method itself is wanted
-    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
+    return callable(value) and not is_coroutine_function(value)  # a coroutine would count as True
 
 
 #: For each option: a phrase that describes the allowed values, and a function that returns True for an allowed value.

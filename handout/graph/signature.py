@@ -12,7 +12,7 @@ from handout.graph.naming import name_of
 from handout.resources.did_you_mean import suggestion
 from handout.serialization.user_objects import holds, is_interruption
 
-__all__ = ["Signatures", "is_coroutine_function"]
+__all__ = ["Signatures"]
 
 
 class Signatures:
@@ -136,16 +136,3 @@ def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
             if hint.startswith("Did you mean"):
                 return hint
     return "Check the arguments that follow the function in graph.add."
-
-
-def is_coroutine_function(fn: object) -> bool:
-    """Return True if calling ``fn`` returns a coroutine. This includes an object with an ``async def __call__``."""
-    return holds(_is_coroutine_function, fn)
-
-
-def _is_coroutine_function(fn: object) -> bool:
-    return inspect.iscoroutinefunction(fn) or (
-        not inspect.isroutine(fn)
-        and not inspect.isclass(fn)
-        and inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - the method itself is wanted
-    )

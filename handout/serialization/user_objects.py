@@ -21,8 +21,9 @@ import weakref
 from typing import Any, Callable, TypeVar
 
 __all__ = [
-    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "holds", "is_atom", "is_interruption",
-    "is_plain", "qualified_name", "short_name", "shortened", "text", "type_name",
+    "LIMIT_S", "MAX_TEXT", "OverdueError", "bounded", "brief", "has_text", "holds", "is_atom",
+    "is_coroutine_function", "is_interruption", "is_plain", "qualified_name", "short_name", "shortened", "text",
+    "type_name",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ MAX_TEXT = 10_000
 _MAX_BRIEF = 300
 #: Integers with more bits are described by their size. Python refuses to write integers of more than 4,300 digits.
 _MAX_BITS = 2_000
+#: At most this many wrappers are taken off a function.
+_MOST_WRAPPERS = 16
 #: Types whose ``str`` and ``repr`` run no user code.
 _ATOMS: tuple[type, ...] = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
 
@@ -97,6 +100,26 @@ def holds(question: Callable[[Any], bool], value: Any) -> bool:
         if is_interruption(error):
             raise
         return False
+
+
+def is_coroutine_function(fn: Any) -> bool:
+    """Return True if calling an object returns a coroutine. This includes an object with an ``async def __call__``.
+
+    For a partial or a wrapper with an attribute ``func``, the function inside counts.
+    """
+    return holds(_is_coroutine_function, fn)
+
+
+def _is_coroutine_function(fn: Any) -> bool:
+    for _ in range(_MOST_WRAPPERS):  # each attribute of a mock leads to another mock
+        if inspect.isfunction(fn) or not hasattr(fn, "func"):
+            break
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or (
+        not inspect.isroutine(fn)
+        and not inspect.isclass(fn)
+        and inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004 - the method itself is wanted
+    )
 
 
 def _is_handler(frame: types.FrameType) -> bool:

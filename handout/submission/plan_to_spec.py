@@ -6,7 +6,6 @@ function with the same options share a profile. For each profile, the core gets 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
@@ -18,7 +17,7 @@ from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
 from handout.resources import Requirement
 from handout.scheduler.run_spec import Profile, RunSpec, Speculation
-from handout.serialization.user_objects import holds, qualified_name
+from handout.serialization.user_objects import is_coroutine_function, qualified_name
 from handout.slices import Slices, column, is_slice_end
 from handout.submission.arguments import EncodedRun
 
@@ -158,7 +157,7 @@ class _Profiles:
                 fn_name=qualified_name(called),
             )
         )
-        self.traits.append(Traits(options, holds(_is_coroutine, called), function.needs_bundle))
+        self.traits.append(Traits(options, is_coroutine_function(called), function.needs_bundle))
 
 
 def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:
@@ -168,14 +167,6 @@ def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:
             f"Function {id!r} has enforce_memory=True and no memory in its cost, so there is no limit to enforce.",
             remedy="Add memory to every variant of the cost, such as cost={'memory': '2 GB'}.",
         )
-
-
-def _is_coroutine(fn: Any) -> bool:
-    """Return True if calling an object returns a coroutine. For a partial or a wrapper, the function inside counts."""
-    while hasattr(fn, "func") and not inspect.isfunction(fn):
-        fn = fn.func
-    call = getattr(fn, "__call__", None)  # noqa: B004 - the method itself is wanted
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
 def _duration_keys(encoded: EncodedRun) -> Slices[Sequence[int]]:

@@ -6,11 +6,21 @@ import functools
 import signal
 import threading
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from handout.serialization import exceptions, user_objects
-from handout.serialization.user_objects import bounded, brief, has_text, is_interruption, shortened, text, type_name
+from handout.serialization.user_objects import (
+    bounded,
+    brief,
+    has_text,
+    is_coroutine_function,
+    is_interruption,
+    shortened,
+    text,
+    type_name,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -206,3 +216,29 @@ def test_an_exit_of_other_code_and_an_exception_of_a_handler_are_no_interruption
         Leaving().leave(int(signal.SIGUSR1), None)
     assert not is_interruption(caught.value)
     assert is_interruption(KeyboardInterrupt())
+
+
+class AsyncCall:
+    async def __call__(self) -> None: ...
+
+
+async def wait() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("fn", "expected"),
+    [
+        (wait, True),
+        (AsyncCall(), True),
+        (functools.partial(AsyncCall()), True),
+        (AsyncCall, False),
+        (print, False),
+        (Mock(), False),
+    ],
+)
+def test_what_returns_a_coroutine(fn: Any, expected: bool) -> None:
+    assert is_coroutine_function(fn) is expected
+
+
+def test_what_raises_when_it_is_asked_returns_no_coroutine() -> None:
+    assert not is_coroutine_function(raising(RuntimeError()))
