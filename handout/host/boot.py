@@ -226,10 +226,10 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
         supervisor.run(folder, settings, token, 3, told)
         status = 0
     except BaseException as error:
-        report = told(error, "the supervisor cannot start")
+        report = told(error, "the agent cannot start")
         try:
             os.write(3, json.dumps(report).encode() + b"\n")
-            os.write(2, report["message"].encode("utf-8", "replace"))
+            os.write(2, f"{report['message']}\n".encode("utf-8", "replace"))
         except OSError:
             pass
     finally:
@@ -368,7 +368,8 @@ def _await_report(pid: int, reading: int, folder: str, log: int) -> dict[str, An
             # The next start of an agent would not remove this folder, because the folder has no lock file.
             shutil.rmtree(folder, ignore_errors=True)
         tail = os.pread(log, os.fstat(log).st_size, 0)[-2000:].decode("utf-8", "replace").strip()
-        more = f": {tail}" if tail and tail not in str(error) else ""
+        # The supervisor may have failed as well, for the same reason.
+        more = f": {tail}" if any(line not in str(error) for line in tail.splitlines()) else ""
         raise BootError(error.kind, f"{error}{more}") from None
     except BaseException:
         os.kill(pid, signal.SIGTERM)  # otherwise an agent that has started would go on running

@@ -483,7 +483,7 @@ def _run_agent(
             report = {"error": "space", "message": f"cannot write to {folder}: {why_refused(folder, error)}"}
         # `handout.host.boot` quotes the log of a start.
         logged = traceback.format_exc() if report_pipe.has_ended(report_fd) else report["message"]
-        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, logged)):
+        for fd, data in ((report_fd, f"{json.dumps(report)}\n"), (2, f"{logged}\n")):
             try:
                 os.write(fd, data.encode("utf-8", "replace"))
             except OSError:
