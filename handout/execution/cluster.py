@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self, Unpack
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError
@@ -13,9 +13,14 @@ from handout.execution.results import Results
 from handout.execution.run_options import RunOptions
 from handout.graph import Runnable, as_graph
 from handout.resources import Host, Inventory, InventoryLike
+from handout.serialization.untrusted.allowlist import registered_by_value
+from handout.submission.single_call import CallOptions, encode_call
 from handout.transport.timings import Timings
 
 __all__ = ["Cluster", "Require"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Cluster:
@@ -56,6 +61,7 @@ class Cluster:
         require: Require = "any",
         timings: Timings | None = None,
     ) -> None:
+        self._options = CallOptions({})
         self._runtime = ClusterRuntime(inventory, allocator=allocator, require=require, timings=timings)
 
     async def open(self) -> Self:
@@ -126,6 +132,50 @@ class Cluster:
         """
         async with self.start(graph, **run) as execution:
             return await execution.results()
+
+    @overload
+    async def call(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run one function on a host, and return its result.
+
+        A call is less work than a graph with one function: several thousand calls may run at the same time. The
+        arguments are pickled before this method waits for anything, so the caller may change them afterwards. All
+        keyword arguments go to the function. Its options are those of the decorator `options`.
+
+        If the caller is cancelled, the function is ended on its host. This method does not wait for that.
+
+        Args:
+            fn: The function.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            The result of the function.
+
+        Raises:
+            GraphError: The function cannot be called with these arguments, or it has an option that only a function of
+                a graph can have.
+            UnserializableError: The function or an argument cannot be pickled.
+            PlacementError: No host can ever run the function.
+            HostError: The cluster is not open, or all hosts were lost.
+            Exception: The exception that the function raised.
+
+        Example:
+            ```python
+            async def main() -> None:
+                async with handout.Cluster() as cluster:
+                    assert await cluster.call(pow, 2, 10) == 1024
+                    async with asyncio.TaskGroup() as group:
+                        powers = [group.create_task(cluster.call(pow, 2, n)) for n in range(100)]
+                    print(sum(power.result() for power in powers))
+            ```
+        """
+        runtime = self._runtime
+        calls = runtime.calls
+        companions = registered_by_value() if runtime.has_data_hosts else ()
+        return await calls.run(encode_call(fn, args, kwargs, self._options, companions))
 
     async def add(self, host: Host | str, /) -> None:
         """Add a host, and return as soon as the host is usable. Runs that have begun can use the host too.

@@ -17,6 +17,7 @@ import anyio
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError, HostError, InventoryError
+from handout.execution.calls import Calls
 from handout.execution.loop_monitor import LoopMonitor
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.membership.host_manager import HostManager
@@ -70,6 +71,7 @@ class ClusterRuntime:
         self._hash_seed = choose_hash_seed()
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
+        self._calls: Calls | None = None
         self._serving: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         #: Seconds that agents get to end when the cluster is closed.
@@ -128,6 +130,7 @@ class ClusterRuntime:
                 self._hash_seed = agent.started.hash_seed
         self._found.clear()
         self._driver = Driver(lambda coroutine: self._spawn(coroutine))
+        self._calls = Calls(self._driver, self.next_run, self.allocator)
         shared = self.inventory.shared_amounts
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
@@ -296,6 +299,23 @@ class ClusterRuntime:
                 remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop.",
             )
         return self._driver
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of the open cluster.
+
+        Raises:
+            HostError: The cluster is not open.
+            HandoutError: The cluster was opened in another event loop than the running one.
+        """
+        _ = self.driver  # raises if the cluster cannot be used here
+        assert self._calls is not None
+        return self._calls
+
+    @property
+    def has_data_hosts(self) -> bool:
+        """True if only data is accepted from some host of the inventory."""
+        return any(host.trust == "data" for host in self.inventory.values())
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:

@@ -17,7 +17,7 @@ from handout.graph import Given, Outs, Plan, Runnable, as_graph
 from handout.scheduler.task_states import Outcome
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import RunState
+    from handout.execution.shell.run_state import GraphRun
 
 __all__ = ["evaluate"]
 
@@ -58,12 +58,12 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
         raise
     # Results may be files in the scratch folder, so the folder must exist as long as the results do.
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
-    return Results(cast("RunState", run))
+    return Results(cast("GraphRun", run))
 
 
 @dataclass(eq=False)
 class _Evaluated:
-    """Takes the place of the `RunState` that `Results` reads. All functions of the run are done."""
+    """Takes the place of the `GraphRun` that `Results` reads. All functions of the run are done."""
 
     plan: Plan
     values: dict[int, Any]

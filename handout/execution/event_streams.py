@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from handout.events import EventsMissed, RunEvent
 from handout.execution.bounded_buffer import BoundedBuffer
-from handout.execution.shell.run_state import RunState
+from handout.execution.shell.run_state import GraphRun
 from handout.failures import Failure
 from handout.graph import Output
 from handout.serialization.printable import printable_line
@@ -63,7 +63,7 @@ class Ended(Generic[R]):
 
 
 def watch_ends(
-    run: RunState, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
+    run: GraphRun, outputs: Iterable[Output[R]], fetch: Callable[[Output[R]], Awaitable[R]]
 ) -> AsyncIterator[Ended[R]]:
     """Yield the given outputs, each of them once, in the order in which their functions end.
 
@@ -108,7 +108,7 @@ def watch_ends(
     return in_order()
 
 
-async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
+async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
     """Yield the events of a run from now on, until it has ended."""
     seen: BoundedBuffer[RunEvent] = BoundedBuffer(_MAX_EVENTS)
     wake = asyncio.Event()
@@ -137,7 +137,7 @@ async def watch_events(run: RunState) -> AsyncIterator[RunEvent]:
         run.watchers.remove(watch)
 
 
-async def watch_log(run: RunState, task: int, colours: bool) -> AsyncIterator[str]:
+async def watch_log(run: GraphRun, task: int, colours: bool) -> AsyncIterator[str]:
     """Yield the lines that a task prints: first the lines that `RunLogs` has kept, then new lines until the task ends.
 
     Args:

@@ -22,7 +22,7 @@ from handout.execution.recording.recorder import Recorder
 from handout.execution.results import Results, value_of
 from handout.execution.run_options import RunOptions, check_run_options
 from handout.execution.shell.driver import Driver
-from handout.execution.shell.run_state import RunState
+from handout.execution.shell.run_state import GraphRun
 from handout.execution.shell.run_submission import make_run
 from handout.execution.sliced import sliced
 from handout.graph import Graph, Output
@@ -86,7 +86,7 @@ class Execution:
         #: The driver that the cluster had when the run began. A cluster gets a new driver each time that it is opened.
         self._driver: Driver | None = None
         self._owns_cluster = owns_cluster
-        self._run: RunState | None = None
+        self._run: GraphRun | None = None
         self._recorder: Recorder | None = None
         self._results: Results | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -133,7 +133,7 @@ class Execution:
     ) -> None:
         await self._leave()
 
-    async def _begin(self, run: RunState) -> None:
+    async def _begin(self, run: GraphRun) -> None:
         """Submit the run. If it has a journal, first read what earlier runs have committed."""
         recorder = run.recorder = self._recorder
         if recorder is None:
@@ -151,15 +151,15 @@ class Execution:
         # `release` is called in the next turn of the event loop, after the core has handled the submission.
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
-    async def _prepare(self, plan: Plan) -> RunState:
+    async def _prepare(self, plan: Plan) -> GraphRun:
         number = self._cluster.next_run()
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = self._recorder.prior.number_after(number)
-        are_read = any(host.trust == "data" for host in self._cluster.inventory.values())
-        encoded = await sliced(encode_plan(plan, registered_by_value() if are_read else ()))
+        companions = registered_by_value() if self._cluster.has_data_hosts else ()
+        encoded = await sliced(encode_plan(plan, companions))
         return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
 
-    async def _until_enough(self, run: RunState) -> None:
+    async def _until_enough(self, run: GraphRun) -> None:
         """Wait until the required hosts have joined.
 
         The run is submitted only after this, so that its first tasks are spread over all of these hosts.
@@ -171,7 +171,7 @@ class Execution:
         except TimeoutError:
             raise _too_long(limit_s or 0.0, run, "none had begun") from None
 
-    async def _until_usable(self, run: RunState) -> None:
+    async def _until_usable(self, run: GraphRun) -> None:
         """Wait until the required hosts have joined or the run has ended, for example because of its ``timeout_s``."""
         usable = asyncio.ensure_future(self._cluster.wait_until_usable())
         ended = asyncio.ensure_future(run.ended.wait())
@@ -183,7 +183,7 @@ class Execution:
             usable.cancel()
             ended.cancel()
 
-    def _submit(self, run: RunState, facts: Sequence[ev.Event]) -> None:
+    def _submit(self, run: GraphRun, facts: Sequence[ev.Event]) -> None:
         """Submit the run to the driver, with facts about earlier runs. The caller must call `_leave` later."""
         driver = self._driver = self._cluster.driver
         limit_s = run.policy.timeout_s
@@ -198,7 +198,7 @@ class Execution:
             run.error = _too_long(limit_s, run, self._unfinished(run))
             self._post(ev.CancelRequested(run.number))
 
-    def _unfinished(self, run: RunState) -> str:
+    def _unfinished(self, run: GraphRun) -> str:
         """Describe a few unfinished tasks. Running tasks come first, then other handed-over tasks, then all others."""
         driver = self._driver
         known = None if driver is None else driver.core.world.runs.get(run.number)
@@ -246,7 +246,7 @@ class Execution:
             self._driver.post(event)
 
     @property
-    def _active(self) -> RunState:
+    def _active(self) -> GraphRun:
         if self._run is None:
             raise HandoutError("This execution has not begun.", remedy="Enter its `async with` block first.")
         return self._run
@@ -457,7 +457,7 @@ class Execution:
                 await ended.wait()
 
 
-def _too_long(limit_s: float, run: RunState, where: str) -> RunTimeoutError:
+def _too_long(limit_s: float, run: GraphRun, where: str) -> RunTimeoutError:
     tasks = len(run.plan)
     unfinished = run.outcomes.count(None) if run.outcomes else tasks
     return RunTimeoutError(

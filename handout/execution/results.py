@@ -14,7 +14,7 @@ from handout.serialization.calls import Path
 from handout.serialization.user_objects import is_interruption, short_name
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import RunState
+    from handout.execution.shell.run_state import GraphRun, RunState
 
 __all__ = ["Results"]
 
@@ -49,7 +49,7 @@ class Results(Mapping[str, Any]):
         ```
     """
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: GraphRun) -> None:
         self._run = run
 
     @overload
@@ -134,7 +134,7 @@ class Results(Mapping[str, Any]):
 class Allocations(Mapping[Any, str]):
     """A mapping from the ids of functions to the names of their hosts. Outputs are keys too."""
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: GraphRun) -> None:
         self._run = run
 
     def __repr__(self) -> str:
@@ -148,7 +148,7 @@ class Allocations(Mapping[Any, str]):
         return run.hosts[task]
 
     def _ran(self, task: int) -> bool:
-        """Return True if a host ran the task to its end. `RunState.hosts` may name a host even if this is not so."""
+        """Return True if a host ran the task to its end. `GraphRun.hosts` may name a host even if this is not so."""
         return bool(self._run.hosts[task]) and self._run.outcomes[task] in (Outcome.DONE, Outcome.FAILED)
 
     def __iter__(self) -> Iterator[str]:
@@ -203,7 +203,7 @@ def _explained(run: RunState, number: int, error: BaseException) -> ResultError 
     caller's program, and `StopIteration` a loop.
     """
     task, kind = run.spec.producer[number], type(error)
-    id, host = run.plan.name_of(number) if task < 0 else run.plan.ids[task], run.hosts[task] if task >= 0 else ""
+    id, host = run.name_of(number) if task < 0 else run.ids[task], run.hosts[task] if task >= 0 else ""
     value = f"the result of task {id!r}{f' from host {host!r}' if host else ''}" if task >= 0 else f"value {id!r}"
     if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):
         note = f"This was raised while {value} was read and unpickled, or an element of it was looked up."
@@ -228,7 +228,7 @@ def _load(run: RunState, number: int) -> Any:
     """
     host = run.suspects.get(number)
     task = run.spec.producer[number]
-    id = run.plan.ids[task] if task >= 0 else ""
+    id = run.ids[task] if task >= 0 else ""
     try:
         if host is None:
             return run.objects.value(number)

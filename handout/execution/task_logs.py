@@ -111,6 +111,13 @@ class RunLogs:
         for reader in self._readers.get(task, ()):
             reader.hear(lines)
 
+    def forget(self, task: int) -> None:
+        """Drop the kept lines of a task whose lines no caller will read."""
+        kept = self._kept.pop(task, None)
+        if kept is not None:
+            self.total -= kept.total + _OVERHEAD
+        self._forgotten.pop(task, None)
+
     def _forget_one(self) -> None:
         task, kept = self._kept.popitem(last=False)
         self.total -= kept.total + _OVERHEAD

@@ -15,7 +15,15 @@ from handout.errors import InternalError
 from handout.scheduler import events as ev
 from handout.scheduler.commands import Command
 from handout.scheduler.explain import Explanation, explain
-from handout.scheduler.handlers import attempt_reports, custom_allocators, membership, recovery, resumed_runs, retries
+from handout.scheduler.handlers import (
+    attempt_reports,
+    custom_allocators,
+    membership,
+    open_runs,
+    recovery,
+    resumed_runs,
+    retries,
+)
 from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs
 from handout.scheduler.handlers.replicas import want_output
 from handout.scheduler.placing.disk_pressure import count_freed, pause_over
@@ -57,6 +65,7 @@ def _outputs_wanted(world: World, event: ev.OutputsWanted) -> None:
 _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.RunSubmitted: membership.run_submitted,
     ev.RunClosed: membership.run_closed,
+    ev.TasksAdded: open_runs.tasks_added,
     ev.ResultsCommitted: resumed_runs.results_committed,
     ev.AttemptsFound: resumed_runs.attempts_found,
     ev.AttemptsUnknown: resumed_runs.attempts_unknown,

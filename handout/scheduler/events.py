@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from handout.errors import AllocatorError
 from handout.resources import Offer
-from handout.scheduler.run_spec import RunSpec
+from handout.scheduler.run_spec import Profile, RunSpec
 from handout.scheduler.state.runs import Run
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "RunSubmitted",
     "SharedChanged",
     "TaskFailed",
+    "TasksAdded",
     "TasksFinished",
     "TasksRecalled",
     "TasksStarted",
@@ -64,6 +65,30 @@ class RunSubmitted:
     #: The state of the run. `prepare_run` has made it in slices, before the run was submitted.
     #: The state now belongs to the core. None: the core makes the state.
     state: Run | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TasksAdded:
+    """The caller has added tasks to an open run. The columns have one entry for each new task, unless noted otherwise.
+
+    The new tasks get the numbers that follow those of the run's tasks, and the new values get the numbers that follow
+    those of the run's objects.
+    """
+
+    run: int
+    #: The profiles of the new tasks that no earlier task of the run has. They follow the profiles that the run has.
+    new_profiles: Sequence[Profile]
+    #: For each task: the index of its profile.
+    profiles: Sequence[int]
+    #: For each task: the number of its function, as in `RunSpec.fn`. Numbers that are new follow the largest known one.
+    fns: Sequence[int]
+    #: For each task: the numbers of the values that it takes, each number once.
+    inputs: Sequence[tuple[int, ...]]
+    #: For each new value, which the controller has: its size in bytes.
+    nbytes: Sequence[int]
+    #: For each task: the id, and the labels.
+    ids: Sequence[str]
+    labels: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -325,6 +350,7 @@ class CancelRequested:
 Event = (
     RunSubmitted
     | RunClosed
+    | TasksAdded
     | ResultsCommitted
     | AttemptsFound
     | AttemptsUnknown

@@ -61,7 +61,7 @@ def explain(world: World, number: int, t: int) -> Explanation:
         InternalError: There is no such run or task.
     """
     run = world.runs.get(number)
-    if run is None or not 0 <= t < run.spec.count:
+    if run is None or not 0 <= t < run.task_count:
         raise InternalError(f"There is no task {t} in run {number}, or there is no such run. Please report this.")
     state = State(run.state[t])
     host = world.fleet.names[run.host[t]]

@@ -62,7 +62,10 @@ def stuck(world: World) -> list[int]:
     if any(host.handed or host.lingering for host in fleet.by_name.values()):
         return []
     return [
-        run.number for run in world.runs.values() if not (run.over or run.objects.copying or run.requests.number >= 0)
+        run.number
+        for run in world.runs.values()
+        if not (run.over or run.objects.copying or run.requests.number >= 0)
+        and not (run.spec.is_open and not run.unended and not run.objects.awaited)
     ]
 
 
@@ -92,7 +95,7 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
         if claims[t] is not None:
             yield f"task {t} is {State(state).name}, but has a claim"
         if state >= _DONE:
-            if not reported[t]:
+            if not (reported[t] or (run.spec.is_open and run.objects.awaits(t))):
                 yield f"task {t} is {State(state).name}, but its end was not reported"
         elif state == _READY:
             queue = run.queue_of(t)
@@ -175,7 +178,8 @@ def _whole(world: World, run: Run) -> Iterator[str]:
         yield f"{awaited} outputs are awaited, but the state says {run.objects.awaited}"
     if run.over and unended:
         yield "the run is over, but some of its tasks have not ended"
-    if run.number not in world.jobs and not run.over and not unended and (not awaited or run.aborting):
+    goes_on = run.spec.is_open and not run.aborting
+    if run.number not in world.jobs and not (run.over or unended or goes_on) and (not awaited or run.aborting):
         yield "the run is not over, but waits for no task and no output"
     limit = run.spec.max_concurrency
     if limit is not None and run.active > limit:

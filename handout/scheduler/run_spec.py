@@ -57,8 +57,12 @@ class RunSpec:
     A column by task has ``count`` entries, and a column by object has at least as many. Object ``t`` is the whole
     result of task ``t``. The objects from number ``count`` on are elements of results, and values that the controller
     has from the beginning. The producer of an element is the task that makes the whole result.
+
+    An open run gets its tasks while it goes on; see `handout.scheduler.events.TasksAdded`. Its columns by task are
+    empty lists at first, and its columns by object have ``count`` entries. The core appends to these lists.
     """
 
+    #: The number of tasks. For an open run: the number of tasks that it can get.
     count: int
     profiles: Sequence[Profile]
     #: By task: the index of its profile in ``profiles``.
@@ -94,3 +98,17 @@ class RunSpec:
     speculation: Speculation | None = None
     #: The core adds this number to the priority of each task of the run. So the number orders the runs of a cluster.
     run_priority: float = 0.0
+    #: True for an open run. The caller wants the result of each of its tasks, no task takes the result of another one,
+    #: and a task has ended once the controller has its result. The run goes on until the shell closes it.
+    is_open: bool = False
+
+    @classmethod
+    def open(cls, count: int, **fields: Any) -> RunSpec:
+        """Return the description of an open run that has no task yet.
+
+        Args:
+            count: The number of tasks that the run can get.
+            **fields: The fields that concern the run as a whole.
+        """
+        producer, nbytes = list(range(count)), [-1] * count
+        return cls(count, [], [], [], [], producer, nbytes, labels=[], ids=[], is_open=True, **fields)

@@ -80,19 +80,20 @@ class Snapshot:
         modules: Names of the modules that the pickled values refer to.
         by_value: True if a function or class was written by value. The bytes can then be read only by the same minor
             version of Python.
+        closures: How many functions were written in place, which is how functions with a closure are written.
+
+    Args:
+        serial: The version of the classes in this snapshot. Default: a number that no other snapshot has.
     """
 
     _last = 0
     _lock = threading.Lock()
 
-    def __init__(self) -> None:
-        with Snapshot._lock:
-            # The serial is the version of the classes in this snapshot. It is taken from the clock. A count would begin
-            # again when this process is restarted, but versions from before and after a restart may be compared.
-            Snapshot._last = max(Snapshot._last + 1, time.time_ns())
-            self.serial = Snapshot._last
+    def __init__(self, serial: int | None = None) -> None:
+        self.serial = Snapshot._next() if serial is None else serial
         self.modules: set[str] = set()
         self.by_value = False
+        self.closures = 0
         #: Objects that are cached by id. This list keeps them alive, so that no other object can get the same id.
         self.kept_alive: list[Any] = []
         self.blobs: dict[int, Blob] = {}
@@ -101,6 +102,14 @@ class Snapshot:
         #: The ``id`` of each attribute of a class that pickles itself as "the attribute of that name of my class".
         self.parts: set[int] = set()
         self.uses = functions_by_value.Uses()
+
+    @staticmethod
+    def _next() -> int:
+        with Snapshot._lock:
+            # The serial is taken from the clock. A count would begin again when this process is restarted, but versions
+            # from before and after a restart may be compared.
+            Snapshot._last = max(Snapshot._last + 1, time.time_ns())
+            return Snapshot._last
 
     def blob(self, obj: Any) -> Blob:
         """Return a function, class or module by value. The bytes do not depend on the value that contains it."""
@@ -231,6 +240,7 @@ class Pickler(pickle.Pickler):
 
     def _closure(self, fn: Function) -> Any:
         self.snapshot.by_value = True
+        self.snapshot.closures += 1
         self.snapshot.kept_alive.append(fn)
         place = self.snapshot.key(fn.__globals__), functions_by_value.name_of(fn)
         args = functions_by_value.marshalled(fn.__code__), place, fn.__name__, fn.__closure__

@@ -68,6 +68,7 @@ class _Before:
                     if core.is_live(event.run, token[1], event.host, token[2]):
                         if isinstance(event, ev.TasksFinished):
                             finished.add(token[:2])
+                            controller.finished.add(token[:2])
                     elif host is None or token not in host.lingering:
                         late += 1
         fleet = core.world.fleet
@@ -105,7 +106,8 @@ def _after_turn(controller: Controller, before: _Before, commands: Sequence[cmd.
         if isinstance(command, cmd.AnnounceTasksEnded):
             for t, outcome in zip(command.tasks, command.outcomes, strict=True):
                 if outcome is Outcome.DONE:
-                    told = (command.run, t) in before.finished or (command.run, t) in controller.committed
+                    finished = controller.finished if command.run in controller.callers else before.finished
+                    told = (command.run, t) in finished or (command.run, t) in controller.committed
                     _require(told, "R1", f"task {t} of run {command.run} is done, but no agent reported that")
     stuck = invariants.stuck(core.world)
     _require(not stuck, "R2", f"nothing can bring runs {stuck} to an end")
@@ -188,7 +190,7 @@ def _uncaused(controller: Controller) -> Iterator[str]:
             yield f"run {run.number} is being aborted without a deadline"
         if run.requests.number >= 0 and not _has_timer(world, Wake.ANSWER_DUE, run.number):
             yield f"the allocator of run {run.number} was asked without a deadline"
-        for t in range(run.spec.count):
+        for t in range(run.task_count):
             state = run.state[t]
             if state == State.BACKOFF and not _has_timer(world, Wake.BACKOFF, run.number, t):
                 yield f"task {t} of run {run.number} pauses without a deadline"
@@ -247,7 +249,7 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
         return
     here = {*host.queue, *host.running}
     for run in world.runs.values():
-        for t in range(run.spec.count):
+        for t in range(run.task_count):
             if run.state[t] == State.HANDED and run.host[t] == record.index:
                 attempt = run.attempt[t]
                 known = numbering.attempt_id(run.number, t, attempt) in here

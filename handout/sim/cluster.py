@@ -15,7 +15,8 @@ from handout.sim.clock import Clock
 from handout.sim.controller import Controller
 from handout.sim.host import Frame, HandedTask, SimulatedHost
 from handout.sim.line import Line, Way
-from handout.sim.scenario import HostPlan, RunPlan
+from handout.sim.run_plan import RunPlan
+from handout.sim.scenario import HostPlan
 from handout.sim.story import SimulationStory
 
 __all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
@@ -144,7 +145,8 @@ class SimulatedCluster:
         """
         self.gone.add(name)
         host = self.controller.hosts.get(name)
-        if host is None:
+        if host is None:  # the controller expects it to come back; see `HostManager.leave`
+            self.controller.post(ev.HostLost(name, "it was drained"))
             return
         if host.running:
             raise InternalError(f"host {name!r} is released while {list(map(str, host.running.values()))} run there")

@@ -29,11 +29,12 @@ from handout.scheduler import Core, Outcome
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.state.jobs import STEPS
+from handout.sim.calls import Callers, CallsPlan
 from handout.sim.clock import Clock
 from handout.sim.host import Frame, SimulatedHost
 from handout.sim.journal import SimulatedIdentities, SimulatedJournal
 from handout.sim.line import Way
-from handout.sim.scenario import RunPlan
+from handout.sim.run_plan import RunPlan
 from handout.sim.story import SimulationStory
 from handout.slices import at_once
 from handout.transport.agent_link import AgentLink
@@ -175,6 +176,8 @@ class Controller:
         self.hosts: dict[str, SimulatedHost] = {}
         #: Tasks, as (run, task), that must not run again: an earlier life committed all of their needed results.
         self.spared: set[tuple[int, int]] = set()
+        #: Tasks, as (run, task), of which some live attempt has finished.
+        self.finished: set[tuple[int, int]] = set()
         #: Tasks, as (run, task), that an earlier life had finished, as this life's core was told.
         self.committed: set[tuple[int, int]] = set()
         #: The asyncio tasks of the controller's coroutines.
@@ -185,6 +188,8 @@ class Controller:
         self._rng = rng
         self._story = story
         self._callbacks = callbacks
+        #: The callers of the open runs, by the run's number.
+        self.callers: dict[int, Callers] = {}
         self._draining: set[str] = set()
         self._performed: list[do.Command] = []
         #: The number of steps of `Jobs` that the core takes in one call. Small numbers spread work over many calls.
@@ -280,6 +285,9 @@ class Controller:
 
     def submit(self, plan: RunPlan, journal: SimulatedJournal, found: Mapping[str, FoundAgent]) -> None:
         """Begin a run. If its journal or an agent knows the run, resume it."""
+        if isinstance(plan, CallsPlan):
+            self._begin_calls(plan)
+            return
         run = plan.make_run(plan.manner.allocator(self._rng))
         identities = SimulatedIdentities(len(plan))
         recorder = run.recorder = Recorder(
@@ -293,6 +301,16 @@ class Controller:
             self._die()
         else:
             self.spawn(self._call(run))
+
+    def _begin_calls(self, plan: CallsPlan) -> None:
+        allocator = plan.manner.allocator(self._rng)
+        self.callers[plan.number] = Callers(
+            plan, self.driver, allocator, self._rng, self.spawn, lambda outcome: self._calls_over(plan, outcome)
+        )
+
+    def _calls_over(self, plan: CallsPlan, outcome: Outcome) -> None:
+        if self.alive:
+            self._callbacks.ended(plan.number, outcome)
 
     async def _call(self, run: RunState) -> None:
         """Act as the caller of a run. The caller takes the results some time after the run has ended."""

@@ -23,7 +23,7 @@ from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources import Offer
 from handout.sim.clock import Clock
 from handout.sim.line import Line, Way
-from handout.sim.scenario import Fate, RunPlan
+from handout.sim.run_plan import Fate, RunPlan
 
 __all__ = ["Frame", "HandedTask", "Said", "SimulatedHost", "attempts_of", "is_report"]
 

@@ -17,13 +17,15 @@ from handout.resources import PARTS, compile_capabilities
 from handout.scheduler import Outcome
 from handout.scheduler import events as ev
 from handout.sim import checks
+from handout.sim.calls import CallsPlan
 from handout.sim.clock import Clock, VirtualLoop
 from handout.sim.cluster import SimulatedCluster
 from handout.sim.controller import Callbacks, Controller
 from handout.sim.faults import Fault, Faults, Script
 from handout.sim.host import HandedTask, SimulatedHost
 from handout.sim.journal import SimulatedJournal
-from handout.sim.scenario import RunPlan, Scenario, Whim
+from handout.sim.run_plan import RunPlan
+from handout.sim.scenario import Scenario, Whim
 from handout.sim.story import SimulationStory
 from handout.sim.trouble import Trouble
 
@@ -196,7 +198,7 @@ class _Simulation:
         return "; ".join(
             str(self.controller.core.explain(run, t))
             for run, known in self.controller.core.world.runs.items()
-            for t in range(known.spec.count)
+            for t in range(known.task_count)
             if not known.ended(t)
         )
 
@@ -228,6 +230,8 @@ class _Simulation:
     def _ask_for(self, plan: RunPlan) -> None:
         """Submit a run for its caller. If the controller is dead, the next controller submits the run."""
         self._asked.add(plan.number)
+        if not self.controller.alive and isinstance(plan, CallsPlan):
+            self._run_ended(plan.number, None)  # its callers are dead, too
         if not self.controller.alive or plan.number in self._outcomes:
             return  # the next controller submits the run, unless the run has ended
         self.controller.submit(plan, self.journals[plan.number], {})
@@ -268,6 +272,8 @@ class _Simulation:
 
     def _controller_died(self) -> None:
         self.cluster.orphan()
+        for number in self.controller.callers:
+            self._run_ended(number, None)  # no journal has its tasks
         self._stale += self.controller.core.stale
         for number, journal in self.journals.items():
             torn = journal.recover(self._rng)
@@ -308,7 +314,12 @@ class _Simulation:
             return
         run, name = runs[whim.which % len(runs)], hosts[whim.which % len(hosts)]
         anywhere = self.scenario.hosts[whim.which % len(self.scenario.hosts)].name
-        count = len(self._plans[run])
+        callers = controller.callers.get(run)
+        count = len(self._plans[run]) if callers is None else callers.run.state.task_count
+        if callers is not None and whim.what in ("cancel", "cancel_some", "want"):
+            if count:
+                controller.post(ev.CancelRequested(run, [whim.which % count]))
+            return
         match whim.what:
             case "cancel":
                 controller.post(ev.CancelRequested(run))

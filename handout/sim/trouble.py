@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from handout.errors import DamagedFileError
+from handout.execution.shell.run_state import GraphRun
 from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.sim.clock import Clock
@@ -168,6 +169,8 @@ class Trouble:
         """
         controller = self._cluster.controller
         for run in controller.driver.runs.values():
+            if not isinstance(run, GraphRun):
+                continue  # all results are for the caller
             for number, task in enumerate(run.spec.producer):
                 if task < 0 or number not in run.objects or number in run.plan.outputs:
                     continue

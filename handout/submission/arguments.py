@@ -8,9 +8,9 @@ class, and not only its name.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from handout.errors import GraphError, UnserializableError
 from handout.graph.objects import Pick
@@ -25,7 +25,7 @@ from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 
-__all__ = ["LARGE", "EncodedRun", "encode_plan"]
+__all__ = ["LARGE", "CallEncoder", "CodeWatch", "EncodedRun", "SuppliedValues", "check_size", "encode_plan", "refused"]
 
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
@@ -76,12 +76,17 @@ def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRu
     return (yield from _Encoder(plan, companions).run())
 
 
-class _Encoder:
-    def __init__(self, plan: Plan, companions: Sequence[type]) -> None:
-        self.plan = plan
-        self.companions = companions
-        self.snapshot = Snapshot()
-        self.producers: list[int] = list(plan.producers)
+class SuppliedValues:
+    """The objects of a run, and the bytes of those that the controller supplies.
+
+    Args:
+        producers: For each object that exists already, the task that makes it, or -1 if the controller supplies it.
+        snapshot: The snapshot of the run. Default: a new one.
+    """
+
+    def __init__(self, producers: Iterable[int] = (), snapshot: Snapshot | None = None) -> None:
+        self.snapshot = snapshot or Snapshot()
+        self.producers: list[int] = list(producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
         #: The numbers of the objects that large arguments became, by the ``id`` of the argument.
@@ -89,13 +94,40 @@ class _Encoder:
         #: These arguments. A list that contains one may change between two slices, so the encoder keeps them alive.
         #: Otherwise another object could get the same ``id``.
         self.kept: list[Any] = []
+        #: Numbers of the objects that hold code by value. A task that takes such an object needs the controller's
+        #: version of Python.
+        self.code_objects: set[int] = set()
+
+    def hold(self, number: int, value: Any) -> None:
+        """Pickle a value, and keep its bytes as the object with this number."""
+        with CodeWatch(self.snapshot) as code:
+            kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
+        self.values[number] = kept
+        self.nbytes[number] = _size(kept)
+        if code.seen:
+            self.code_objects.add(number)
+
+    def enlist(self, arg: Any) -> int:
+        """Make an argument an object of its own, unless it is one already. Return the number of the object."""
+        number = self.large.get(id(arg))
+        if number is None:
+            number = self.large[id(arg)] = len(self.producers)
+            self.kept.append(arg)
+            self.producers.append(-1)
+            self.nbytes.append(-1)
+            self.hold(number, arg)
+        return number
+
+
+class _Encoder(SuppliedValues):
+    def __init__(self, plan: Plan, companions: Sequence[type]) -> None:
+        super().__init__(plan.producers)
+        self.plan = plan
+        self.companions = companions
         self.functions: list[FunctionBlob] = []
         #: Indices into `functions`. A key is a pair: the function's ``id``, and True if the task's call or one of its
         #: inputs holds code by value.
         self.function_index: dict[tuple[int, bool], int] = {}
-        #: Numbers of the objects that hold code by value. A task that takes such an object needs the controller's
-        #: version of Python.
-        self.code_objects: set[int] = set()
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
 
@@ -133,15 +165,8 @@ class _Encoder:
             try:
                 blob = function_ref(fn, self.snapshot, self.companions)
             except diagnosis.CannotPickleError as error:
-                raise _refused(self.plan.ids[task], error) from error
-            if len(blob.blob) > MAX_PAYLOAD:
-                raise UnserializableError(
-                    f"Function {self.plan.ids[task]!r} holds {len(blob.blob) / (1 << 20):.1f} MiB, with its closure "
-                    f"and the globals that it uses. The limit is {MAX_PAYLOAD >> 20} MiB.",
-                    remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
-                    path=self.plan.ids[task],
-                    type=type(fn).__name__,
-                )
+                raise refused(self.plan.ids[task], error) from error
+            check_size(self.plan.ids[task], fn, blob)
             known = self.function_index[id(fn), by_value] = len(self.functions)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
         return known
@@ -150,16 +175,7 @@ class _Encoder:
         try:
             self.hold(number, value)
         except diagnosis.CannotPickleError as error:
-            raise _refused(id, error) from error
-
-    def hold(self, number: int, value: Any) -> None:
-        """Pickle a value, and keep its bytes as the object with this number."""
-        with _CodeWatch(self.snapshot) as code:
-            kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
-        self.values[number] = kept
-        self.nbytes[number] = _size(kept)
-        if code.seen:
-            self.code_objects.add(number)
+            raise refused(id, error) from error
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
@@ -172,8 +188,8 @@ class _Encoder:
             blob = yield from self._plain(args, inputs, paths)
             if blob is not None:
                 return blob, inputs, bool(self.code_objects) and not self.code_objects.isdisjoint(inputs)
-        call = _CallEncoder(self, task, paths or ())
-        with _CodeWatch(self.snapshot) as code:
+        call = CallEncoder(self, plan.ids[task], inputs, lambda: plan.slot_of(task), paths or ())
+        with CodeWatch(self.snapshot) as code:
             blob = call.encode(args, kwargs)
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
@@ -263,7 +279,7 @@ def _has_repeated_sequence(args: tuple[Any, ...]) -> bool:
     return len(set(ids)) < len(ids)
 
 
-class _CodeWatch:
+class CodeWatch:
     """A context manager. After its block, `seen` is True if the block has pickled code by value.
 
     It is a class because ``contextlib.contextmanager`` would take as much time as the pickling itself.
@@ -276,7 +292,7 @@ class _CodeWatch:
         self.before = snapshot.by_value
         self.seen = False
 
-    def __enter__(self) -> _CodeWatch:
+    def __enter__(self) -> CodeWatch:
         self.snapshot.by_value = False
         return self
 
@@ -285,14 +301,30 @@ class _CodeWatch:
         self.snapshot.by_value = self.before or self.seen
 
 
-class _CallEncoder:
-    """Encodes a call that `_Encoder._plain` refuses, such as a call with keyword arguments or with a list."""
+class CallEncoder:
+    """Encodes any call, such as one with keyword arguments or with a list.
 
-    def __init__(self, encoder: _Encoder, task: int, paths: Sequence[Path]) -> None:
-        self.encoder = encoder
-        self.task = task
+    Args:
+        supplied: The objects of the run. Large arguments of the call are added to them.
+        id: The id of the task.
+        inputs: The numbers of the objects that the task takes.
+        make_slot_of: Returns the function that returns the placeholder of an output.
+        paths: Paths of the elements of the task's result that become separate objects.
+    """
+
+    def __init__(
+        self,
+        supplied: SuppliedValues,
+        id: str,
+        inputs: Sequence[int] = (),
+        make_slot_of: Callable[[], Callable[[Input[Any]], Placeholder]] | None = None,
+        paths: Sequence[Path] = (),
+    ) -> None:
+        self.supplied = supplied
+        self.id = id
         self.paths = paths
-        self.inputs: list[int] = list(encoder.plan.inputs[task])
+        self.inputs: list[int] = list(inputs)
+        self.make_slot_of = make_slot_of
         #: The function that returns the placeholder of an output. It is made when the first output is met, because many
         #: calls contain none.
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
@@ -317,7 +349,7 @@ class _CallEncoder:
             raise self._culprit(args, kwargs) from error
 
     def _dump(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Segment]:
-        return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.encoder.snapshot)
+        return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.supplied.snapshot)
 
     def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
         names = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]
@@ -327,12 +359,12 @@ class _CallEncoder:
             except BaseException as error:  # see `encode`
                 if is_interruption(error):
                     raise
-                return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
+                return refused(self.id, diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
-        return _refused(self.encoder.plan.ids[self.task], problem)
+        return refused(self.id, problem)
 
     def _attempt(self, part: Any) -> list[Segment]:
-        return calls_.dumps_call((part,), {"_": None}, (), self.resolve, self.encoder.snapshot)
+        return calls_.dumps_call((part,), {"_": None}, (), self.resolve, self.supplied.snapshot)
 
     # ---- outputs -------------------------------------------------------------------------------------------
 
@@ -345,7 +377,7 @@ class _CallEncoder:
         if issubclass(kind, Input):
             self.outputs_seen += 1
             if self.slot_of is None:
-                self.slot_of = self.encoder.plan.slot_of(self.task)
+                self.slot_of = _belongs_nowhere if self.make_slot_of is None else self.make_slot_of()
             return self.slot_of(obj)
         return obj if kind is Slot else None
 
@@ -358,15 +390,15 @@ class _CallEncoder:
 
         Large texts and large bytes become objects here, because their sizes are known before anything is pickled.
         """
-        large = self.encoder.large
+        large = self.supplied.large
         for arg in (*args, *kwargs.values()):
             if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
                 return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
         return args, kwargs
 
     def _if_known(self, arg: Any) -> Any:
-        if id(arg) in self.encoder.large or (type(arg) in _SIZED and len(arg) > LARGE):
-            return self._slot(self._enlist(arg))
+        if id(arg) in self.supplied.large or (type(arg) in _SIZED and len(arg) > LARGE):
+            return self._slot(self.supplied.enlist(arg))
         return arg
 
     def _slot(self, number: int) -> Slot:
@@ -387,7 +419,7 @@ class _CallEncoder:
         if _size(segments) <= LARGE:
             return arg
         if not self.outputs_seen:
-            return self._slot(self._enlist(arg))
+            return self._slot(self.supplied.enlist(arg))
         kind = type(arg)
         if kind is list or kind is tuple:
             return kind(self._shrink(part) for part in arg)
@@ -395,16 +427,12 @@ class _CallEncoder:
             return {key: self._shrink(part) for key, part in arg.items()}
         return arg
 
-    def _enlist(self, arg: Any) -> int:
-        encoder = self.encoder
-        number = encoder.large.get(id(arg))
-        if number is None:
-            number = encoder.large[id(arg)] = len(encoder.producers)
-            encoder.kept.append(arg)
-            encoder.producers.append(-1)
-            encoder.nbytes.append(-1)
-            encoder.hold(number, arg)
-        return number
+
+def _belongs_nowhere(promised: Input[Any]) -> NoReturn:
+    raise GraphError(
+        f"{promised!r} is a promise of a graph, and this call belongs to no graph.",
+        remedy="Add the function to the graph of this output: graph.add(f, output).",
+    )
 
 
 _TINY = frozenset({type(None), bool, int, float, complex})
@@ -423,7 +451,20 @@ def _own(segment: Segment) -> Segment:
     return bytes(segment)
 
 
-def _refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
+def check_size(id: str, fn: Callable[..., Any], blob: FunctionBlob) -> None:
+    """Raise `UnserializableError` if a function has too many bytes to be sent in one message."""
+    if len(blob.blob) > MAX_PAYLOAD:
+        raise UnserializableError(
+            f"Function {id!r} holds {len(blob.blob) / (1 << 20):.1f} MiB, with its closure and the globals that it "
+            f"uses. The limit is {MAX_PAYLOAD >> 20} MiB.",
+            remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
+            path=id,
+            type=type(fn).__name__,
+        )
+
+
+def refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
+    """Return the error of a function or of arguments that cannot be pickled."""
     return UnserializableError(
         f"{id!r} cannot be sent to a host, because {error.path} ({error.type}) cannot be pickled: {error.reason}.",
         remedy="Check the path of the file." if error.type == "handout.File" else _REMEDY,

@@ -23,7 +23,7 @@ from handout.serialization.pickling import Snapshot, dumps
 from handout.serialization.user_objects import is_interruption, qualified_name
 from handout.slices import SharedWork, Slices
 
-__all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_ref"]
+__all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_bytes", "function_ref", "numbered"]
 
 #: The time of every entry in the zip. With the times of the files, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
@@ -111,7 +111,17 @@ def function_ref(
     Raises:
         CannotPickleError: The function or a companion cannot be pickled.
     """
-    snapshot = snapshot or Snapshot()
+    blob, by_value = function_bytes(fn, snapshot or Snapshot(), companions)
+    return numbered(blob, by_value)
+
+
+def numbered(blob: bytes, by_value: bool) -> FunctionBlob:
+    """Return the bytes of a function with the number by which agents know them."""
+    return FunctionBlob(_function_numbers.of(hashlib.sha256(blob).digest()), blob, by_value, False)
+
+
+def function_bytes(fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type] = ()) -> tuple[bytes, bool]:
+    """Return a function as bytes, and True if it is sent by value; see `function_ref`."""
     before, snapshot.by_value = snapshot.by_value, False
     part: Any = fn
     path = qualified_name(fn)
@@ -125,8 +135,7 @@ def function_ref(
             raise
         raise find_unpicklable(part, path) from error
     by_value, snapshot.by_value = snapshot.by_value, before or snapshot.by_value
-    number = _function_numbers.of(hashlib.sha256(blob).digest())
-    return FunctionBlob(number, blob, by_value, False)
+    return blob, by_value
 
 
 def bundle_modules(names: Iterable[str]) -> Slices[CodeBundle | None]:

@@ -15,13 +15,13 @@ from handout.allocators import Allocator, builtin_name
 from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
-from handout.resources import Requirement
 from handout.scheduler.run_spec import Profile, RunSpec, Speculation
 from handout.serialization.user_objects import is_coroutine_function, qualified_name
 from handout.slices import Slices, column, is_slice_end
 from handout.submission.arguments import EncodedRun
+from handout.submission.code_bundles import CodeBundle, FunctionBlob
 
-__all__ = ["JournalResults", "RunPolicy", "Traits", "make_spec"]
+__all__ = ["JournalResults", "RunPolicy", "Traits", "check_memory", "make_profile", "make_spec"]
 
 #: The results that a journal commits. "all": those that another function or the caller takes. "outputs": those that the
 #: caller takes, and those of functions that must not run twice.
@@ -66,8 +66,8 @@ class Traits:
     options: TaskOptions
     #: True if calling the function returns a coroutine.
     coroutine: bool
-    #: True if workers import the user's modules from the bundle of the run.
-    needs_bundle: bool
+    #: The bundle from which workers import the user's modules. None if the tasks need none of these modules.
+    bundle: CodeBundle | None
 
 
 def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> Slices[tuple[RunSpec, list[Traits]]]:
@@ -143,26 +143,39 @@ class _Profiles:
     def _add(self, task: int) -> None:
         own, called = self._plan.options[task], self._plan.fns[task]
         function = self._encoded.functions[self._encoded.fn[task]]
-        if own.enforce_memory:
-            _check_memory(self._plan.ids[task], own.requirements)
+        check_memory(self._plan.ids[task], own)
         options = self._policy.apply(own)
-        self.known.append(
-            Profile(
-                requirements=options.requirements,
-                retries=options.retries or 0,
-                backoff_s=options.backoff_s,
-                host=options.host,
-                idempotent=options.idempotent,
-                python=function.python,
-                fn_name=qualified_name(called),
-            )
-        )
-        self.traits.append(Traits(options, is_coroutine_function(called), function.needs_bundle))
+        self.known.append(make_profile(options, function, qualified_name(called)))
+        bundle = self._encoded.bundle if function.needs_bundle else None
+        self.traits.append(Traits(options, is_coroutine_function(called), bundle))
 
 
-def _check_memory(id: str, requirements: Sequence[Requirement]) -> None:
-    """Raise `GraphError` if a variant of a cost has no memory, because that variant then has no limit to enforce."""
-    if any("memory" not in each.consumed for each in requirements):
+def make_profile(options: TaskOptions, function: FunctionBlob, name: str) -> Profile:
+    """Return the profile of the tasks that call a function with these options.
+
+    Args:
+        options: The options.
+        function: The bytes of the function.
+        name: The name of the function. The core remembers durations from run to run under this name.
+    """
+    return Profile(
+        requirements=options.requirements,
+        retries=options.retries or 0,
+        backoff_s=options.backoff_s,
+        host=options.host,
+        idempotent=options.idempotent,
+        python=function.python,
+        fn_name=name,
+    )
+
+
+def check_memory(id: str, options: TaskOptions) -> None:
+    """Check that a task with ``enforce_memory=True`` has a limit to enforce.
+
+    Raises:
+        GraphError: A variant of the task's cost has no memory.
+    """
+    if options.enforce_memory and any("memory" not in each.consumed for each in options.requirements):
         raise GraphError(
             f"Function {id!r} has enforce_memory=True and no memory in its cost, so there is no limit to enforce.",
             remedy="Add memory to every variant of the cost, such as cost={'memory': '2 GB'}.",

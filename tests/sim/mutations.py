@@ -17,7 +17,7 @@ from handout.protocol.resource_ledger import Claim, Ledger
 from handout.scheduler import commands as do
 from handout.scheduler import core
 from handout.scheduler import events as ev
-from handout.scheduler.handlers import attempt_reports, attempts, recovery
+from handout.scheduler.handlers import attempt_reports, attempts, cancellation, recovery, replicas
 from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.task_states import State
@@ -86,6 +86,33 @@ def a_lost_replica_of_the_controller_is_not_awaited(monkeypatch: pytest.MonkeyPa
         return left
 
     monkeypatch.setattr(ObjectTable, "remove_replica", remove_replica)
+
+
+@_listed
+def an_open_run_ends_with_its_last_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core announces the end of an open run, although more tasks may be added to it."""
+
+    def end_runs(world: Any) -> None:
+        for run in list(world.ending):
+            if run.spec.is_open and not (run.over or run.unended or run.objects.awaited):
+                world.out.add(do.AnnounceRunEnded(run.number, run.end(), None))
+        cancellation.end_runs(world)
+
+    monkeypatch.setattr(core, "end_runs", end_runs)
+
+
+@_listed
+def results_that_arrive_are_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core does not announce the end of an open run's task when its result arrives at the controller."""
+    real = replicas.add_replica
+
+    def add_replica(world: Any, run: Any, o: int, index: int, size: int = -1) -> None:
+        before = bytes(run.reported)
+        real(world, run, o, index, size)
+        if run.spec.is_open and bytes(run.reported) != before:
+            world.out._ended.pop(run.number, None)
+
+    monkeypatch.setattr(recovery, "add_replica", add_replica)
 
 
 @_listed

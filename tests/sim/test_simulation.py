@@ -87,6 +87,8 @@ FOUND_AT = {
     mutations.copies_are_not_sought_elsewhere: (26, 100),
     mutations.failed_copies_are_ignored: (12, 300),
     mutations.a_lost_replica_of_the_controller_is_not_awaited: (12, 300),
+    mutations.an_open_run_ends_with_its_last_task: (0, 100),
+    mutations.results_that_arrive_are_not_announced: (1, 100),
     mutations.returns_are_ignored: (6, 100),
     mutations.committed_results_are_ignored: (12, 100),
     mutations.unknown_attempts_are_ignored: (83, 300),

@@ -82,7 +82,7 @@ class AgentProxy:
         tasks, attempts = command.tasks[first:end], command.attempts[first:end]
         variants, keep = command.variants[first:end], command.keep[first:end]
         encoded, base = run.encoded, run.base
-        ids, wanted, made = run.plan.ids, run.wanted, run.task_objects
+        ids, wanted, made = run.ids, run.wanted, run.task_objects
         shift = self.shift
         functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
         blobs = [encoded.calls[t] for t in tasks]
@@ -102,7 +102,7 @@ class AgentProxy:
         self.conversation.send(message, blobs)
         if self.answers is not None:
             for task, attempt_id in zip(tasks, message.attempt_ids, strict=True):
-                self.answers.handed_over(attempt_id, ids[task], run.plan.options[task].timeout_s)
+                self.answers.handed_over(attempt_id, ids[task], run.options_of(task).timeout_s)
 
     def _send_functions(self, run: RunState, tasks: Sequence[int]) -> None:
         encoded = run.encoded

@@ -24,7 +24,7 @@ from typing import Any
 from handout.errors import DamagedFileError, JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
 from handout.execution.recording.resume_matching import PriorRuns
-from handout.execution.shell.run_state import HeldAttempt, RunState
+from handout.execution.shell.run_state import GraphRun, HeldAttempt, RunState
 from handout.execution.sliced import sliced
 from handout.failures import Failure, may_have_run
 from handout.graph.plan import Plan
@@ -181,7 +181,7 @@ class Recorder:
         # The old callback refers to the run. Without the callback, the run and its files can be freed at once.
         self._journal.on_error = _ignore
 
-    def begin(self, run: RunState, found: Mapping[str, FoundAgent]) -> list[ev.Event]:
+    def begin(self, run: GraphRun, found: Mapping[str, FoundAgent]) -> list[ev.Event]:
         """Record that the run begins. Return the facts that are known of earlier runs, as events for the core.
 
         Args:

@@ -19,7 +19,7 @@ from typing import Any
 
 from handout.errors import JournalError
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
-from handout.execution.shell.run_state import RunState
+from handout.execution.shell.run_state import GraphRun
 from handout.execution.sliced import sliced
 from handout.journal import CommittedTask, Journal, StoredPart
 from handout.journal.identity import TaskIdentities
@@ -111,7 +111,7 @@ class PriorRuns:
             if cls is not None:
                 tokens.adopt((origin, number), cls)
 
-    async def read(self, run: RunState, data_only: Collection[str]) -> None:
+    async def read(self, run: GraphRun, data_only: Collection[str]) -> None:
         """Read from the journal which of the run's tasks are committed, and put their results into ``run``.
 
         Only the results that the caller gets are loaded.
@@ -177,20 +177,20 @@ class PriorRuns:
                 f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "",
             )
 
-    def _leave_out(self, run: RunState, numbers: Iterable[int]) -> None:
+    def _leave_out(self, run: GraphRun, numbers: Iterable[int]) -> None:
         """Forget committed objects whose bytes are damaged. The core has these objects made again."""
         for number in numbers:
             task = run.spec.producer[number]
             logger.warning(
                 "The result of task %r in the journal %s is damaged or cannot be read. The task %s.",
-                run.plan.ids[task],
+                run.ids[task],
                 self._journal.path,
                 "must not run twice, so it fails" if task in self._once else "runs anew",
             )
             del self._known[self._tasks[task]].parts[self._identities.part_of(number)]
 
     def take_in(
-        self, run: RunState, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
+        self, run: GraphRun, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
     ) -> None:
         """Keep the facts that the journal has of the run's tasks.
 
@@ -207,7 +207,7 @@ class PriorRuns:
         # the journal or from their files when a task takes them.
         self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
 
-    def use_committed(self, run: RunState, data_only: Collection[str]) -> Slices[None]:
+    def use_committed(self, run: GraphRun, data_only: Collection[str]) -> Slices[None]:
         """Put the committed results into the run; see `read`."""
         known = self._known
         for task, identity in enumerate(self._tasks if known else ()):
@@ -220,7 +220,7 @@ class PriorRuns:
                 run.hosts[task] = committed.host
                 self._replicas += self._take(run, task, committed, data_only)
 
-    def _output_parts(self, run: RunState) -> Slices[dict[int, StoredPart]]:
+    def _output_parts(self, run: GraphRun) -> Slices[dict[int, StoredPart]]:
         """Return the committed objects that the caller gets."""
         parts = {}
         for seen, number in enumerate(sorted(self._outputs)):
@@ -231,12 +231,12 @@ class PriorRuns:
                 parts[number] = part
         return parts
 
-    def _part(self, run: RunState, number: int) -> StoredPart | None:
+    def _part(self, run: GraphRun, number: int) -> StoredPart | None:
         """Return an object as the journal holds it, or None if the object is not committed."""
         committed = self._known.get(self._tasks[run.spec.producer[number]])
         return None if committed is None else committed.parts.get(self._identities.part_of(number))
 
-    def facts(self, run: RunState, found: Mapping[str, FoundAgent]) -> list[ev.Event]:
+    def facts(self, run: GraphRun, found: Mapping[str, FoundAgent]) -> list[ev.Event]:
         """Return the facts that are known of earlier runs, as events for the core; see `Recorder.begin`."""
         lost = [(t, i) for t, i in enumerate(self._tasks) if i in self._lost] if self._lost else []
         # Leave out attempts of tasks that the run does not have, because a faulty agent may report such attempts.
@@ -268,7 +268,7 @@ class PriorRuns:
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
         return events
 
-    def _use_left(self, run: RunState, left: Mapping[int, Sequence[tuple[str, int]]], began: Collection[int]) -> None:
+    def _use_left(self, run: GraphRun, left: Mapping[int, Sequence[tuple[str, int]]], began: Collection[int]) -> None:
         """Note the replicas that agents have, and the tasks that ended just before the earlier controller died.
 
         Such a task is not committed, but agents have all its objects.
@@ -291,7 +291,7 @@ class PriorRuns:
                 self._replicas += [(number, nbytes, host) for host, nbytes in left.get(number, ())]
 
     def _take(
-        self, run: RunState, task: int, found: CommittedTask, data_only: Collection[str]
+        self, run: GraphRun, task: int, found: CommittedTask, data_only: Collection[str]
     ) -> Iterable[tuple[int, int, str]]:
         """Put a task's committed objects into the run. Yield the number, the size and the holder of each object."""
         for number in run.task_objects[task]:

@@ -35,19 +35,40 @@ class CodeUses:
 
     def begin(self, run: RunState) -> None:
         """Count a run that begins."""
-        self._functions.update({function.number for function in run.encoded.functions})
-        if run.encoded.bundle is not None:
-            self._bundles[run.encoded.bundle.key] += 1
+        self._functions.update(_functions_of(run))
+        self._bundles.update(_bundles_of(run))
+
+    def add(self, function: int | None, bundle: int | None) -> None:
+        """Count code that an open run begins to use.
+
+        Args:
+            function: The number of a function that the run has not used before, or None.
+            bundle: The key of a bundle that the run has not used before, or None.
+        """
+        if function is not None:
+            self._functions[function] += 1
+        if bundle is not None:
+            self._bundles[bundle] += 1
 
     def end(self, run: RunState) -> UnusedCode:
         """Stop counting a run that is over. Return the code that agents can drop."""
-        functions = _discount(self._functions, {function.number for function in run.encoded.functions})
-        bundle, bundles = run.encoded.bundle, set[int]()
-        if bundle is not None and _discount(self._bundles, {bundle.key}):
+        functions = _discount(self._functions, _functions_of(run))
+        bundles = _discount(self._bundles, _bundles_of(run))
+        if bundles:
+            kept = max(bundles)
             if self._last_bundle is not None and self._last_bundle not in self._bundles:
-                bundles = {self._last_bundle} - {bundle.key}
-            self._last_bundle = bundle.key
+                bundles.add(self._last_bundle)
+            bundles.discard(kept)
+            self._last_bundle = kept
         return UnusedCode(functions, bundles)
+
+
+def _functions_of(run: RunState) -> set[int]:
+    return {function.number for function in run.encoded.functions}
+
+
+def _bundles_of(run: RunState) -> set[int]:
+    return {traits.bundle.key for traits in run.traits if traits.bundle is not None}
 
 
 def _discount(uses: Counter[int], numbers: set[int]) -> set[int]:

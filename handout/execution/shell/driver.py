@@ -219,6 +219,10 @@ class Driver:
         prepared, run.prepared = run.prepared, None
         self.post(ev.RunSubmitted(run.number, run.spec, prepared), *facts)
 
+    def use_code(self, function: int | None, bundle: int | None) -> None:
+        """Note that an open run begins to use a function or a bundle; see `CodeUses.add`."""
+        self._code_uses.add(function, bundle)
+
     def forget(self, run: RunState) -> None:
         """Drop a run that its caller has left. Tell agents to drop the code that no other run uses."""
         asking = self._asking.pop(run.number, None)
@@ -322,7 +326,7 @@ class Driver:
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.watchers:
-            at_s, ids = self.now - run.started_at, run.plan.ids
+            at_s, ids = self.now - run.started_at, run.ids
             pairs = zip(command.tasks, command.attempts, strict=True)
             run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
 
@@ -388,7 +392,7 @@ class Driver:
     def _announce_second(self, command: do.AnnounceSecondAttempt) -> None:
         run = self.runs.get(command.run)
         if run is not None and run.watchers:
-            c, id = command, run.plan.ids[command.task]
+            c, id = command, run.ids[command.task]
             at_s = self.now - run.started_at
             run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
 
@@ -396,7 +400,7 @@ class Driver:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
             return
-        c, id = command, run.plan.ids[command.task]
+        c, id = command, run.ids[command.task]
         function = run.spec.profiles[run.spec.profile[c.task]].fn_name
         if not agent.was_full:
             agent.was_full = True  # later cases are not logged, but the events of the runs report them
@@ -440,7 +444,7 @@ class Driver:
             at_s = self.now - run.started_at
             run.tell(
                 [
-                    TaskEnded(at_s, run.plan.ids[t], o.value, h or None, run.failures.get(t))
+                    TaskEnded(at_s, run.ids[t], o.value, h or None, run.failures.get(t))
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]
             )
@@ -461,13 +465,13 @@ class Driver:
 def _closed_under(run: RunState) -> HandoutError:
     left = sum(1 for outcome in run.outcomes if outcome is None)
     return HandoutError(
-        f"The cluster was closed while {left} of the {len(run.plan)} tasks of this run had not ended.",
+        f"The cluster was closed while {left} of the {run.task_count} tasks of this run had not ended.",
         remedy="Close the cluster after its runs have ended.",
     )
 
 
 def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
-    ids = run.plan.ids
+    ids = run.ids
     if isinstance(found, Failure):
         return found
     if outcome is Outcome.SKIPPED and cause >= 0:

@@ -134,9 +134,9 @@ class InboundMessages:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
             return
         pickled = bytes(payload) if agent.trusted else None
-        failure = from_report(run.plan.ids[task], agent.name, attempt, _facts(message), pickled)
+        failure = from_report(run.ids[task], agent.name, attempt, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
-        retry_on = run.plan.options[task].retry_on
+        retry_on = run.options_of(task).retry_on
         # The next attempt would probably return such a result too, or lack the same package.
         final = failure.kind in ("unserializable", "too_large") or (
             failure.kind == "raised" and "missing" in failure.report and not allows_missing_modules(retry_on)
@@ -149,7 +149,10 @@ class InboundMessages:
             self._decided(run, task, attempt, failure, True)
         else:
             self._driver.retry_decisions.ask(
-                retry_on, failure, run.context, lambda yes: self._decided(run, task, attempt, failure, yes)
+                retry_on,
+                failure,
+                run.contexts.get(task, run.context),
+                lambda yes: self._decided(run, task, attempt, failure, yes),
             )
 
     def _decided(self, run: RunState, task: int, attempt: int, failure: Failure, retryable: bool) -> None:
@@ -175,7 +178,7 @@ class InboundMessages:
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is not None:
-                _check_below(tasks, len(run.plan))
+                _check_below(tasks, run.task_count)
                 if run.recorder is not None:
                     run.recorder.not_started(tasks, attempts)
             self._driver.post(ev.TasksRecalled(agent.name, number, tasks, attempts))
@@ -185,10 +188,10 @@ class InboundMessages:
             run = self._driver.runs.get(number)
             if run is None:
                 continue
-            _check_below(tasks, len(run.plan))
+            _check_below(tasks, run.task_count)
             self._driver.post(ev.TasksStarted(agent.name, number, tasks, attempts))
             if run.watchers:
-                at_s, ids = self._driver.now - run.started_at, run.plan.ids
+                at_s, ids = self._driver.now - run.started_at, run.ids
                 run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, attempts, strict=True)])
 
     def _on_stream_object(self, agent: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
@@ -269,7 +272,7 @@ def _is_stored(run: RunState, number: int, data: memoryview) -> bool:
     try:
         run.objects.put_new(number, bytes(data))
     except (OSError, MemoryError) as error:
-        warn_no_room(f"the result of task {run.plan.ids[run.spec.producer[number]]!r}", error)
+        warn_no_room(f"the result of task {run.ids[run.spec.producer[number]]!r}", error)
         return False
     return True
 

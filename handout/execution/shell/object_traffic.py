@@ -120,7 +120,7 @@ class ObjectTraffic:
 
         Only results are in files or in a journal. The values that the caller gave are in memory.
         """
-        id = run.plan.ids[run.spec.producer[number]]
+        id = run.ids[run.spec.producer[number]]
         logger.warning("The result of task %r is made again, because it cannot be read. %s", id, error.problem)
         run.objects.drop([number])
 

@@ -111,6 +111,10 @@ class RunObjects:
         """Free reserved memory, because the result has arrived or will not come."""
         self.claimed -= nbytes
 
+    def supply(self, number: int, segments: Sequence[Segment]) -> None:
+        """Hold a pickled value from the caller. It does not count towards ``max_memory``."""
+        self._held[number] = list(segments)
+
     def put(self, number: int, data: bytes | bytearray | memoryview | SpillFile, nbytes: int) -> None:
         """Hold an object that has arrived. Do nothing if the object is already held.
 

@@ -18,6 +18,7 @@ from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.task_logs import RunLogs
 from handout.failures import Failure
+from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
 from handout.protocol import numbering
 from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
@@ -27,7 +28,7 @@ from handout.scheduler.task_states import Outcome
 from handout.submission.arguments import EncodedRun
 from handout.submission.plan_to_spec import RunPolicy, Traits
 
-__all__ = ["HeldAttempt", "RunRecorder", "RunState"]
+__all__ = ["GraphRun", "HeldAttempt", "RunRecorder", "RunState"]
 
 
 class HeldAttempt(NamedTuple):
@@ -82,15 +83,14 @@ class RunRecorder(Protocol):
         ...
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class RunState:
     """A run from its submission until its results have been taken.
 
-    Lists and mappings by task use the task numbers of the plan.
+    Lists and mappings by task use the task numbers of the run's specification.
     """
 
     number: int
-    plan: Plan
     encoded: EncodedRun
     spec: RunSpec
     policy: RunPolicy
@@ -104,6 +104,8 @@ class RunState:
     started_at: float
     #: The caller's context variables, with which the function ``retry_on`` is called.
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    #: For some tasks of an open run: context variables that replace those in ``context``.
+    contexts: dict[int, contextvars.Context] = field(default_factory=dict)
     #: For each task, how it ended, or None if it has not ended.
     outcomes: list[Outcome | None] = field(default_factory=list)
     #: For each task, the host to which its last attempt was handed over.
@@ -136,8 +138,29 @@ class RunState:
     recorder: RunRecorder | None = None
 
     def __post_init__(self) -> None:
-        self.outcomes = [None] * len(self.plan)
-        self.hosts = [""] * len(self.plan)
+        count = len(self.spec.profile)
+        self.outcomes = [None] * count
+        self.hosts = [""] * count
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks that the run has at present."""
+        return len(self.outcomes)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The id of each task."""
+        ids = self.spec.ids
+        assert ids is not None  # only the core's tests make specifications without ids
+        return ids
+
+    def name_of(self, number: int) -> str:
+        """Return the id of an object: the id of the task that makes it."""
+        return self.ids[self.spec.producer[number]]
+
+    def options_of(self, task: int) -> TaskOptions:
+        """Return the options of a task. The run's options replace those that were not set for the function."""
+        return self.traits[self.spec.profile[task]].options
 
     @property
     def base(self) -> int:
@@ -185,10 +208,10 @@ class RunState:
             self.error = error
         self.ended.set()
         for waiting in (self.on_task_end, self.on_object):
-            for callbacks in list(waiting.values()):
-                for callback in callbacks:
-                    callback()
-            waiting.clear()
+            callbacks = [callback for each in waiting.values() for callback in each]
+            waiting.clear()  # a callback may end the run again
+            for callback in callbacks:
+                callback()
 
     def counts(self) -> Mapping[Outcome, int]:
         """Return the number of tasks by outcome."""
@@ -197,3 +220,14 @@ class RunState:
             if outcome is not None:
                 counts[outcome] += 1
         return counts
+
+
+@dataclass(eq=False, kw_only=True)
+class GraphRun(RunState):
+    """The run of a graph."""
+
+    plan: Plan
+
+    def name_of(self, number: int) -> str:
+        """Return the id of an object; see `Plan.name_of`."""
+        return self.plan.name_of(number)

@@ -9,7 +9,7 @@ from itertools import chain
 from handout.allocators import Allocator
 from handout.execution.run_options import RunOptions
 from handout.execution.shell.run_objects import RunObjects
-from handout.execution.shell.run_state import RunState
+from handout.execution.shell.run_state import GraphRun
 from handout.graph.plan import Plan
 from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.run_preparation import prepare_run
@@ -22,7 +22,7 @@ __all__ = ["make_run"]
 
 def make_run(
     plan: Plan, encoded: EncodedRun, options: RunOptions, number: int, allocator: Allocator | None
-) -> Slices[RunState]:
+) -> Slices[GraphRun]:
     """Return a run that is ready to be submitted.
 
     Args:
@@ -39,7 +39,7 @@ def make_run(
     if policy.allocator is None:
         policy = replace(policy, allocator=allocator)
     spec, traits = yield from make_spec(plan, encoded, policy)
-    return RunState(
+    return GraphRun(
         number=number,
         plan=plan,
         encoded=encoded,

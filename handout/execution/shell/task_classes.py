@@ -76,7 +76,7 @@ class TaskClassTable:
         cpu = need.get("cpu", 0)
         memory = requirement.consumed.get("memory", 0) // PARTS
         limit = memory if options.enforce_memory and memory else None
-        bundle = run.encoded.bundle if traits.needs_bundle else None
+        bundle = traits.bundle
         message = NewTaskClass(
             0,  # replaced below; an equal task class that exists keeps its own number
             dict(need),

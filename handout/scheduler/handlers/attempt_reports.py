@@ -121,6 +121,9 @@ def tasks_finished(world: World, event: TasksFinished) -> None:
     run.requests.note_change()
     world.dirty.add(host)
     world.ending.add(run)
+    if done and run.spec.is_open:
+        # `add_replica` announces the tasks whose results the controller does not have yet; see `open_runs`.
+        done = [t for t in done if not (reported[t] or run.objects.awaits(t))]
     if done:
         run.mark_reported(done)
         world.out.done(run.number, host.name, done)
@@ -215,7 +218,8 @@ def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequenc
 def _finished_after_close(world: World, event: TasksFinished, host: HostRecord | None) -> None:
     """Drop the results of a run that is closed."""
     for t, attempt, held in zip(event.tasks, event.attempts, event.held, strict=True):
-        for o in confirm_end(world, host, event.run, t, attempt):
+        # An agent may end an attempt that an earlier controller handed over, of a run that this one does not know.
+        for o in confirm_end(world, host, event.run, t, attempt) or (t,):
             if host is not None:
                 world.out.drop(host.index, event.run, o)
             if held:

@@ -24,6 +24,7 @@ __all__ = [
     "end_runs",
     "fail",
     "give_up_output",
+    "withdraw",
 ]
 
 #: An aborted run waits at most this many seconds for agents to confirm that its tasks have ended.
@@ -54,6 +55,19 @@ def give_up_output(world: World, run: Run, o: int) -> None:
     """Let a run end without this output, because no task will make it."""
     if run.objects.give_up_output(o):
         world.ending.add(run)
+
+
+def withdraw(world: World, run: Run, t: int, outcome: Outcome, failure: object = None) -> None:
+    """Announce another outcome for a task of an open run that is DONE, because the controller will not get its result.
+
+    Do nothing if the end of the task was announced before.
+    """
+    if run.reported[t]:
+        return
+    run.mark_reported([t])
+    give_up_output(world, run, t)
+    drop_unused(world, run, t)
+    world.out.ended(run.number, t, outcome, world.fleet.names[run.host[t]], failure, -1)
 
 
 def fail(world: World, run: Run, t: int, failure: object) -> None:
@@ -132,6 +146,7 @@ def _cancel(world: World, run: Run, tasks: list[int]) -> Slices[None]:
     for t in tasks:
         yield
         if run.ended(t):
+            withdraw(world, run, t, Outcome.CANCELLED)
             continue
         if run.state[t] == State.HANDED:
             _cancel_handed(world, run, t)
@@ -170,7 +185,7 @@ def abort(world: World, run: Run, outcome: Outcome, error: Exception | None = No
 
 
 def _cancel_all(world: World, run: Run) -> Slices[None]:
-    for t in range(run.spec.count):
+    for t in range(run.task_count):
         if is_slice_end(t):
             yield
         if run.ended(t):
@@ -202,6 +217,8 @@ def end_runs(world: World) -> None:
             continue  # this work adds the run to ``ending`` when it is done
         if run.over or run.unended or (run.objects.awaited and not run.aborting):
             continue
+        if run.spec.is_open and not run.aborting:
+            continue  # more tasks may be added to it
         outcome = run.end()
         run.durations.remember(world.remembered)
         world.out.add(AnnounceRunEnded(run.number, outcome, run.error))

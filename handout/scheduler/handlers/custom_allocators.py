@@ -9,13 +9,13 @@ from handout.resources import nearest_name
 from handout.scheduler.commands import AskAllocator
 from handout.scheduler.events import AllocatorFailed, PlacementsProposed
 from handout.scheduler.handlers.attempts import hand_over
-from handout.scheduler.handlers.cancellation import abort
+from handout.scheduler.handlers.open_runs import fail_run
 from handout.scheduler.placing.placement import ahead_backlog_s, claim_on, eligible_hosts, is_for_allocator
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
-from handout.scheduler.task_states import Outcome, State
+from handout.scheduler.task_states import State
 from handout.scheduler.views import cluster_view, task_view
 
 __all__ = ["allocator_failed", "answer_due", "ask_again", "ask_allocators", "note_room", "placements_proposed"]
@@ -106,7 +106,7 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
     if run is None or run.requests.number != event.request:
         world.stale += 1
         return
-    abort(world, run, Outcome.FAILED, event.error)
+    fail_run(world, run, event.error)
 
 
 def placements_proposed(world: World, event: PlacementsProposed) -> None:
@@ -236,4 +236,4 @@ def _place_on(world: World, run: Run, t: int, host: HostRecord, queue: ReadyQueu
 
 
 def _refuse(world: World, run: Run, problem: str, remedy: str) -> None:
-    abort(world, run, Outcome.FAILED, AllocatorError(f"{problem}.", remedy=remedy))
+    fail_run(world, run, AllocatorError(f"{problem}.", remedy=remedy))

@@ -188,7 +188,7 @@ def _not_started(run: Run, host: HostRecord) -> list[int]:
     """Return the tasks that were handed to a host and, as far as the core knows, have not started."""
     return [
         t
-        for t in range(run.spec.count)
+        for t in range(run.task_count)
         if run.state[t] == State.HANDED and run.host[t] == host.index and t not in run.started
     ]
 

@@ -14,7 +14,7 @@ from handout.scheduler.handlers.attempts import (
     requeue_group,
     return_to_frontier,
 )
-from handout.scheduler.handlers.cancellation import abort, end, end_dependents, fail, give_up_output
+from handout.scheduler.handlers.cancellation import abort, end, end_dependents, fail, give_up_output, withdraw
 from handout.scheduler.handlers.replicas import add_replica, copy_to
 from handout.scheduler.handlers.retries import MAX_ENVIRONMENT_FAILURES, outcome_unknown, result_lost
 from handout.scheduler.state.hosts import HostRecord
@@ -321,7 +321,7 @@ def _input_not_copied(world: World, run: Run, t: int, host: HostRecord, failures
 
 
 def _abort_without_output(world: World, run: Run, o: int, source: str) -> None:
-    """End a run, because one of its outputs cannot be copied to the controller."""
+    """End a run, or a task of an open run, because an output cannot be copied to the controller."""
     name = run.name_of(run.spec.producer[o])
     error = HostLostError(
         f"the result of task {name!r} could not be copied from host {source!r} to the controller; "
@@ -330,4 +330,7 @@ def _abort_without_output(world: World, run: Run, o: int, source: str) -> None:
         host=source,
         id=name,
     )
-    abort(world, run, Outcome.FAILED, error)
+    if run.spec.is_open:
+        withdraw(world, run, o, Outcome.FAILED, error)
+    else:
+        abort(world, run, Outcome.FAILED, error)

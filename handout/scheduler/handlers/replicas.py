@@ -22,6 +22,9 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
     objects.add_replica(o, index, size)
     if index == 0 and objects.flags[o] & OUTPUT:
         world.ending.add(run)
+        if run.spec.is_open and not run.reported[o]:
+            run.mark_reported([o])
+            world.out.done(run.number, world.fleet.names[run.host[o]], [o])
     if not before:
         notify_consumers(world, run, o, index)
     elif not objects.uses[o]:

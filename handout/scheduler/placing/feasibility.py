@@ -1,10 +1,15 @@
-"""End a run at once if no host can ever run one of its tasks. The run's error has the reason for each host."""
+"""End a run at once if no host can ever run one of its tasks. The run's error has the reason for each host.
+
+Of an open run, only the tasks end that no host can ever run; see `handout.scheduler.handlers.open_runs`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from handout.errors import PlacementError
 from handout.resources import placement_error
-from handout.scheduler.handlers.cancellation import abort
+from handout.scheduler.handlers.cancellation import abort, fail
 from handout.scheduler.run_spec import Profile
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
@@ -34,8 +39,11 @@ def end_infeasible_runs(world: World) -> None:
             continue
         run.mark_checked()
         # Tasks that are handed over now do not count, because they have a host already.
-        if (error := _infeasible(world, run, hosts, handed=False)) is not None:
-            abort(world, run, Outcome.FAILED, error)
+        for t, error in _infeasible(world, run, hosts, handed=False):
+            if not run.spec.is_open:
+                abort(world, run, Outcome.FAILED, error)
+                break
+            fail(world, run, t, error)
 
 
 def depends_on_host(world: World, name: str) -> PlacementError | None:
@@ -50,13 +58,17 @@ def depends_on_host(world: World, name: str) -> PlacementError | None:
         return None
     hosts = [host for host in fleet.by_name.values() if not host.draining and host.name != name]
     for run in world.runs.values():
-        if not run.over and not run.aborting and (error := _infeasible(world, run, hosts, handed=True)) is not None:
+        if run.over or run.aborting:
+            continue
+        for _, error in _infeasible(world, run, hosts, handed=True):
             return error
     return None
 
 
-def _infeasible(world: World, run: Run, hosts: list[HostRecord], *, handed: bool) -> PlacementError | None:
-    """Return the error of the first task that none of these hosts can ever run.
+def _infeasible(
+    world: World, run: Run, hosts: list[HostRecord], *, handed: bool
+) -> Iterator[tuple[int, PlacementError]]:
+    """Yield each task that none of these hosts can ever run, and its error. Of a group, yield only one task.
 
     If ``handed`` is True, tasks that are handed over now count, too.
     """
@@ -67,21 +79,21 @@ def _infeasible(world: World, run: Run, hosts: list[HostRecord], *, handed: bool
 
     hopeless = {p for p, profile in enumerate(profiles) if not any(feasible(host, profile) for host in hosts)}
     if hopeless:
-        for t in range(run.spec.count):
+        for t in range(run.task_count):
             if run.spec.profile[t] in hopeless and counts(t):
-                return _placement_error(world, run.name_of(t), profiles[run.spec.profile[t]], hosts)
+                yield t, _placement_error(world, run.name_of(t), profiles[run.spec.profile[t]], hosts)
     for group, members in run.group_profiles.items():
         if any(all(feasible(host, profiles[p]) for p in members) for host in hosts):
             continue
         first = next((t for t in run.groups[group] if counts(t)), None)
         if first is not None:
             names = ", ".join(map(repr, map(run.name_of, run.groups[group][:5])))
-            return PlacementError(
+            error = PlacementError(
                 f"the collocated tasks {names} cannot be placed: no host covers all of them.",
                 remedy="Lower the costs of these tasks, add a host that covers all of them, or do not collocate them.",
                 id=run.name_of(first),
             )
-    return None
+            yield first, error
 
 
 def _pinned_elsewhere(world: World, name: str, pin: str, hosts: list[HostRecord]) -> PlacementError:

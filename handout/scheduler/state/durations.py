@@ -54,12 +54,24 @@ class Durations:
     def of(cls, spec: RunSpec) -> Slices[Durations]:
         """Make the durations of a run that has not begun."""
         names: dict[int, str] = {}
-        for t, fn in enumerate(spec.fn if spec.count else ()):
+        for t, fn in enumerate(spec.fn):
             if is_slice_end(t):
                 yield
             if fn not in names:
                 names[fn] = spec.profiles[spec.profile[t]].fn_name
         return cls(spec, names)
+
+    def add(self, fn: int, name: str, remembered: dict[str, float]) -> None:
+        """Add a function of an open run. Do nothing if the run has it already.
+
+        Args:
+            fn: The number of the function. If it is new, it follows the largest known one.
+            name: The name of the function.
+            remembered: Expected seconds by function name, from earlier runs.
+        """
+        if fn == len(self.expected_s):
+            self._names[fn] = name
+            self.expected_s.append(remembered.get(name, UNKNOWN_S))
 
     def recall(self, remembered: dict[str, float]) -> None:
         """Take over the expected durations from earlier runs: seconds by function name."""

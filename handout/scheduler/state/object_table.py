@@ -102,6 +102,31 @@ class ObjectTable:
         for o in spec.keep:
             flags[o] |= KEEP
 
+    def add_values(self, nbytes: Sequence[int]) -> None:
+        """Append values, which the controller has, to the columns of an open run. ``nbytes`` has the size of each."""
+        count = len(nbytes)
+        self.nbytes.extend(nbytes)
+        self.replicas.extend([_CONTROLLER] * count)
+        self.consumers.extend([_NONE] * count)
+        self.uses.extend([0] * count)
+        self.flags.extend(bytes(count))
+
+    def add_task(self, t: int, inputs: Sequence[int]) -> None:
+        """Note the values that a new task of an open run takes, and that the caller wants the result of the task."""
+        consumers = self.consumers
+        for o in inputs:
+            users = consumers[o]
+            if users:
+                users.append(t)  # type: ignore[attr-defined]  # a list from the first consumer on
+            else:
+                consumers[o] = [t]
+            self.uses[o] += 1
+        self.add_output(t)
+
+    def awaits(self, o: int) -> bool:
+        """Return True if the controller does not have an object that the caller wants, and may still get it."""
+        return bool(self.flags[o] & OUTPUT) and 0 not in self.replicas[o]
+
     def missing_inputs(self, count: int) -> Slices[list[int]]:
         """Return for each of ``count`` tasks how many of its inputs have no replica."""
         missing = [0] * count

@@ -36,7 +36,7 @@ def ranks_of(
     Raises:
         InternalError: The graph has a cycle. A graph with a cycle should never become a run.
     """
-    count = spec.count
+    count = len(missing)
     rank: list[int] = []
     if any(missing):
         rank = yield from _critical_path(spec, missing, consumers, objects_of)

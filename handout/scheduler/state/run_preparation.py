@@ -24,11 +24,12 @@ def prepare_run(number: int, spec: RunSpec) -> Slices[Run]:
     """
     objects = yield from ObjectTable.of(spec)
     run = Run(number, spec, objects, (yield from Durations.of(spec)))
-    run.attempt, run.host = [0] * spec.count, [0] * spec.count
+    count = run.task_count
+    run.attempt, run.host = [0] * count, [0] * count
     yield
-    run.claims, run.backlog_s, run.queue = [None] * spec.count, [0.0] * spec.count, [None] * spec.count
+    run.claims, run.backlog_s, run.queue = [None] * count, [0.0] * count, [None] * count
     yield
-    run.missing = yield from objects.missing_inputs(spec.count)
+    run.missing = yield from objects.missing_inputs(count)
     yield from _fill_groups(run)
     run.rank, run.order, run.task_at = yield from ranks_of(spec, run.missing, objects.consumers, run.objects_of)
     yield from _fill_frontier(run)

@@ -217,7 +217,7 @@ class Run:
 
     def _task_columns(self, spec: RunSpec) -> None:
         """Create the columns with an entry for each task. `prepare_run` fills the lists."""
-        count = spec.count
+        count = 0 if spec.is_open else spec.count
         self.state = bytearray(count)
         #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
         #: there was no attempt.
@@ -272,7 +272,7 @@ class Run:
         #: Number of tasks that are handed.
         self.active = 0
         #: Number of tasks that have not ended.
-        self.unended = spec.count
+        self.unended = len(self.state)
         self.failed = 0
         self.cancelled = 0
         #: True while the core notes the results that earlier runs have committed. Some columns disagree meanwhile.
@@ -298,7 +298,33 @@ class Run:
         #: For each profile: the queue of the tasks that have no group and no hosts to avoid.
         self.default_queues = [self._queue(ReadyQueueKey(p, 0, _NONE, frozenset())) for p in range(len(spec.profiles))]
 
+    # -- open runs
+
+    def add_profiles(self, now: float) -> None:
+        """Create the queues of the profiles that were added to the specification."""
+        for p in range(len(self.default_queues), len(self.spec.profiles)):
+            queue = self._queue(ReadyQueueKey(p, 0, _NONE, frozenset()))
+            queue.since = now
+            self.default_queues.append(queue)
+
+    def add_tasks(self, count: int) -> None:
+        """Append ``count`` tasks to the columns. They are WAITING and lack no input."""
+        self.state.extend(bytes(count))
+        self.reported.extend(bytes(count))
+        self.attempt.extend([0] * count)
+        self.host.extend([0] * count)
+        self.missing.extend([0] * count)
+        self.claims.extend([None] * count)
+        self.backlog_s.extend([0.0] * count)
+        self.queue.extend([None] * count)
+        self.unended += count
+
     # -- reading
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks that the run has at present."""
+        return len(self.state)
 
     def handed_tasks(self) -> list[int]:
         """Return the tasks that are handed. The time of the search hardly depends on the size of the run."""

@@ -1,0 +1,99 @@
+"""The calls of a cluster: single functions that run on its hosts, without a graph."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
+
+from handout.allocators import Allocator
+from handout.errors import HandoutError, ResultError
+from handout.execution.results import value_of
+from handout.execution.shell.driver import Driver
+from handout.execution.shell.open_run import OpenRun
+from handout.execution.sliced import sliced
+from handout.scheduler.task_states import Outcome
+from handout.submission.code_bundles import CodeBundle, bundle_modules
+from handout.submission.single_call import EncodedCall
+
+__all__ = ["Calls"]
+
+#: An open run gets this many tasks. Its columns are made at once, which takes 0.1 ms.
+_CAPACITY: Final = 1024
+#: `_bundle` takes this many steps at once. Usually the bundle exists already, and finding it takes one step.
+_STEPS: Final = 4
+
+
+class Calls:
+    """Runs calls on the hosts of one cluster, from its opening to its close.
+
+    Args:
+        driver: The driver of the cluster.
+        next_run: Returns a run number that no other run of the cluster has.
+        allocator: The allocator of the cluster.
+    """
+
+    def __init__(self, driver: Driver, next_run: Callable[[], int], allocator: Allocator | None) -> None:
+        self._driver = driver
+        self._next_run = next_run
+        self._allocator = allocator
+        self._numbers = itertools.count(1)
+        #: The run that gets the next tasks, by the priority of its tasks.
+        self._open: dict[float, OpenRun] = {}
+
+    async def run(self, call: EncodedCall) -> Any:
+        """Run a call, and return its result.
+
+        If the caller is cancelled, the task is cancelled, and this method does not wait for its end.
+
+        Raises:
+            Exception: The exception that the function raised, or another reason for which there is no result.
+        """
+        bundle = await _bundle(call.bytes.modules)
+        ended = asyncio.get_running_loop().create_future()
+        run = self._run_for(call.options.priority)
+        id = f"{call.name}[{next(self._numbers)}]"
+        task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None))
+        try:
+            await ended
+            return _result(run, task, id)
+        finally:
+            run.let_go(task)
+
+    def _run_for(self, priority: float) -> OpenRun:
+        run = self._open.get(priority)
+        if run is None or run.is_full:
+            run = self._open[priority] = OpenRun(
+                self._driver, self._next_run(), _CAPACITY, priority=priority, allocator=self._allocator
+            )
+        return run
+
+
+def _result(run: OpenRun, task: int, id: str) -> Any:
+    state = run.state
+    if state.outcomes[task] is None:
+        raise state.error or HandoutError(f"Call {id!r} had not ended when the cluster was closed.")
+    if state.outcomes[task] is Outcome.DONE and task not in state.objects:
+        raise ResultError(
+            f"The host {state.hosts[task]!r} reported the end of call {id!r}, but sent no result.",
+            remedy="Run the call again.",
+            id=id,
+            host=state.hosts[task] or None,
+            path="result",
+        )
+    return value_of(state, task, (), id)
+
+
+async def _bundle(modules: frozenset[str]) -> CodeBundle | None:
+    """Return the bundle of the user's own modules among ``modules``, or None if there is no such module."""
+    if not modules:
+        return None
+    work = bundle_modules(modules)
+    try:
+        for _ in range(_STEPS):
+            next(work)
+    except StopIteration as end:
+        found: CodeBundle | None = end.value
+        return found
+    return await sliced(work)

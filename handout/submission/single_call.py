@@ -1,0 +1,115 @@
+"""Turns one call of a function, which belongs to no graph, into bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handout.errors import GraphError
+from handout.graph.function_options import TaskOptions, check_options, intern_options
+from handout.graph.naming import name_of
+from handout.graph.options_decorator import mark_of
+from handout.graph.signature import Signatures
+from handout.project.loaded import remember_loaded
+from handout.serialization.user_objects import brief, is_coroutine_function, qualified_name
+from handout.submission.arguments import check_size
+from handout.submission.call_snapshots import CallBytes, CallSnapshots
+
+__all__ = ["CallOptions", "EncodedCall", "encode_call"]
+
+#: The options that need other functions of a graph, each with what the caller can do instead.
+_OF_GRAPHS: Mapping[str, str] = {
+    "collocate_with": "Use host= instead, or add the functions to one graph.",
+    "inline": "Call the function inside the function that takes its result.",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedCall:
+    """The bytes of one call. They do not change if the caller changes the arguments later."""
+
+    #: The name of the function, for the id of the task.
+    name: str
+    #: The name of the function under which the core remembers how long its tasks take.
+    qualified_name: str
+    bytes: CallBytes
+    options: TaskOptions
+    #: True if calling the function returns a coroutine.
+    is_coroutine: bool
+    #: The size of each value in bytes.
+    nbytes: Sequence[int]
+
+
+class CallOptions:
+    """Finds the options of functions that belong to no graph, and checks the calls of these functions.
+
+    Args:
+        given: Options for each function that does not have an option of the same name.
+
+    Raises:
+        GraphError: An option is wrong, or only a function of a graph can have it.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        check_options(given, "the options of a call")
+        _check_alone(given, "an executor" if given else "a call")
+        self._given = dict(given)
+        self._known: dict[Any, tuple[TaskOptions, object]] = {}
+        self._signatures = Signatures()
+        self.snapshots = CallSnapshots()
+
+    def of(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskOptions:
+        """Return the options for a call.
+
+        Raises:
+            GraphError: The function cannot be called with these arguments, or it has an option that only a function of
+                a graph can have.
+        """
+        if not callable(fn):
+            raise GraphError(
+                f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: call(f, x)."
+            )
+        name = name_of(fn)
+        self._signatures.check(fn, len(args), kwargs.keys(), lambda: name)
+        marked = mark_of(fn) or {}
+        _check_alone(marked, f"a call of {name!r}")
+        given = {**self._given, **marked}
+        given.pop("id", None)
+        return intern_options(given, self._known)
+
+
+def _check_alone(given: Mapping[str, Any], owner: str) -> None:
+    for name, remedy in _OF_GRAPHS.items():
+        if given.get(name):
+            raise GraphError(f"{owner} cannot have the option {name}=, which is for graphs.", remedy=remedy)
+
+
+def encode_call(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    companions: Sequence[type] = (),
+) -> EncodedCall:
+    """Pickle a function and the arguments of one call.
+
+    Args:
+        fn: The function.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+        options: Finds the options of the function.
+        companions: Classes to send along with a function that is sent by value; see `encode_plan`.
+
+    Raises:
+        GraphError: The function cannot be called with these arguments.
+        UnserializableError: The function or an argument cannot be pickled. The error names the path to the part that
+            failed.
+    """
+    own = options.of(fn, args, kwargs)
+    remember_loaded(fn)
+    name = name_of(fn)
+    found = options.snapshots.encode(name, fn, args, kwargs, companions)
+    check_size(name, fn, found.function)
+    nbytes = [sum(memoryview(segment).nbytes for segment in segments) for segments in found.values]
+    return EncodedCall(name, qualified_name(fn), found, own, is_coroutine_function(fn), nbytes)
