@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from handout.events import RunEvent as Event
     from handout.execution import Cluster, ClusterOptions, Ended, Execution, Results, RunOptions, execute, run, start
     from handout.execution.evaluate import evaluate
+    from handout.execution.run_view import RunView
     from handout.execution.trusted_classes import trust
     from handout.failures import Failure, failure
     from handout.graph import (
@@ -154,6 +155,7 @@ __all__ = [
     "Results",
     "RunOptions",
     "RunTimeoutError",
+    "RunView",
     "Runnable",
     "Task",
     "TaskCancelledError",
@@ -240,6 +242,7 @@ _HOMES = {
     "Execution": "handout.execution",
     "Results": "handout.execution",
     "RunOptions": "handout.execution",
+    "RunView": "handout.execution.run_view",
     "execute": "handout.execution",
     "run": "handout.execution",
     "start": "handout.execution",

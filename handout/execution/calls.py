@@ -42,10 +42,14 @@ class Calls:
         #: The run that gets the next tasks, by the priority of its tasks.
         self._open: dict[float, OpenRun] = {}
 
-    async def run(self, call: EncodedCall) -> Any:
+    async def run(self, call: EncodedCall, handed_over: Callable[[], object] | None = None) -> Any:
         """Run a call, and return its result.
 
         If the caller is cancelled, the task is cancelled, and this method does not wait for its end.
+
+        Args:
+            call: The call.
+            handed_over: Called once, when the task of the call is first handed over to a host.
 
         Raises:
             Exception: The exception that the function raised, or another reason for which there is no result.
@@ -54,7 +58,7 @@ class Calls:
         ended = asyncio.get_running_loop().create_future()
         run = self._run_for(call.options.priority)
         id = f"{call.name}[{next(self._numbers)}]"
-        task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None))
+        task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None), handed_over)
         try:
             await ended
             return _result(run, task, id)

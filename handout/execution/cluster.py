@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from anyio.from_thread import start_blocking_portal
+
 from handout.allocators import Allocator, ClusterView
-from handout.errors import HandoutError
+from handout.errors import HandoutError, HostError
+from handout.execution.any_thread import ask, is_current, run_to_end
 from handout.execution.cluster_runtime import CLOSE_TIMEOUT_S, ClusterRuntime, Require
 from handout.execution.execution import Execution
+from handout.execution.executor import ClusterExecutor
 from handout.execution.results import Results
 from handout.execution.run_options import RunOptions
-from handout.graph import Runnable, as_graph
+from handout.execution.run_view import RunView, views_of
+from handout.graph import Options, Runnable, as_graph
 from handout.resources import Host, Inventory, InventoryLike
 from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.submission.single_call import CallOptions, encode_call
@@ -26,8 +34,12 @@ R = TypeVar("R")
 class Cluster:
     """Hosts that stay connected, with agents and workers that keep running. Many graphs can run at the same time.
 
-    Use a cluster as ``async with Cluster(...) as cluster``. In a notebook, await `open` and `close` instead. An open
-    cluster can be used only in the event loop in which it was opened.
+    Use a cluster in one of two ways:
+
+    - ``async with Cluster(...) as cluster`` in a coroutine. In a notebook, await `open` and `close` instead. The
+      methods that are coroutines can be used only in the event loop in which the cluster was opened.
+    - ``with Cluster(...) as cluster`` in code that is not async. The cluster then has an event loop in a thread of its
+      own. `run`, `executor`, `view`, `unavailable` and `runs` can be used from any thread.
 
     Args:
         inventory: The hosts: an `Inventory`, a list of hosts or of texts such as ``"user@host:port"``, the path of a
@@ -36,10 +48,12 @@ class Cluster:
         require: How many hosts must be reached before `open` returns: ``"any"`` for one, ``"all"`` for every host of
             the inventory, or a number.
         timings: Time limits, such as how long a host may be silent. None means the defaults of `Timings`.
+        max_concurrency: Largest number of tasks of all runs and calls that hosts run at one time. With this limit, a
+            host gets a task only when it can start it. None means no limit but the hosts' capabilities.
 
     Raises:
         InventoryError: The inventory cannot be read, or ``require`` asks for more hosts than the inventory has.
-        HandoutError: ``timings`` is not a `Timings`.
+        HandoutError: ``timings`` is not a `Timings`, or ``max_concurrency`` is not a whole number above 0.
 
     Example:
         ```python
@@ -60,9 +74,14 @@ class Cluster:
         allocator: Allocator | None = None,
         require: Require = "any",
         timings: Timings | None = None,
+        max_concurrency: int | None = None,
     ) -> None:
         self._options = CallOptions({})
-        self._runtime = ClusterRuntime(inventory, allocator=allocator, require=require, timings=timings)
+        self._runtime = ClusterRuntime(
+            inventory, allocator=allocator, require=require, timings=timings, max_concurrency=max_concurrency
+        )
+        #: Ends the thread of the cluster's own event loop. None unless the cluster was opened by a plain ``with``.
+        self._thread: ExitStack | None = None
 
     async def open(self) -> Self:
         """Connect to the hosts, and return as soon as ``require`` of them are usable. The other hosts may join later.
@@ -92,6 +111,27 @@ class Cluster:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    def __enter__(self) -> Self:
+        if self._thread is not None or not self._runtime.is_closed:
+            raise HostError("This cluster is open already. Close the cluster before you open it again.")
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            loop = portal.call(asyncio.get_running_loop)
+            run_to_end(loop, self.open)
+            stack.callback(self._close_in_thread, loop)
+            self._runtime.has_thread = True
+            self._thread = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.close()
+
+    def _close_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._runtime.has_thread = False
+        run_to_end(loop, self.close)
 
     def start(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Execution:
         """Make an execution of a graph: ``async with cluster.start(graph) as execution``.
@@ -132,6 +172,68 @@ class Cluster:
         """
         async with self.start(graph, **run) as execution:
             return await execution.results()
+
+    def run(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Results:
+        """Run a graph as `execute` does, from code that is not async, and from any thread.
+
+        Ctrl-C in the main thread ends the run, and is raised after its tasks have ended.
+
+        Args:
+            graph: A graph, or a list of `function` entries.
+            **run: The options of the run, see `RunOptions`.
+
+        Returns:
+            The results, as for `execute`.
+
+        Raises:
+            HandoutError: The caller is in the event loop of the cluster. There, await `execute` instead.
+            Exception: All that `execute` raises.
+
+        Example:
+            ```python
+            with handout.Cluster() as cluster:
+                graph = handout.Graph()
+                power = graph.add(pow, 2, 10)
+                assert cluster.run(graph)[power] == 1024
+            ```
+        """
+        loop = self._runtime.loop
+        if is_current(loop):
+            raise HandoutError(
+                "cluster.run waits for the run, and the event loop of the cluster cannot wait for itself.",
+                remedy="Use `await cluster.execute(...)` instead.",
+            )
+        return run_to_end(loop, lambda: self.execute(graph, **run))
+
+    def executor(self, **options: Unpack[Options]) -> concurrent.futures.Executor:
+        """Return an executor of the standard library, for libraries that take one.
+
+        Its functions run on the hosts of the cluster, as those of `call` do. Several executors of one cluster can have
+        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls. The
+        cluster stays open. If the cluster is closed, calls that have not ended get a `BrokenExecutor`.
+
+        A future is running from the moment at which a host gets its function. From then on ``cancel()`` returns False.
+        In the event loop of the cluster, ``result()`` and ``exception()`` of a future that is not done raise an error,
+        because they would wait for ever. There, await ``asyncio.wrap_future(future)``.
+
+        Args:
+            **options: Options of each function that does not have an option of the same name.
+
+        Returns:
+            The executor. Any thread may use it.
+
+        Raises:
+            GraphError: An option is wrong, or only a function of a graph can have it.
+            HostError: The cluster is not open.
+
+        Example:
+            ```python
+            with handout.Cluster() as cluster:
+                pool = cluster.executor(cost={"memory": "100 MB"}, retries=2)
+                print(sum(pool.map(abs, range(-100, 0))))
+            ```
+        """
+        return ClusterExecutor(self._runtime, options)
 
     @overload
     async def call(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -216,14 +318,30 @@ class Cluster:
 
     @property
     def view(self) -> ClusterView:
-        """The hosts that are usable now, with their capabilities and their free amounts.
+        """The hosts that are usable now, with their capabilities and their free amounts. Any thread may ask for it.
 
         Raises:
             HostError: The cluster is not open.
         """
-        return self._runtime.driver.core.view
+        runtime = self._runtime
+        return ask(runtime.loop, lambda: runtime.driver.core.view)
+
+    @property
+    def runs(self) -> Sequence[RunView]:
+        """The runs of the cluster that have not been left, for example for a health endpoint. Any thread may ask.
+
+        All calls of the cluster, those of executors among them, are one run.
+
+        Raises:
+            HostError: The cluster is not open.
+        """
+        runtime = self._runtime
+        return ask(runtime.loop, lambda: views_of(runtime.driver))
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """For each host that cannot be used, by the host's name: the error that says why."""
-        return self._runtime.unavailable
+        """For each host that cannot be used, by the host's name: the error that says why. Any thread may ask for it."""
+        runtime = self._runtime
+        if runtime.is_closed:
+            return runtime.unavailable
+        return ask(runtime.loop, lambda: runtime.unavailable)

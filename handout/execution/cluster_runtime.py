@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -24,8 +24,20 @@ from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.members import Members
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.driver import Driver
+from handout.execution.slots import most_tasks
 from handout.project.loaded import remember_loaded
-from handout.resources import Host, Inventory, InventoryLike, as_host, as_inventory
+from handout.resources import (
+    PARTS,
+    Host,
+    Inventory,
+    InventoryLike,
+    Requirement,
+    as_host,
+    as_inventory,
+    compile_capabilities,
+)
+from handout.resources.names import MAX_CONCURRENCY
+from handout.resources.numbers import is_whole
 from handout.scheduler import events as ev
 from handout.serialization.user_objects import brief
 from handout.transport.bootstrap import choose_hash_seed
@@ -58,8 +70,10 @@ class ClusterRuntime:
         allocator: Allocator | None = None,
         require: Require = "any",
         timings: Timings | None = None,
+        max_concurrency: int | None = None,
     ) -> None:
         self.inventory: Inventory = as_inventory(inventory)
+        self.max_concurrency = _limit(max_concurrency, self.inventory)
         self.allocator = allocator
         self.required: int = _required(require, len(self.inventory))
         if timings is not None and not isinstance(timings, Timings):
@@ -72,6 +86,8 @@ class ClusterRuntime:
         self._runs = itertools.count(1)
         self._driver: Driver | None = None
         self._calls: Calls | None = None
+        #: True if the cluster was opened by a plain ``with``, so that its event loop has a thread of its own.
+        self.has_thread = False
         self._serving: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         #: Seconds that agents get to end when the cluster is closed.
@@ -121,7 +137,8 @@ class ClusterRuntime:
         """
         if self._serving is not None:
             raise HostError("This cluster is open already. Close the cluster before you open it again.")
-        self._closing = asyncio.Event()
+        # The cluster may have been open in another event loop before.
+        self._closing, self._settling = asyncio.Event(), asyncio.Event()
         self._settled.clear()
         self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
         for agent in self._known.values():
@@ -131,7 +148,9 @@ class ClusterRuntime:
         self._found.clear()
         self._driver = Driver(lambda coroutine: self._spawn(coroutine))
         self._calls = Calls(self._driver, self.next_run, self.allocator)
-        shared = self.inventory.shared_amounts
+        shared = dict(self.inventory.shared_amounts)
+        if self.max_concurrency is not None:
+            shared[MAX_CONCURRENCY] = self.max_concurrency * PARTS
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
         for name in self.inventory:
@@ -292,11 +311,18 @@ class ClusterRuntime:
             HandoutError: The cluster was opened in another event loop than the running one.
         """
         if self._driver is None or self._serving is None:
-            raise HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+            raise _not_open()
         if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
+            if self.has_thread:
+                raise HandoutError(
+                    "This cluster was opened by a plain `with`, so its coroutines cannot be awaited.",
+                    remedy="Use cluster.run(graph) or cluster.executor().submit(f, ...), or open the cluster with "
+                    "`async with`.",
+                )
             raise HandoutError(
                 "This cluster was opened in another event loop, and can be used only there.",
-                remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop.",
+                remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop. "
+                "From other threads, cluster.run(graph) and cluster.executor() can be used.",
             )
         return self._driver
 
@@ -311,6 +337,46 @@ class ClusterRuntime:
         _ = self.driver  # raises if the cluster cannot be used here
         assert self._calls is not None
         return self._calls
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which the cluster is open.
+
+        Raises:
+            HostError: The cluster is not open.
+        """
+        if self._serving is None:
+            raise _not_open()
+        return self._serving.get_loop()
+
+    @property
+    def is_closed(self) -> bool:
+        """True if the cluster is not open, or is being closed."""
+        return self._serving is None or self._closing.is_set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
+        """Run a coroutine until the cluster is closed. Return False, and close the coroutine, if it is closed already.
+
+        Only code in the cluster's event loop may call this.
+        """
+        if self._members is None or self.is_closed:
+            coroutine.close()
+            return False
+        self._spawn(coroutine)
+        return True
+
+    def slots(self, requirements: Sequence[Requirement]) -> int:
+        """Return how many tasks with these variants of a cost the hosts can run at one time.
+
+        A host that has not joined counts with its declared capabilities.
+        """
+        driver = self._driver
+        known = {} if driver is None else driver.core.world.fleet.by_name
+        offers = [
+            known[host.name].offer if host.name in known else compile_capabilities(host.capabilities)
+            for host in list(self.inventory.values())
+        ]
+        return sum(most_tasks(offer, requirements, self.inventory.shared_amounts) for offer in offers)
 
     @property
     def has_data_hosts(self) -> bool:
@@ -365,6 +431,27 @@ def _required(require: Any, hosts: int) -> int:
             remedy="Add hosts to the inventory, or require fewer hosts.",
         )
     return int(required)
+
+
+def _not_open() -> HostError:
+    return HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+
+
+def _limit(limit: Any, inventory: Inventory) -> int | None:
+    """Check the option ``max_concurrency`` of a cluster."""
+    if limit is None:
+        return None
+    if not is_whole(limit) or limit < 1:
+        raise HandoutError(
+            f"max_concurrency={brief(limit)} is not a whole number from 1 up.", remedy="Correct this option."
+        )
+    if MAX_CONCURRENCY in inventory.shared_amounts:
+        raise InventoryError(
+            f"The inventory has a shared amount {MAX_CONCURRENCY!r}, and the cluster has the option of this name.",
+            remedy="Give the shared amount another name.",
+            key=MAX_CONCURRENCY,
+        )
+    return int(limit)
 
 
 async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -14,6 +14,8 @@ KNOWN_AMOUNTS: Final = SIZES | COUNTS
 DEVICE_NAMES: Final = frozenset({"gpu", "gpu_memory"})
 #: All names that `Cost` has as fields.
 KNOWN_NAMES: Final = KNOWN_AMOUNTS | {"python", "cpu_intensive"}
+#: The name of the limit on the tasks of a whole cluster, among the amounts that all hosts share. Each task takes one.
+MAX_CONCURRENCY: Final = "max_concurrency"
 #: Names that the agent probes on its host. A value that the inventory declares replaces the probed one.
 PROBED_NAMES: Final = KNOWN_AMOUNTS | {
     "python",

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from handout.errors import InternalError
 from handout.protocol import numbering
 from handout.protocol.resource_ledger import Ledger
+from handout.resources import PARTS
+from handout.resources.names import MAX_CONCURRENCY
 from handout.scheduler import Outcome, State, invariants
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
@@ -301,6 +303,8 @@ def _shares_what_is_granted(controller: Controller) -> None:
             if task.life == controller.life and run is not None:
                 requirement = run.spec.profiles[run.spec.profile[task.task]].requirements[task.variant]
                 taken.update(requirement.needs(_SHARED)[1])
+                if MAX_CONCURRENCY in controller.core.world.fleet.shared_amounts:
+                    taken[MAX_CONCURRENCY] += PARTS
     granted = controller.core.world.fleet.shared.used
     for name, parts in taken.items():
         _require(

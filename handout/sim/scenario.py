@@ -8,6 +8,7 @@ from random import Random
 
 from handout.execution.run_options import RunOptions
 from handout.resources import PARTS, Offer, compile_capabilities
+from handout.resources.names import MAX_CONCURRENCY
 from handout.scheduler.run_spec import Speculation
 from handout.sim.allocators import Manner
 from handout.sim.calls import CallsPlan
@@ -69,7 +70,10 @@ class Scenario:
         if calls.random() < 0.4:
             runs.append(CallsPlan.draw(calls, len(runs) + 1, horizon_s))
         whims = [Whim(rng.random() * horizon_s, rng.choice(_WHIMS), rng.randrange(100)) for _ in range(count)]
-        return cls(seed, hosts, runs, whims, {"seat": rng.randint(1, 2) * PARTS}, weather, horizon_s)
+        shared = {"seat": rng.randint(1, 2) * PARTS}
+        if calls.random() < 0.15:
+            shared[MAX_CONCURRENCY] = calls.randint(1, 4) * PARTS
+        return cls(seed, hosts, runs, whims, shared, weather, horizon_s)
 
     @property
     def is_calm(self) -> bool:

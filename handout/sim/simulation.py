@@ -338,5 +338,5 @@ class _Simulation:
                 controller.post(ev.CapabilitiesChanged(name, offer))
                 controller.driver.agents[name].limits(dict(offer.amounts), offer.devices)
             case "share":
-                self._shared = {"seat": (1 + whim.which % 2) * PARTS}
+                self._shared["seat"] = (1 + whim.which % 2) * PARTS
                 controller.post(ev.SharedChanged(self._shared))

@@ -1,4 +1,4 @@
-"""Snapshots that several calls of one function share, as long as the function and what it uses stay the same.
+"""Gives several calls of one function the same snapshot, as long as the function and what it uses stay the same.
 
 A snapshot gives the functions and classes that it sends by value a version of its own, so that a worker does not take
 those of an earlier snapshot for them. If each call had a snapshot, each call of a function of a script would therefore
@@ -20,10 +20,8 @@ from handout.submission.code_bundles import FunctionBlob, function_bytes, number
 
 __all__ = ["CallBytes", "CallSnapshots"]
 
-#: At most this many snapshots are kept. They keep functions of the caller alive.
-_MOST: Final = 64
-#: A snapshot that keeps more objects of the caller alive than this is not used again.
-_MOST_KEPT: Final = 10_000
+#: At most this many snapshots are known.
+_MOST: Final = 1024
 #: The serial of the snapshots whose bytes are only compared.
 _COMPARED: Final = 0
 
@@ -40,10 +38,14 @@ class CallBytes(NamedTuple):
     modules: frozenset[str]
 
 
-class _Shared(NamedTuple):
-    """A snapshot, and the function that was pickled with it."""
+class _SentFunction(NamedTuple):
+    """A snapshot, and the function that was pickled with it.
 
-    snapshot: Snapshot
+    Only the serial of the snapshot is kept. The snapshot itself would keep the function, and all that the function
+    refers to, alive in the caller's program.
+    """
+
+    serial: int
     function: FunctionBlob
 
 
@@ -51,9 +53,9 @@ class CallSnapshots:
     """Encodes calls. Any thread may do so."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a __reduce__ may call the cluster
+        self._lock = threading.Lock()
         #: The key has the digests of all that the function and the arguments bring by value.
-        self._known: OrderedDict[tuple[bytes, ...], _Shared] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, ...], _SentFunction] = OrderedDict()
 
     def encode(
         self,
@@ -73,46 +75,64 @@ class CallSnapshots:
         before = set(compared.blobs)
         compared.closures = 0
         supplied = SuppliedValues(snapshot=compared)
-        blob, holds_code = _call(name, args, kwargs, supplied)
-        if not (function[1] or holds_code):
-            return _bytes(numbered(*function), blob, holds_code, supplied, compared)
-        # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs.
-        definitions = [compared.blobs[number].digest for number in compared.blobs if number not in before]
-        key = (hashlib.sha256(function[0]).digest(), *sorted(definitions))
+        call = _call(name, args, kwargs, supplied)
+        if not (function.by_value or call.by_value):
+            return _bytes(numbered(*function), call, supplied, compared)
+        # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
+        # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
+        definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
+        key = None if compared.closures else (hashlib.sha256(function.data).digest(), *sorted(definitions))
+        known = self._find(key)
+        if known is None:
+            snapshot = Snapshot()
+            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)))
+            self._remember(key, known)
+        if call.by_value:
+            supplied = SuppliedValues(snapshot=Snapshot(known.serial))
+            call = _call(name, args, kwargs, supplied)
+        return _bytes(known.function, call, supplied, compared)
+
+    def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:
-            shared = None if compared.closures else self._known.pop(key, None)
-            if shared is None or len(shared.snapshot.kept_alive) > _MOST_KEPT:
-                snapshot = Snapshot()
-                shared = _Shared(snapshot, numbered(*_function(name, fn, snapshot, companions)))
-            supplied = SuppliedValues(snapshot=shared.snapshot)
-            blob, holds_code = _call(name, args, kwargs, supplied)
-            if not compared.closures:
-                self._known[key] = shared
-                if len(self._known) > _MOST:
-                    self._known.popitem(last=False)
-        return _bytes(shared.function, blob, holds_code, supplied, compared)
+            known = None if key is None else self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)  # type: ignore[arg-type]
+            return known
+
+    def _remember(self, key: tuple[bytes, ...] | None, known: _SentFunction) -> None:
+        if key is None:
+            return
+        with self._lock:
+            self._known[key] = known
+            if len(self._known) > _MOST:
+                self._known.popitem(last=False)
 
 
-def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> tuple[bytes, bool]:
+class _Pickled(NamedTuple):
+    """Bytes of a function or of a call, and whether they hold code by value."""
+
+    data: bytes
+    by_value: bool
+
+
+def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> _Pickled:
     try:
-        return function_bytes(fn, snapshot, companions)
+        return _Pickled(*function_bytes(fn, snapshot, companions))
     except diagnosis.CannotPickleError as error:
         raise refused(name, error) from error
 
 
-def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: SuppliedValues) -> tuple[bytes, bool]:
-    """Return the bytes of a call, and True if they, or a value of the call, hold code by value."""
+def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: SuppliedValues) -> _Pickled:
+    """Return the bytes of a call. They also count as holding code by value if a value of the call does."""
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
         blob = call.encode(args, kwargs)
-    return blob, code.seen or bool(supplied.code_objects)
+    return _Pickled(blob, code.seen or bool(supplied.code_objects))
 
 
-def _bytes(
-    function: FunctionBlob, blob: bytes, holds_code: bool, supplied: SuppliedValues, compared: Snapshot
-) -> CallBytes:
+def _bytes(function: FunctionBlob, call: _Pickled, supplied: SuppliedValues, compared: Snapshot) -> CallBytes:
     # `CallEncoder` numbers the values in the order in which the call takes them.
     values = [supplied.values[number] for number in range(len(supplied.producers))]
-    if holds_code and not function.by_value:
+    if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
-    return CallBytes(function, blob, values, frozenset(compared.modules))
+    return CallBytes(function, call.data, values, frozenset(compared.modules))

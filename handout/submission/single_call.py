@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import FunctionType
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions, check_options, intern_options
@@ -12,12 +14,15 @@ from handout.graph.naming import name_of
 from handout.graph.options_decorator import mark_of
 from handout.graph.signature import Signatures
 from handout.project.loaded import remember_loaded
+from handout.resources import Requirement
 from handout.serialization.user_objects import brief, is_coroutine_function, qualified_name
 from handout.submission.arguments import check_size
 from handout.submission.call_snapshots import CallBytes, CallSnapshots
 
 __all__ = ["CallOptions", "EncodedCall", "encode_call"]
 
+#: At most this many different options are known.
+_MOST_OPTIONS: Final = 1024
 #: The options that need other functions of a graph, each with what the caller can do instead.
 _OF_GRAPHS: Mapping[str, str] = {
     "collocate_with": "Use host= instead, or add the functions to one graph.",
@@ -56,8 +61,15 @@ class CallOptions:
         _check_alone(given, "an executor" if given else "a call")
         self._given = dict(given)
         self._known: dict[Any, tuple[TaskOptions, object]] = {}
-        self._signatures = Signatures()
+        #: For some functions: the calls that were right, each as the number of positional arguments and the names of
+        #: the others. The table keeps no function alive.
+        self._right: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()
         self.snapshots = CallSnapshots()
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """The variants of the cost of a function that has no options of its own."""
+        return intern_options({k: v for k, v in self._given.items() if k != "id"}, self._known).requirements
 
     def of(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskOptions:
         """Return the options for a call.
@@ -71,12 +83,24 @@ class CallOptions:
                 f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: call(f, x)."
             )
         name = name_of(fn)
-        self._signatures.check(fn, len(args), kwargs.keys(), lambda: name)
+        self._check(fn, (len(args), *kwargs), lambda: Signatures().check(fn, len(args), kwargs.keys(), lambda: name))
         marked = mark_of(fn) or {}
         _check_alone(marked, f"a call of {name!r}")
         given = {**self._given, **marked}
         given.pop("id", None)
+        if len(self._known) >= _MOST_OPTIONS:
+            self._known = {}  # they keep objects of the caller alive
         return intern_options(given, self._known)
+
+    def _check(self, fn: Callable[..., Any], way: tuple[Any, ...], check: Callable[[], None]) -> None:
+        """Check a call, unless such a call of the function was right before."""
+        if type(fn) is not FunctionType:
+            check()
+            return
+        right = self._right.setdefault(fn, set())
+        if way not in right:
+            check()
+            right.add(way)
 
 
 def _check_alone(given: Mapping[str, Any], owner: str) -> None:

@@ -325,6 +325,9 @@ class Driver:
         agent.start_tasks(run, command, [self.classes.entry(run, profile[t], variant) for t, variant in variants])
         for task in command.tasks:
             run.hosts[task] = command.host
+        if run.on_hand_over:
+            for callback in [run.on_hand_over.pop(t) for t in command.tasks if t in run.on_hand_over]:
+                callback()
         if run.watchers:
             at_s, ids = self.now - run.started_at, run.ids
             pairs = zip(command.tasks, command.attempts, strict=True)

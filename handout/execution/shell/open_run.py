@@ -76,7 +76,14 @@ class OpenRun:
         """True if the run can get no more tasks."""
         return self.state.task_count >= self._capacity
 
-    def add(self, call: EncodedCall, bundle: CodeBundle | None, id: str, ended: Callable[[], None]) -> int:
+    def add(
+        self,
+        call: EncodedCall,
+        bundle: CodeBundle | None,
+        id: str,
+        ended: Callable[[], None],
+        handed_over: Callable[[], object] | None = None,
+    ) -> int:
         """Add a task, and return its number.
 
         Args:
@@ -84,6 +91,7 @@ class OpenRun:
             bundle: The user's own modules that the call needs.
             id: The id of the task.
             ended: Called once, when the task or the run has ended.
+            handed_over: Called once, when the task is first handed over to a host.
         """
         run, encoded = self.state, cast(Any, self.state.encoded)  # the sequences of an open run are lists
         task = run.task_count
@@ -104,6 +112,8 @@ class OpenRun:
         run.outcomes.append(None)
         run.hosts.append("")
         run.on_task_end[task] = [ended]
+        if handed_over is not None:
+            run.on_hand_over[task] = handed_over
         if call.options.retry_on is not None:
             run.contexts[task] = contextvars.copy_context()
         fn = self._fns.setdefault(function.number, len(self._fns))
@@ -158,6 +168,7 @@ class OpenRun:
         run.failures.pop(task, None)
         run.histories.pop(task, None)
         run.contexts.pop(task, None)
+        run.on_hand_over.pop(task, None)
         run.logs.forget(task)
         if self.is_full and not self._values:
             self.close()

@@ -127,6 +127,8 @@ class RunState:
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
     #: For each task, the functions that are called once when the task ends.
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    #: For some tasks, the function that is called when the task is first handed over to a host.
+    on_hand_over: dict[int, Callable[[], object]] = field(default_factory=dict)
     #: For each object, the functions that are called once, when the object has arrived or the run has ended.
     on_object: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     logs: RunLogs = field(default_factory=RunLogs)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from handout.protocol.resource_ledger import Ledger
-from handout.resources import explain_lacks
+from handout.resources import PARTS, explain_lacks
 from handout.resources.feasibility import feasible_variants
+from handout.resources.names import MAX_CONCURRENCY
 from handout.resources.offer import Offer
+from handout.resources.requirement import Requirement
 from handout.scheduler.run_spec import CONTROLLER, Profile
 from handout.scheduler.state.hosts import Demand, HostRecord
 
@@ -118,11 +120,14 @@ class Fleet:
         """Return all variants of a profile's cost, in order of preference."""
         demands = self._demands.get(profile)
         if demands is None:
-            demands = self._demands[profile] = tuple(
-                Demand(variant, *requirement.needs(self.shared_amounts))
-                for variant, requirement in enumerate(profile.requirements)
-            )
+            demands = self._demands[profile] = tuple(self._demand(*each) for each in enumerate(profile.requirements))
         return demands
+
+    def _demand(self, variant: int, requirement: Requirement) -> Demand:
+        host, shared = requirement.needs(self.shared_amounts)
+        if MAX_CONCURRENCY in self.shared_amounts:
+            shared = {**shared, MAX_CONCURRENCY: PARTS}
+        return Demand(variant, host, shared)
 
     def feasible(self, host: HostRecord, profile: Profile) -> tuple[Demand, ...]:
         """Return the variants of a profile's cost that a host can cover when it is idle, in order of preference.
