@@ -14,8 +14,8 @@ import types
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from handout.errors import RemoteError, TaskExitedError
-from handout.graph.objects import Pick
+from handout.errors import GraphError, RemoteError, TaskExitedError
+from handout.graph.objects import Borrowed, Pick
 from handout.graph.output import Input
 from handout.graph.plan import Plan
 from handout.host.task_context import Current, publish
@@ -48,6 +48,11 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
     for number, extra in enumerate(plan.extras, len(plan)):
         if isinstance(extra, Pick):
             picks.setdefault(extra.task, []).append(number)
+        elif isinstance(extra, Borrowed):
+            raise GraphError(
+                f"The graph takes the stored object {extra.home.id!r}, which is on hosts. No host is contacted here.",
+                remedy="Fetch the object first, and build the graph with its value.",
+            )
         else:
             values[number] = extra.value
     with _Loop() as loop:

@@ -10,12 +10,13 @@ from handout.errors import GraphError
 from handout.graph.given_values import GivenValue, Replacements
 from handout.graph.output import Output
 from handout.graph.path import path_key, path_text
+from handout.graph.stored import Home
 from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
 from handout.serialization.calls import Path, apply_path
 from handout.serialization.user_objects import brief, is_interruption, short_name
 
-__all__ = ["ObjectNumbers", "Pick", "Value"]
+__all__ = ["Borrowed", "ObjectNumbers", "Pick", "Value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class Value:
     """A value that was added with `Graph.value`, or an element of such a value."""
 
     value: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Borrowed:
+    """An object that is stored on hosts of the cluster."""
+
+    home: Home
 
 
 class ObjectNumbers:
@@ -54,7 +62,7 @@ class ObjectNumbers:
         self._given = given
         self._task_of = task_of
         self._tasks = tasks
-        self.extras: list[Pick | Value | GivenValue] = []
+        self.extras: list[Pick | Value | GivenValue | Borrowed] = []
         #: For each entry of ``extras``: the first output that named the object.
         self._names: list[Output[Any]] = []
         self._numbers: dict[Hashable, int] = {}
@@ -78,11 +86,14 @@ class ObjectNumbers:
             self._names.append(output)
         return known
 
-    def _extra(self, output: Output[Any], node: int) -> Pick | Value | GivenValue | None:
+    def _extra(self, output: Output[Any], node: int) -> Pick | Value | GivenValue | Borrowed | None:
         path = output._path
         given = self._given.find(node, path)
         if given is not None:
             return given
+        home = self._wiring.homes.get(node)
+        if home is not None:
+            return Borrowed(home)
         if self._wiring.fns[node] is None:
             try:
                 return Value(apply_path(self._wiring.args[node][0], path))

@@ -117,7 +117,11 @@ class Output(Input[T_co]):
                 f"output {self.id!r} cannot be indexed by another output, whose value is not known yet.",
                 remedy="Add a function that takes both outputs and returns the element.",
             )
-        return Output(self._origin, self._node, (*self._path, ("item", key)))
+        return self._at((*self._path, ("item", key)))
+
+    def _at(self, path: Path) -> Output[Any]:
+        """Return the output that names the element at a path."""
+        return Output(self._origin, self._node, path)
 
     def pick(self, path: Callable[[T_co], U], /) -> Output[U]:
         """Name an element of the result by a path of attributes and items. Type checkers infer the element's type.
@@ -134,7 +138,7 @@ class Output(Input[T_co]):
             first = model.pick(lambda m: m.weights["a"][0])
             ```
         """
-        return Output(self._origin, self._node, self._path + record_path(path, self.id))
+        return self._at(self._path + record_path(path, self.id))
 
     if TYPE_CHECKING:
         # None makes type checkers refuse `for x in out` and `x in out`. At run time, the methods below raise an error.

@@ -14,13 +14,13 @@ from typing import Any
 
 from handout.graph.function_options import TaskOptions
 from handout.graph.given_values import GivenValue
-from handout.graph.objects import ObjectNumbers, Pick, Value
+from handout.graph.objects import Borrowed, ObjectNumbers, Pick, Value
 from handout.graph.output import Input, Output
 from handout.graph.placeholder import Slots
 from handout.graph.wiring import Wiring
 from handout.serialization.calls import Path, Placeholder
 
-__all__ = ["GivenValue", "Pick", "Plan", "Value"]
+__all__ = ["Borrowed", "GivenValue", "Pick", "Plan", "Value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Plan:
     #: The number of the task's group. Tasks of one group run on the same host. -1: the task is in no group.
     groups: Sequence[int]
     #: The objects from number n on, where n is the number of tasks.
-    extras: Sequence[Pick | Value | GivenValue]
+    extras: Sequence[Pick | Value | GivenValue | Borrowed]
     #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
     #: Finds the object of an output or an id.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from handout.errors import GraphError, UnserializableError
 from handout.graph.arg import Arg
@@ -12,6 +12,7 @@ from handout.graph.nodes import Nodes
 from handout.graph.order import find_cycle, topological
 from handout.graph.output import Input, Output
 from handout.graph.scan import Scanner
+from handout.graph.stored import Home, Stored, StoredElement
 from handout.serialization.user_objects import is_interruption, short_name, text, type_name
 from handout.slices import Slices, column, is_slice_end
 
@@ -28,7 +29,20 @@ class Wiring:
     functions that take the same ``dump`` of the same output share one dump node.
     """
 
-    __slots__ = ("_dump_ids", "_dumps", "args", "count", "dumped", "fns", "inline", "nodes", "refs")
+    __slots__ = (
+        "_dump_ids",
+        "_dumps",
+        "_elements",
+        "_stored",
+        "args",
+        "count",
+        "dumped",
+        "fns",
+        "homes",
+        "inline",
+        "nodes",
+        "refs",
+    )
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes: Nodes = nodes
@@ -45,6 +59,13 @@ class Wiring:
         #: The number of each dump node, by the producer and the identity of the ``dump`` of its `Arg`.
         self._dumps: dict[tuple[Input[Any], int], int] = {}
         self._dump_ids: dict[int, str] = {}
+        #: The stored objects that functions take, by the nodes that stand for them. The nodes are values.
+        self.homes: dict[int, Home] = {}
+        #: The node of each stored object, by the identity of its home.
+        self._stored: dict[int, int] = {}
+        #: For stored objects of which functions take elements: a node with a function that returns the object. The
+        #: elements are taken out of its result, so that they alone travel.
+        self._elements: dict[int, int] = {}
 
     def scan(self) -> Slices[None]:
         """Find the references in the arguments of all nodes.
@@ -75,13 +96,15 @@ class Wiring:
             node += 1
 
     def _enter(self, ref: Input[Any]) -> None:
-        """Add the dump node of an `Arg`.
+        """Add the nodes of a stored object, or the dump node of an `Arg`.
 
-        If the producer is inline, no node is added, because the dump runs in the consumer.
+        If the producer of an `Arg` is inline, no node is added, because the dump runs in the consumer.
         """
+        if isinstance(ref, Stored | StoredElement):
+            self._enter_stored(ref)
         if not isinstance(ref, Arg):
             return
-        if isinstance(ref.producer, Arg):
+        if isinstance(ref.producer, Arg | Stored | StoredElement):
             self._enter(ref.producer)
         elif not isinstance(ref.producer, Output):
             raise GraphError(f"{ref!r} has no producer.", remedy="Give an output: Arg(out, load=...).")
@@ -95,6 +118,18 @@ class Wiring:
         self.dumped[node] = source
         self.fns.append(ref.dump)
         self.args.append((ref.producer,))
+
+    def _enter_stored(self, ref: Output[Any]) -> None:
+        home = cast(Home, ref._origin)
+        if id(home) not in self._stored:
+            self._stored[id(home)] = node = len(self.fns)
+            self.homes[node] = home
+            self.fns.append(None)
+            self.args.append((home,))
+        if ref._path and id(home) not in self._elements:
+            self._elements[id(home)] = len(self.fns)
+            self.fns.append(cast)  # ``cast(None, value)`` returns the value
+            self.args.append((None, Output(self, self._stored[id(home)])))
 
     def dump_output(self, arg: Arg[Any]) -> Output[Any] | None:
         """Return the output of an `Arg`'s dump node.
@@ -135,6 +170,9 @@ class Wiring:
             raise GraphError(f"{output!r} was added to the graph after this run began.", remedy="Run the graph again.")
         if origin is self:
             return node
+        known = (self._elements if output._path else self._stored).get(id(origin))
+        if known is not None:
+            return known
         raise GraphError(
             f"{output!r} belongs to another graph.",
             remedy="Add its function to this graph, or run the other graph first and pass the value from its results.",
@@ -173,7 +211,11 @@ class Wiring:
             return self.nodes.id_of(node)
         known = self._dump_ids.get(node)
         if known is None:
-            stem = f"{name_of(self.fns[node])}({self.dumped[node].id})"
+            if node in self.dumped:
+                stem = f"{name_of(self.fns[node])}({self.dumped[node].id})"
+            else:
+                home = self.homes.get(node) or self.homes[self.args[node][1]._node]
+                stem = home.id if node in self.homes else f"elements({home.id})"
             known, more = stem, 1
             while known in self._dump_ids.values() or self.nodes.find(known) is not None:
                 more += 1

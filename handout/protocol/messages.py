@@ -402,7 +402,7 @@ class Started(NamedTuple):
     """Id of the attempt."""
 
 
-class Stored(NamedTuple):
+class Arrived(NamedTuple):
     """Objects that the controller announced with `StreamObject`, and that are in the agent's store now."""
 
     keys: Column[int]
@@ -750,7 +750,7 @@ class ToController(TypedDict):
     failed: Handler[Failed]
     recalled: Handler[Recalled]
     started: Handler[Started]
-    stored: Handler[Stored]
+    arrived: Handler[Arrived]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
     vanished: Handler[Vanished]

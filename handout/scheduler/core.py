@@ -17,6 +17,7 @@ from handout.scheduler.commands import Command
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.handlers import (
     attempt_reports,
+    borrowing,
     custom_allocators,
     membership,
     open_runs,
@@ -66,6 +67,7 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.RunSubmitted: membership.run_submitted,
     ev.RunClosed: membership.run_closed,
     ev.TasksAdded: open_runs.tasks_added,
+    ev.ObjectsReleased: borrowing.objects_released,
     ev.ResultsCommitted: resumed_runs.results_committed,
     ev.AttemptsFound: resumed_runs.attempts_found,
     ev.AttemptsUnknown: resumed_runs.attempts_unknown,

@@ -12,7 +12,7 @@ columns: sequences of the same length, with one entry for each task or object.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from handout.errors import AllocatorError
@@ -36,6 +36,7 @@ __all__ = [
     "HostLost",
     "HostRecovered",
     "HostSuspected",
+    "ObjectsReleased",
     "ObjectsStored",
     "ObjectsVanished",
     "OutputsWanted",
@@ -84,11 +85,21 @@ class TasksAdded:
     fns: Sequence[int]
     #: For each task: the numbers of the values that it takes, each number once.
     inputs: Sequence[tuple[int, ...]]
-    #: For each new value, which the controller has: its size in bytes.
+    #: For each new value: its size in bytes. The controller has the value, unless it is in ``borrowed``.
     nbytes: Sequence[int]
     #: For each task: the id, and the labels.
     ids: Sequence[str]
     labels: Sequence[Mapping[str, Any]]
+    #: New values that another run keeps, as in `RunSpec.borrowed`.
+    borrowed: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsReleased:
+    """The caller does not need objects any more that a run has kept."""
+
+    run: int
+    objects: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -351,6 +362,7 @@ Event = (
     RunSubmitted
     | RunClosed
     | TasksAdded
+    | ObjectsReleased
     | ResultsCommitted
     | AttemptsFound
     | AttemptsUnknown

@@ -65,7 +65,7 @@ def stuck(world: World) -> list[int]:
         run.number
         for run in world.runs.values()
         if not (run.over or run.objects.copying or run.requests.number >= 0)
-        and not (run.spec.is_open and not run.unended and not run.objects.awaited)
+        and not (run.is_lasting and not run.unended and not run.objects.awaited)
     ]
 
 
@@ -108,7 +108,7 @@ def _tasks(world: World, run: Run) -> Iterator[str]:
             if not run.missing[t]:
                 yield f"task {t} is WAITING, but lacks no input"
             for o in () if run.number in world.jobs else run.spec.inputs[t]:
-                if not run.objects.replicas[o] and ((producer := run.spec.producer[o]) < 0 or run.ended(producer)):
+                if not run.objects.replicas[o] and not _can_come(run, o):
                     yield f"task {t} waits for object {o}, which no task makes"
     for t in (*run.shared, *run.recalled, *run.second_attempts):
         if run.state[t] != _HANDED:
@@ -129,17 +129,20 @@ def _handed(world: World, run: Run, t: int) -> Iterator[str]:
     if world.fleet.at(index) is None:
         yield f"task {t} is handed to the lost host {world.fleet.names[index]!r}"
     for o in run.spec.inputs[t]:
-        if index in run.objects.replicas[o] or (o, index) in run.objects.copying:
+        home, object_ = run.borrowed.get(o, (run, o))
+        if index in run.objects.replicas[o] or (object_, index) in home.objects.copying:
             continue
         if run.objects.replicas[o]:
             yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which is not being copied"
-        elif (
-            run.ended(run.spec.producer[o])
-            and t not in run.cancelling
-            and not run.aborting
-            and run.number not in world.jobs
-        ):
+        elif not _can_come(run, o) and t not in run.cancelling and not run.aborting and run.number not in world.jobs:
             yield f"task {t} waits on {world.fleet.names[index]!r} for object {o}, which no task makes"
+
+
+def _can_come(run: Run, o: int) -> bool:
+    """Return True if some task may still make an object, or make it again."""
+    home, object_ = run.borrowed.get(o, (run, o))
+    producer = home.spec.producer[object_]
+    return producer >= 0 and not home.ended(producer)
 
 
 def _objects(world: World, run: Run) -> Iterator[str]:
@@ -153,8 +156,12 @@ def _objects(world: World, run: Run) -> Iterator[str]:
                 before = i
             if not uses[o] and not flags[o] and producer[o] >= 0:
                 yield f"object {o} has replicas on {replicas}, but is not needed"
-        if flags[o] & KEEP and run.reported[run.spec.producer[o]] and not replicas and not run.over:
-            if run.spec.producer[o] >= 0 and run.state[run.spec.producer[o]] == State.DONE and not run.aborting:
+        if o in run.borrowed:
+            home, object_ = run.borrowed[o]
+            if replicas != (there := home.objects.replicas[object_]):
+                yield f"object {o} has replicas on {replicas}, but on {there} in run {home.number}, which keeps it"
+        elif flags[o] & KEEP and not replicas and not run.over and not run.aborting and producer[o] >= 0:
+            if run.reported[producer[o]] and run.state[producer[o]] == State.DONE:
                 yield f"object {o} must be kept, but has no replica"
     for (o, target), source in run.objects.copying.items():
         if (target and world.fleet.at(target) is None) or (source and world.fleet.at(source) is None):
@@ -178,7 +185,7 @@ def _whole(world: World, run: Run) -> Iterator[str]:
         yield f"{awaited} outputs are awaited, but the state says {run.objects.awaited}"
     if run.over and unended:
         yield "the run is over, but some of its tasks have not ended"
-    goes_on = run.spec.is_open and not run.aborting
+    goes_on = run.is_lasting and not run.aborting
     if run.number not in world.jobs and not (run.over or unended or goes_on) and (not awaited or run.aborting):
         yield "the run is not over, but waits for no task and no output"
     limit = run.spec.max_concurrency

@@ -6,7 +6,7 @@ A column is a sequence that has one entry for each task ("by task") or for each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from handout.resources.requirement import Requirement
@@ -77,8 +77,12 @@ class RunSpec:
     nbytes: Sequence[int]
     #: Objects that the caller wants. They are copied to the controller.
     outputs: Sequence[int] = ()
-    #: Objects that stay on their hosts after the run.
+    #: Objects that stay on their hosts after the run, until the shell releases them or closes the run. If such an
+    #: object is lost, it is made again, also after the run's end.
     keep: Sequence[int] = ()
+    #: Objects that another run keeps: the number of that run, and the number of the object there. No task of this run
+    #: makes them, so their producer is -1.
+    borrowed: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     #: By task: its priority. Tasks of a higher priority go first. None: all priorities are 0.
     priority: Sequence[float] | None = None
     #: By task: the number of the group to which it belongs, or -1. All tasks of a group must run on one host. None:

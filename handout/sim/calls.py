@@ -14,7 +14,7 @@ from handout.execution.shell.driver import Driver
 from handout.execution.shell.open_run import OpenRun
 from handout.scheduler import Outcome
 from handout.sim.allocators import Manner
-from handout.sim.run_plan import FUNCTIONS, Fate, RunPlan
+from handout.sim.run_plan import FUNCTIONS, Fate, RunPlan, SimulatedHome
 from handout.submission.call_snapshots import CallBytes
 from handout.submission.code_bundles import FunctionBlob
 from handout.submission.single_call import CallOptions, EncodedCall
@@ -84,9 +84,10 @@ class CallsPlan(RunPlan):
         made = []
         for t, index in enumerate(self.functions):
             fn, sizes = FUNCTIONS[index][0], self.value_sizes[t]
-            found = CallBytes(FunctionBlob(index + 1, b"", False, False), b"", [[bytes(n)] for n in sizes], frozenset())
+            values = [[bytes(n)] for n in sizes]
+            found = CallBytes(FunctionBlob(index + 1, b"", False, False), b"", values, frozenset())
             own = options[index].of(fn, (), {})
-            made.append(EncodedCall(fn.__name__, fn.__name__, found, own, False, sizes))
+            made.append(EncodedCall(fn.__name__, fn.__name__, found, own, False))
         return made
 
     def nbytes(self, o: int) -> int:
@@ -106,6 +107,7 @@ class Callers:
         rng: Makes the random choices.
         spawn: Runs a coroutine for as long as the controller lives.
         over: Called with the outcome of the run, when all callers have let go of their tasks.
+        homes: Objects that another run keeps. The tasks take them in turn.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class Callers:
         rng: Random,
         spawn: Callable[..., object],
         over: Callable[[Outcome], None],
+        homes: Sequence[SimulatedHome] = (),
     ) -> None:
         self._plan = plan
+        self._homes = homes
         self._rng = rng
         self._over = over
         self._left = len(plan)
@@ -149,7 +153,11 @@ class Callers:
             ends += 1
             ended.set()
 
-        task = run.add(plan.calls[t], None, f"c{t}", on_end)
+        call = plan.calls[t]
+        if self._homes:
+            home = self._homes[t % len(self._homes)]
+            call = replace(call, bytes=call.bytes._replace(values=[*call.bytes.values, home]))
+        task = run.add(call, None, f"c{t}", on_end)
         try:
             async with asyncio.timeout(plan.patience_s[t]):
                 await ended.wait()

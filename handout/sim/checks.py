@@ -272,9 +272,9 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
                 yield f"object {o} of run {run.number} should be copied to {host.name!r}, but is not on its way"
     made = {key for ticket in here for key in (host.queue.get(ticket) or host.running[ticket]).made}
     for task in host.queue.values():
-        flying = world.runs.get(task.plan.number)
         for key in task.inputs:
-            o = numbering.key_parts(key)[1]
+            number, o = numbering.key_parts(key)
+            flying = world.runs.get(number)
             under_way = flying is not None and (o, record.index) in flying.objects.copying
             if key not in host.store and key not in coming and key not in made and not under_way:
                 yield f"{task} waits on {host.name!r} for object {o}, which is not on its way"

@@ -34,7 +34,7 @@ from handout.sim.clock import Clock
 from handout.sim.host import Frame, SimulatedHost
 from handout.sim.journal import SimulatedIdentities, SimulatedJournal
 from handout.sim.line import Way
-from handout.sim.run_plan import RunPlan
+from handout.sim.run_plan import RunPlan, SimulatedHome
 from handout.sim.story import SimulationStory
 from handout.slices import at_once
 from handout.transport.agent_link import AgentLink
@@ -190,6 +190,8 @@ class Controller:
         self._callbacks = callbacks
         #: The callers of the open runs, by the run's number.
         self.callers: dict[int, Callers] = {}
+        #: For each run of which others borrow objects: how many runs do so.
+        self._lenders: dict[int, int] = {}
         self._draining: set[str] = set()
         self._performed: list[do.Command] = []
         #: The number of steps of `Jobs` that the core takes in one call. Small numbers spread work over many calls.
@@ -285,10 +287,15 @@ class Controller:
 
     def submit(self, plan: RunPlan, journal: SimulatedJournal, found: Mapping[str, FoundAgent]) -> None:
         """Begin a run. If its journal or an agent knows the run, resume it."""
-        if isinstance(plan, CallsPlan):
-            self._begin_calls(plan)
+        home = self.driver.runs.get(plan.borrows)
+        if home is not None and plan.borrows not in self.outcomes:
+            self.spawn(self._submit_later(plan, journal, home))
             return
-        run = plan.make_run(plan.manner.allocator(self._rng))
+        homes = self._homes_in(plan.borrows)
+        if isinstance(plan, CallsPlan):
+            self._begin_calls(plan, homes)
+            return
+        run = plan.make_run(plan.manner.allocator(self._rng), homes)
         identities = SimulatedIdentities(len(plan))
         recorder = run.recorder = Recorder(
             cast(Journal, journal), plan.plan, cast(TaskIdentities, identities), _close_nothing
@@ -302,13 +309,39 @@ class Controller:
         else:
             self.spawn(self._call(run))
 
-    def _begin_calls(self, plan: CallsPlan) -> None:
+    async def _submit_later(self, plan: RunPlan, journal: SimulatedJournal, home: RunState) -> None:
+        """Submit a run that borrows objects of another run, when that run has ended."""
+        await home.ended.wait()
+        if self.alive:
+            self.submit(plan, journal, {})
+
+    def _homes_in(self, number: int) -> list[SimulatedHome]:
+        """Return the objects that a run keeps, if it has ended well and was not closed. The run then stays open."""
+        run, known = self.driver.runs.get(number), self.core.world.runs.get(number)
+        if run is None or known is None or self.outcomes.get(number) is not Outcome.DONE:
+            return []
+        self._lenders[number] = self._lenders.get(number, 0) + 1
+        return [SimulatedHome(f"kept-{o}", (number, o), known.objects.nbytes[o]) for o in run.spec.keep]
+
+    def _give_back(self, number: int) -> None:
+        """Note that a run does not borrow any more. Forget the home when its last borrower has ended."""
+        if number in self._lenders:
+            self._lenders[number] -= 1
+            if not self._lenders[number]:
+                del self._lenders[number]
+                run = self.driver.runs.get(number)
+                if run is not None:
+                    self.post(ev.ObjectsReleased(number, list(run.spec.keep)))
+                self._clock.after(0.1, lambda: self.forget(number))
+
+    def _begin_calls(self, plan: CallsPlan, homes: Sequence[SimulatedHome]) -> None:
         allocator = plan.manner.allocator(self._rng)
         self.callers[plan.number] = Callers(
-            plan, self.driver, allocator, self._rng, self.spawn, lambda outcome: self._calls_over(plan, outcome)
+            plan, self.driver, allocator, self._rng, self.spawn, lambda outcome: self._calls_over(plan, outcome), homes
         )
 
     def _calls_over(self, plan: CallsPlan, outcome: Outcome) -> None:
+        self._give_back(plan.borrows)
         if self.alive:
             self._callbacks.ended(plan.number, outcome)
 
@@ -319,7 +352,10 @@ class Controller:
             return  # the controller died, or the caller closed the run before its end
         self._callbacks.ended(run.number, self.outcomes[run.number])
         await asyncio.sleep(self._rng.choice((0.0, 0.1, 20.0)))
-        self.forget(run.number)
+        if run.number not in self._lenders:  # otherwise the run is forgotten with its last borrower
+            self.forget(run.number)
+        for number in {home.place[0] for home in run.homes.values()}:
+            self._give_back(number)
 
     def forget(self, number: int) -> None:
         """Forget a run, because its caller has its results or no longer wants them."""

@@ -505,7 +505,7 @@ class SimulatedHost:
     # ---- messages to the controller ----------------------------------------------------------------------------
 
     def _say_stored(self, key: int) -> None:
-        self._say(messages.Stored([key], [self._size_of(key)]))
+        self._say(messages.Arrived([key], [self._size_of(key)]))
 
     def _size_of(self, key: int) -> int:
         run, o = numbering.key_parts(key)

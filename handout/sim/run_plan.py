@@ -20,7 +20,7 @@ from handout.sim.allocators import Manner
 from handout.slices import at_once
 from handout.submission.arguments import EncodedRun, encode_plan
 
-__all__ = ["FUNCTIONS", "Fate", "RunPlan"]
+__all__ = ["FUNCTIONS", "Fate", "RunPlan", "SimulatedHome"]
 
 
 def _plain(*inputs: object) -> None: ...
@@ -69,6 +69,27 @@ class Fate(Enum):
     POISON = auto()
 
 
+@dataclass(eq=False)
+class SimulatedHome:
+    """A stored object; see `handout.graph.stored.Home`."""
+
+    id: str
+    place: tuple[int, int]
+    nbytes: int
+    holds_code: bool = False
+    modules: frozenset[str] = frozenset()
+
+    def id_of(self, node: int, /) -> str:
+        """Return the id."""
+        return self.id
+
+    async def fetch(self, path: Any, to: Any) -> Any:
+        """Do nothing, because no caller fetches a simulated object."""
+
+    async def drop(self) -> None:
+        """Do nothing, because the simulated run that keeps the object closes itself."""
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """One run that a caller asks for. Most sequences have an entry for each task, or for each object.
@@ -97,6 +118,8 @@ class RunPlan:
     sizes: Sequence[int]
     #: For some tasks: how many of the first attempts fail, and how they fail. All other attempts end well.
     bad: Mapping[int, tuple[int, Fate]]
+    #: The number of a run of which this run borrows objects, or 0.
+    borrows: int = 0
 
     def __len__(self) -> int:
         return len(self.functions)
@@ -145,10 +168,20 @@ class RunPlan:
         """The run in serialized form."""
         return at_once(encode_plan(self.plan))
 
-    def make_run(self, allocator: Allocator | None) -> GraphRun:
-        """Return a new state of the run, for one life of the controller."""
+    def make_run(self, allocator: Allocator | None, homes: Sequence[SimulatedHome] = ()) -> GraphRun:
+        """Return a new state of the run, for one life of the controller.
+
+        Args:
+            allocator: The allocator of the run.
+            homes: Objects that another run keeps. They take the places of the run's values.
+        """
         run = at_once(make_run(self.plan, self.encoded, self.options, self.number, allocator))
         run.spec = replace(run.spec, fn=self.functions, keep=self.keep, speculation=self.speculation)
+        values = [o for o in range(len(self), len(run.spec.producer)) if run.spec.producer[o] < 0]
+        borrowed = dict(zip(values, homes, strict=False))
+        run.spec = replace(run.spec, borrowed={o: home.place for o, home in borrowed.items()})
+        for o, home in borrowed.items():
+            run.borrow(o, home)
         run.prepared = None  # the core makes its state from the replaced spec
         for number in self.keep:
             run.wanted[number] = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from handout.execution.run_options import RunOptions
@@ -70,6 +70,10 @@ class Scenario:
         if calls.random() < 0.4:
             runs.append(CallsPlan.draw(calls, len(runs) + 1, horizon_s))
         whims = [Whim(rng.random() * horizon_s, rng.choice(_WHIMS), rng.randrange(100)) for _ in range(count)]
+        homes = [run.number for run in runs if run.keep]
+        if homes and len(runs) > 1 and calls.random() < 0.7:
+            home = calls.choice(homes)
+            runs = [run if run.number == home else replace(run, borrows=home) for run in runs]
         shared = {"seat": rng.randint(1, 2) * PARTS}
         if calls.random() < 0.15:
             shared[MAX_CONCURRENCY] = calls.randint(1, 4) * PARTS

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, cast
 
 from handout.errors import GraphError, UnserializableError
-from handout.graph.objects import Pick
+from handout.graph.objects import Borrowed, Pick
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
+from handout.graph.stored import Home, Stored, StoredElement
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
-from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot
+from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot, Taken
 from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
@@ -60,6 +61,8 @@ class EncodedRun:
     values: Mapping[int, Sequence[Segment]]
     #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
+    #: The objects that are stored on hosts already, by object number.
+    borrowed: Mapping[int, Home] = field(default_factory=dict)
 
 
 def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
@@ -89,6 +92,8 @@ class SuppliedValues:
         self.producers: list[int] = list(producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
+        #: The objects that are stored on hosts already.
+        self.borrowed: dict[int, Home] = {}
         #: The numbers of the objects that large arguments became, by the ``id`` of the argument.
         self.large: dict[int, int] = {}
         #: These arguments. A list that contains one may change between two slices, so the encoder keeps them alive.
@@ -106,6 +111,25 @@ class SuppliedValues:
         self.nbytes[number] = _size(kept)
         if code.seen:
             self.code_objects.add(number)
+
+    def borrow(self, number: int, home: Home) -> None:
+        """Note that an object is stored on hosts already."""
+        self.borrowed[number] = home
+        self.nbytes[number] = home.nbytes
+        self.snapshot.modules.update(home.modules)
+        if home.holds_code:
+            self.code_objects.add(number)
+
+    def number_of(self, home: Home) -> int:
+        """Make a stored object an object of this run, unless it is one already. Return its number."""
+        number = self.large.get(id(home))
+        if number is None:
+            number = self.large[id(home)] = len(self.producers)
+            self.kept.append(home)
+            self.producers.append(-1)
+            self.nbytes.append(-1)
+            self.borrow(number, home)
+        return number
 
     def enlist(self, arg: Any) -> int:
         """Make an argument an object of its own, unless it is one already. Return the number of the object."""
@@ -138,6 +162,8 @@ class _Encoder(SuppliedValues):
             yield
             if isinstance(extra, Pick):
                 self.paths.setdefault(extra.task, []).append(extra.path)
+            elif isinstance(extra, Borrowed):
+                self.borrow(number, extra.home)
             else:
                 self._supply(number, extra.value, plan.name_of(number))
         calls: list[bytes] = []
@@ -154,7 +180,7 @@ class _Encoder(SuppliedValues):
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
-        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle)
+        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, self.borrowed)
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -376,6 +402,9 @@ class CallEncoder:
         kind = type(obj)  # not `isinstance`, which asks the object for its ``__class__``
         if issubclass(kind, Input):
             self.outputs_seen += 1
+            if self.make_slot_of is None and issubclass(kind, Stored | StoredElement):
+                slot = self._slot(self.supplied.number_of(cast(Home, obj._origin)))
+                return Taken(slot, obj._path) if obj._path else slot
             if self.slot_of is None:
                 self.slot_of = _belongs_nowhere if self.make_slot_of is None else self.make_slot_of()
             return self.slot_of(obj)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from handout.graph.stored import Home
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.arguments import CallEncoder, CodeWatch, SuppliedValues, refused
@@ -32,8 +33,8 @@ class CallBytes(NamedTuple):
     function: FunctionBlob
     #: The call, which `handout.serialization.calls.load_call` reads. Its inputs are ``values``, in their order.
     blob: bytes
-    #: The bytes of the values that the large arguments of the call became.
-    values: Sequence[Sequence[Segment]]
+    #: For each input: the bytes of the value that a large argument became, or the stored object.
+    values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
 
@@ -132,7 +133,7 @@ def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied:
 
 def _bytes(function: FunctionBlob, call: _Pickled, supplied: SuppliedValues, compared: Snapshot) -> CallBytes:
     # `CallEncoder` numbers the values in the order in which the call takes them.
-    values = [supplied.values[number] for number in range(len(supplied.producers))]
+    values = [supplied.values.get(n) or supplied.borrowed[n] for n in range(len(supplied.producers))]
     if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
     return CallBytes(function, call.data, values, frozenset(compared.modules))

@@ -102,6 +102,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> Slices[tupl
         inputs=encoded.inputs,
         producer=encoded.producers,
         nbytes=encoded.nbytes,
+        borrowed={number: home.place for number, home in encoded.borrowed.items()},
         outputs=outputs,
         priority=priorities,
         group=plan.groups if max(plan.groups, default=-1) >= 0 else None,

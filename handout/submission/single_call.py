@@ -42,8 +42,6 @@ class EncodedCall:
     options: TaskOptions
     #: True if calling the function returns a coroutine.
     is_coroutine: bool
-    #: The size of each value in bytes.
-    nbytes: Sequence[int]
 
 
 class CallOptions:
@@ -135,5 +133,4 @@ def encode_call(
     name = name_of(fn)
     found = options.snapshots.encode(name, fn, args, kwargs, companions)
     check_size(name, fn, found.function)
-    nbytes = [sum(memoryview(segment).nbytes for segment in segments) for segments in found.values]
-    return EncodedCall(name, qualified_name(fn), found, own, is_coroutine_function(fn), nbytes)
+    return EncodedCall(name, qualified_name(fn), found, own, is_coroutine_function(fn))

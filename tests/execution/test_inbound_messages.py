@@ -38,7 +38,7 @@ ID = numbering.attempt_id(7, 3, 2)
             ev.TasksFinished("far", 7, [3], [2], [0.0], [[4]], [False]),
         ),
         # The core answers this event with a command to drop the object on the host.
-        (messages.Stored([numbering.base(7) | 5], [4]), b"", ev.ObjectsStored("far", 7, [5], [4])),
+        (messages.Arrived([numbering.base(7) | 5], [4]), b"", ev.ObjectsStored("far", 7, [5], [4])),
     ],
 )
 async def test_the_end_of_an_attempt_whose_run_was_left_is_told_to_the_core(
@@ -60,7 +60,7 @@ async def test_a_source_bundle_that_was_stored_is_not_told_to_the_core(monkeypat
     posted: list[ev.Event] = []
     monkeypatch.setattr(driver, "post", lambda *events: posted.extend(events))
     peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
-    InboundMessages(driver).heard(peer, [Message(1, codec.encode(messages.Stored([1], [100_000])), b"")])
+    InboundMessages(driver).heard(peer, [Message(1, codec.encode(messages.Arrived([1], [100_000])), b"")])
     assert posted == []
     driver.close()
 
@@ -73,9 +73,9 @@ FIRST, BEYOND, KEY = numbering.attempt_id(7, 0, 1), numbering.attempt_id(7, 1, 1
     [
         messages.Started([BEYOND]),
         messages.Recalled([FIRST, BEYOND]),
-        messages.Stored([KEY | 1], [4]),
-        messages.Stored([KEY], [-4]),
-        messages.Stored([KEY], [0.5]),  # type: ignore[list-item]
+        messages.Arrived([KEY | 1], [4]),
+        messages.Arrived([KEY], [-4]),
+        messages.Arrived([KEY], [0.5]),  # type: ignore[list-item]
         messages.Finished([FIRST], [-5], [[4]], [[-1]]),
         messages.Finished([FIRST], [float("nan")], [[4]], [[-1]]),  # type: ignore[list-item]
         messages.Finished([FIRST], [5], [[1 << 90]], [[-1]]),

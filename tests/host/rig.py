@@ -283,7 +283,7 @@ class Rig:
 
     def send_object(self, key: int, data: bytes) -> None:
         self.send_stream(key, data)
-        self.wait(lambda: any(key in m["keys"] for m in self.heard("stored")))
+        self.wait(lambda: any(key in m["keys"] for m in self.heard("arrived")))
 
     def fetch(self, key: int) -> bytes:
         known = len(self.heard("stream_object"))

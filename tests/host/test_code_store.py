@@ -148,7 +148,7 @@ def test_a_bundle_that_is_sent_again_while_it_still_arrives_is_whole(rig: Rig) -
         source.arrived = len(data)
         rig.session.wake(stream)
         rig.pump()
-    rig.wait(lambda: rig.heard("stored"))
+    rig.wait(lambda: rig.heard("arrived"))
     assert rig.fetch(3) == data
 
 

@@ -92,7 +92,7 @@ def test_a_vanished_object_is_missing_when_it_is_fetched(rig: Rig, key: int, how
 def test_an_object_that_arrives_on_the_disk_is_checked_too(rig: Rig, key: int) -> None:
     data = b"".join(bytes(s) for s in pickling.dumps(b"y" * BIG))
     rig.send_object(key, data)
-    rig.wait(lambda: rig.heard("stored"))
+    rig.wait(lambda: rig.heard("arrived"))
     assert rig.fetch(key) == data
     spoil(rig, file_of(rig, key), "damaged")
     rig.submit([2], rig.function(len), rig.call(inputs=1), inputs=[[key]])
@@ -109,7 +109,7 @@ def test_without_its_folder_in_memory_the_store_uses_the_disk(rig: Rig, key: int
     assert pickling.loads(rig.fetch(other)) == bytearray(BIG)
     third = key + 2
     rig.send_object(third, b"".join(bytes(s) for s in pickling.dumps(b"y" * BIG)))
-    rig.wait(lambda: rig.heard("stored"))
+    rig.wait(lambda: rig.heard("arrived"))
     assert file_of(rig, third).is_relative_to(rig.folder)
 
 

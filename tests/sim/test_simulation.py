@@ -94,7 +94,7 @@ FOUND_AT = {
     mutations.unknown_attempts_are_ignored: (83, 300),
     mutations.found_attempts_are_ignored: (76, 300),
     mutations.shared_amounts_are_granted_without_end: (0, 100),
-    mutations.attempts_that_were_given_up_give_back_what_they_share: (1578, 2000),
+    mutations.attempts_that_were_given_up_give_back_what_they_share: (1043, 2000),
     mutations.events_of_a_command_are_dropped: (5, 200),
     mutations.starts_are_performed_twice: (0, 200),
     mutations.the_timer_is_not_armed_again: (1, 200),

@@ -92,7 +92,9 @@ class AgentProxy:
             functions,
             [each.message.number + shift for each in classes[first:end]],
             [len(blob) for blob in blobs],
-            [[base | o for o in encoded.inputs[t]] for t in tasks],
+            [[base | o for o in encoded.inputs[t]] for t in tasks]
+            if not run.borrowed
+            else [[run.key_of(o) for o in encoded.inputs[t]] for t in tasks],
             [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
             [int(k) for k in keep],
             [ids[t] for t in tasks],
@@ -176,7 +178,7 @@ class AgentProxy:
 
         Returns:
             True if the agent stores the object before it handles the next message. False if the object is streamed. The
-            agent then reports with `Stored` that the object has arrived.
+            agent then reports with `Arrived` that the object has arrived.
         """
         if nbytes <= INLINE:
             self.conversation.send(messages.Objects([key], [nbytes]), segments)

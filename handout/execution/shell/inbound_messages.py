@@ -45,7 +45,7 @@ class InboundMessages:
             "failed": self._on_failed,
             "recalled": self._on_recalled,
             "started": self._on_started,
-            "stored": self._on_stored,
+            "arrived": self._on_arrived,
             "stream_object": self._on_stream_object,
             "missing": lambda agent, message, _: agent.fetches.missing(message.key),
             "vanished": self._on_vanished,
@@ -198,7 +198,7 @@ class InboundMessages:
         _check_counts([message.size], 0)
         agent.fetches.announced(message.key, message.stream, message.size)
 
-    def _on_stored(self, agent: AgentProxy, message: messages.Stored, _: memoryview) -> None:
+    def _on_arrived(self, agent: AgentProxy, message: messages.Arrived, _: memoryview) -> None:
         _check_counts(message.sizes, 0)
         for key, nbytes in zip(message.keys, message.sizes, strict=True):
             number, made = numbering.key_parts(key)

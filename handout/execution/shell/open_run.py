@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -104,8 +104,7 @@ class OpenRun:
         encoded.calls.append(call.bytes.blob)
         encoded.fn.append(self._function(function))
         encoded.inputs.append(tuple(values))
-        for number, segments in zip(values, call.bytes.values, strict=True):
-            run.objects.supply(number, segments)
+        borrowed, nbytes = self._supply(values, call)
         self._values[task] = values
         run.wanted.extend(b"\1" * len(values))
         cast(Any, run.task_objects).append((task,))
@@ -118,9 +117,24 @@ class OpenRun:
             run.contexts[task] = contextvars.copy_context()
         fn = self._fns.setdefault(function.number, len(self._fns))
         self._driver.post(
-            ev.TasksAdded(run.number, new, [profile], [fn], [tuple(values)], call.nbytes, [id], [call.options.labels])
+            ev.TasksAdded(
+                run.number, new, [profile], [fn], [tuple(values)], nbytes, [id], [call.options.labels], borrowed
+            )
         )
         return task
+
+    def _supply(self, numbers: range, call: EncodedCall) -> tuple[dict[int, tuple[int, int]], list[int]]:
+        """Hold the values of a call. Return the places of those that are stored on hosts, and all sizes in bytes."""
+        run, borrowed, nbytes = self.state, dict[int, tuple[int, int]](), list[int]()
+        for number, value in zip(numbers, call.bytes.values, strict=True):
+            if isinstance(value, Sequence):
+                run.objects.supply(number, value)
+                nbytes.append(run.objects.size(number))
+            else:
+                borrowed[number] = value.place
+                nbytes.append(value.nbytes)
+                run.borrow(number, value)
+        return borrowed, nbytes
 
     def _function(self, function: FunctionBlob) -> int:
         found = self._functions.get(function.number)
@@ -162,6 +176,7 @@ class OpenRun:
         if values is None:
             return  # the caller has let go of it before
         run.objects.drop([task, *values])
+        run.give_back(values)
         cast(Any, run.encoded.calls)[task] = b""
         run.values.pop(task, None)
         run.suspects.pop(task, None)

@@ -20,6 +20,7 @@ from handout.execution.task_logs import RunLogs
 from handout.failures import Failure
 from handout.graph.function_options import TaskOptions
 from handout.graph.plan import Plan
+from handout.graph.stored import Home
 from handout.protocol import numbering
 from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
 from handout.scheduler.run_spec import RunSpec
@@ -110,6 +111,9 @@ class RunState:
     outcomes: list[Outcome | None] = field(default_factory=list)
     #: For each task, the host to which its last attempt was handed over.
     hosts: list[str] = field(default_factory=list)
+    #: The objects that other runs keep, and their keys. The homes are alive as long as they are here.
+    homes: dict[int, Home] = field(default_factory=dict)
+    borrowed: dict[int, int] = field(default_factory=dict)
     #: The unpickled values that the caller has asked for, by object number.
     values: dict[int, Any] = field(default_factory=dict)
     #: For each object whose bytes have passed through a host with ``trust="data"``, that host. Such bytes are untrusted
@@ -168,6 +172,22 @@ class RunState:
     def base(self) -> int:
         """The upper bits of the keys of this run's objects."""
         return numbering.base(self.number)
+
+    def borrow(self, number: int, home: Home) -> None:
+        """Note that an object is one that another run keeps."""
+        self.homes[number] = home
+        run, object_ = home.place
+        self.borrowed[number] = numbering.base(run) | object_
+
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Undo `borrow` for some objects."""
+        for number in numbers:
+            self.homes.pop(number, None)
+            self.borrowed.pop(number, None)
+
+    def key_of(self, number: int) -> int:
+        """Return the key of an object, by which agents know it."""
+        return self.borrowed.get(number) or self.base | number
 
     def suspect(self, task: int, host: str) -> None:
         """Note that all results of a task come from a host with ``trust="data"``."""

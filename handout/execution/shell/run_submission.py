@@ -39,7 +39,7 @@ def make_run(
     if policy.allocator is None:
         policy = replace(policy, allocator=allocator)
     spec, traits = yield from make_spec(plan, encoded, policy)
-    return GraphRun(
+    run = GraphRun(
         number=number,
         plan=plan,
         encoded=encoded,
@@ -52,6 +52,9 @@ def make_run(
         prepared=(yield from prepare_run(number, spec)),
         started_at=asyncio.get_running_loop().time(),
     )
+    for object_, home in encoded.borrowed.items():
+        run.borrow(object_, home)
+    return run
 
 
 def _task_objects(spec: RunSpec) -> Slices[list[tuple[int, ...]]]:

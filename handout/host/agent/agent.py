@@ -387,7 +387,7 @@ class Agent:
         self._update_spilling()
 
     def _on_stored(self, key: int) -> None:
-        self.link.send(messages.Stored([key], [self.store.size(key)]))
+        self.link.send(messages.Arrived([key], [self.store.size(key)]))
         if self.queue.arrived(key):
             self.dispatcher.schedule()
         self._update_spilling()

@@ -18,7 +18,14 @@ from handout.scheduler.handlers.attempts import (
     return_to_frontier,
 )
 from handout.scheduler.handlers.cancellation import end, fail, give_up_output
-from handout.scheduler.handlers.replicas import add_replica, copy_to, drop_unused, notify_consumers, release_inputs
+from handout.scheduler.handlers.replicas import (
+    add_replica,
+    copy_to,
+    drop_unused,
+    mirror,
+    notify_consumers,
+    release_inputs,
+)
 from handout.scheduler.handlers.retries import CAUSES, UNKNOWN_KINDS, outcome_unknown, pause_before_retry
 from handout.scheduler.placing.disk_pressure import found_no_room
 from handout.scheduler.placing.placement import able_hosts
@@ -194,6 +201,8 @@ def _made(world: World, run: Run, host: HostRecord, o: int, size: int, held: boo
         world.out.drop(host.index, run.number, o)
     if users:
         notify_consumers(world, run, o, host.index)
+    if run.borrowers:
+        mirror(world, run, o)
 
 
 def _held_again(world: World, run: Run, host: HostRecord, t: int, sizes: Sequence[int]) -> None:

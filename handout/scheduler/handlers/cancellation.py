@@ -23,6 +23,8 @@ __all__ = [
     "end_dependents",
     "end_runs",
     "fail",
+    "fail_borrowers",
+    "fail_consumers",
     "give_up_output",
     "withdraw",
 ]
@@ -49,6 +51,42 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
             drop_unused(world, run, o)
     release_inputs(world, run, t)
     world.ending.add(run)
+    if run.borrowers:
+        fail_borrowers(world, run, t)
+
+
+def fail_borrowers(world: World, home: Run, t: int) -> None:
+    """Fail the tasks of other runs that wait for an object of a task, because the task has ended without it."""
+    for object_ in home.objects_of(t):
+        if not home.objects.replicas[object_]:
+            for run, o in list(home.borrowers.get(object_, ())):
+                fail_consumers(world, run, o)
+
+
+def fail_consumers(world: World, run: Run, o: int) -> None:
+    """Fail the tasks that take a borrowed object, because this object will not come."""
+    for c in list(run.objects.consumers[o]):
+        if run.ended(c):
+            continue
+        if run.state[c] == State.HANDED:
+            give_up_attempts(world, run, c)
+        name = run.name_of(c)
+        error = HostLostError(
+            f"task {name!r} takes a stored object that was lost, and making the object again failed.",
+            remedy="Store the object anew: run the graph that makes it with keep=[...], or put the value again.",
+            id=name,
+        )
+        fail(world, run, c, error)
+
+
+def _give_back_all(world: World, run: Run) -> None:
+    """End all borrowing of a run that is being closed. Tasks of other runs that wait for its objects fail."""
+    for o, (home, object_) in list(run.borrowed.items()):
+        run.give_back(o, home, object_)
+    for lent in list(run.borrowers.values()):
+        for other, o in list(lent):
+            other.give_back(o, *other.borrowed[o])
+            fail_consumers(world, other, o)
 
 
 def give_up_output(world: World, run: Run, o: int) -> None:
@@ -91,7 +129,7 @@ def fail(world: World, run: Run, t: int, failure: object) -> None:
         run.set_error(failure if isinstance(failure, OutcomeUnknownError) else _lost_for_good(run, t, failure))
     end(world, run, t, Outcome.FAILED, failure)
     end_dependents(world, run, t, Outcome.SKIPPED)
-    if run.spec.on_failure == "fail_fast":
+    if run.spec.on_failure == "fail_fast" and not run.announced:
         abort(world, run, Outcome.FAILED)
 
 
@@ -217,11 +255,12 @@ def end_runs(world: World) -> None:
             continue  # this work adds the run to ``ending`` when it is done
         if run.over or run.unended or (run.objects.awaited and not run.aborting):
             continue
-        if run.spec.is_open and not run.aborting:
-            continue  # more tasks may be added to it
-        outcome = run.end()
+        if run.is_lasting and not run.aborting:
+            continue  # more tasks may be added to it, or what it keeps may have to be made again
+        was_announced, outcome = run.announced, run.end()
         run.durations.remember(world.remembered)
-        world.out.add(AnnounceRunEnded(run.number, outcome, run.error))
+        if not was_announced:
+            world.out.add(AnnounceRunEnded(run.number, outcome, run.error))
     world.ending.clear()
 
 
@@ -231,6 +270,7 @@ def close(world: World, run: Run) -> None:
     for t in run.handed_tasks():
         give_up_attempts(world, run, t)
         run.move(t, State.CANCELLED)
+    _give_back_all(world, run)
     run.end()
     run.durations.remember(world.remembered)
     _give_up_reservations(world, run)

@@ -10,6 +10,7 @@ from handout.errors import InternalError, PlacementError
 from handout.scheduler import events as ev
 from handout.scheduler.commands import AnnounceRunEnded, RefuseDrain, ReleaseHost
 from handout.scheduler.handlers.attempts import recall
+from handout.scheduler.handlers.borrowing import borrow_all
 from handout.scheduler.handlers.cancellation import close
 from handout.scheduler.handlers.recovery import lose_host, unpin_groups
 from handout.scheduler.handlers.replicas import copy_to
@@ -57,6 +58,8 @@ def run_submitted(world: World, event: ev.RunSubmitted) -> None:
         return
     world.runs[event.run] = run
     run.begin(world.now, world.remembered)
+    if run.spec.borrowed:
+        borrow_all(world, run)
     world.recheck = True
     world.ending.add(run)
 

@@ -7,6 +7,7 @@ Otherwise, a result that is lost on the way would have to be withdrawn after it 
 from __future__ import annotations
 
 from handout.scheduler.events import TasksAdded
+from handout.scheduler.handlers.borrowing import borrow_all
 from handout.scheduler.handlers.cancellation import abort, fail
 from handout.scheduler.state.run_growth import add_tasks
 from handout.scheduler.state.runs import Run
@@ -22,7 +23,10 @@ def tasks_added(world: World, event: TasksAdded) -> None:
     if run is None or run.over or run.aborting:
         world.stale += 1
         return
+    first = len(run.spec.producer)
     add_tasks(run, event, world.remembered, world.now)
+    if event.borrowed:
+        borrow_all(world, run, first)
     profiles = {run.spec.profiles[p] for p in event.profiles}
     hosts = world.fleet.by_name.values()
     # Most tasks are like earlier ones that some host can run. Only the others need a check of the whole run.
@@ -30,8 +34,8 @@ def tasks_added(world: World, event: TasksAdded) -> None:
 
 
 def fail_run(world: World, run: Run, error: Exception) -> None:
-    """End a run with an error. If the run is open, its tasks that are not handed over fail, and the run goes on."""
-    if not run.spec.is_open:
+    """End a run with an error. Of a lasting run, only the tasks fail that are not handed over; see `Run.is_lasting`."""
+    if not run.is_lasting:
         abort(world, run, Outcome.FAILED, error)
         return
     run.requests.close()

@@ -14,8 +14,16 @@ from handout.scheduler.handlers.attempts import (
     requeue_group,
     return_to_frontier,
 )
-from handout.scheduler.handlers.cancellation import abort, end, end_dependents, fail, give_up_output, withdraw
-from handout.scheduler.handlers.replicas import add_replica, copy_to
+from handout.scheduler.handlers.cancellation import (
+    abort,
+    end,
+    end_dependents,
+    fail,
+    fail_borrowers,
+    give_up_output,
+    withdraw,
+)
+from handout.scheduler.handlers.replicas import add_replica, copy_to, mirror, users_of
 from handout.scheduler.handlers.retries import MAX_ENVIRONMENT_FAILURES, outcome_unknown, result_lost
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.object_table import OUTPUT
@@ -55,7 +63,17 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
         for o in lost:
             lose_object(world, run, o)
         _copy_elsewhere(world, run, host.index)
+    for run in list(world.runs.values()):
+        for o in list(run.borrowers):
+            _mirror(world, run, o)
     world.recheck = True
+
+
+def _mirror(world: World, home: Run, object_: int) -> None:
+    """Note in all runs that borrow an object which hosts have it now. If no host has it, their tasks wait for it."""
+    for run, o in mirror(world, home, object_):
+        run.object_lost(o)
+        lose_object(world, run, o)
 
 
 def unpin_groups(world: World, run: Run, index: int) -> None:
@@ -121,6 +139,7 @@ def lose_object(world: World, run: Run, o: int) -> None:
     give_up_output(world, run, o)
     cancelled = run.state[producer] == State.CANCELLED
     end_dependents(world, run, producer, Outcome.CANCELLED if cancelled else Outcome.SKIPPED)
+    fail_borrowers(world, run, producer)
 
 
 def _repeat(world: World, run: Run, first: int) -> None:
@@ -175,7 +194,7 @@ def _copy_elsewhere(world: World, run: Run, index: int) -> None:
 def _is_wanted_at(run: Run, o: int, target: int) -> bool:
     if target == 0:
         return bool(run.objects.flags[o] & OUTPUT)
-    return any(run.state[c] == State.HANDED and run.host[c] == target for c in run.objects.consumers[o])
+    return any(user.state[c] == State.HANDED and user.host[c] == target for user, c in users_of(run, o))
 
 
 def objects_stored(world: World, event: ObjectsStored) -> None:
@@ -266,11 +285,13 @@ def copy_failed(world: World, event: CopyFailed) -> None:
 def _lose_replica(world: World, run: Run, o: int, index: int) -> bool:
     """Forget the replica of an object that a host does not have or cannot send. Return True if it was the last one."""
     if run.objects.remove_replica(o, index):
+        _mirror(world, run, o)
         if _is_wanted_at(run, o, index):
             copy_to(world, run, o, index)
         return False
     run.object_lost(o)
     lose_object(world, run, o)
+    _mirror(world, run, o)
     return True
 
 
@@ -289,21 +310,25 @@ def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord)
     Each of these attempts counts as a failure that its task's own code did not cause. The task then goes to another
     host. After `MAX_ENVIRONMENT_FAILURES` such failures, it fails for good instead.
     """
-    for c in run.objects.consumers[o]:
-        if run.state[c] != State.HANDED or run.host[c] != host.index:
-            continue
-        world.out.cancel(host.index, run.number, c, run.attempt[c])
-        end_attempt(world, run, c)
-        if run.continue_with_second(c):
-            continue
-        failures = run.count(FailureCount.ENVIRONMENT, c)
-        if c in run.cancelling:
-            end(world, run, c, Outcome.CANCELLED)
-        elif failures >= MAX_ENVIRONMENT_FAILURES:
-            fail(world, run, c, _input_not_copied(world, run, c, host, failures))
-        else:
-            run.avoid_host(c, host.index)
-            return_to_frontier(world, run, c)
+    for user, c in list(users_of(run, o)):
+        _place_elsewhere(world, user, c, host)
+
+
+def _place_elsewhere(world: World, run: Run, c: int, host: HostRecord) -> None:
+    if run.state[c] != State.HANDED or run.host[c] != host.index:
+        return
+    world.out.cancel(host.index, run.number, c, run.attempt[c])
+    end_attempt(world, run, c)
+    if run.continue_with_second(c):
+        return
+    failures = run.count(FailureCount.ENVIRONMENT, c)
+    if c in run.cancelling:
+        end(world, run, c, Outcome.CANCELLED)
+    elif failures >= MAX_ENVIRONMENT_FAILURES:
+        fail(world, run, c, _input_not_copied(world, run, c, host, failures))
+    else:
+        run.avoid_host(c, host.index)
+        return_to_frontier(world, run, c)
 
 
 def _input_not_copied(world: World, run: Run, t: int, host: HostRecord, failures: int) -> HostLostError:

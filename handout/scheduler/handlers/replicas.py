@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from handout.scheduler.state.hosts import CONTROLLER_ONLY
 from handout.scheduler.state.object_table import KEEP, OUTPUT
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import State
 
-__all__ = ["add_replica", "copy_to", "drop_unused", "notify_consumers", "release_inputs", "want_output"]
+__all__ = [
+    "add_replica",
+    "copy_to",
+    "drop_unused",
+    "mirror",
+    "notify_consumers",
+    "release_inputs",
+    "users_of",
+    "want_output",
+]
 
 _WAITING, _HANDED, _DONE = State.WAITING, State.HANDED, State.DONE
 
@@ -29,6 +40,34 @@ def add_replica(world: World, run: Run, o: int, index: int, size: int = -1) -> N
         notify_consumers(world, run, o, index)
     elif not objects.uses[o]:
         drop_unused(world, run, o)
+    if run.borrowers:
+        mirror(world, run, o)
+
+
+def mirror(world: World, home: Run, object_: int) -> list[tuple[Run, int]]:
+    """Note in all runs that borrow an object which hosts have it now.
+
+    Returns:
+        The runs for which the object is lost now, because no host has it any more, each with the object's number there.
+    """
+    replicas, lost = home.objects.replicas[object_], []
+    for run, o in home.borrowers.get(object_, ()):
+        before = run.objects.replicas[o]
+        run.objects.set_mirrored(o, replicas, home.objects.nbytes[object_])
+        if replicas and not before:
+            notify_consumers(world, run, o, replicas[0])
+        elif before and not replicas:
+            lost.append((run, o))
+    return lost
+
+
+def users_of(run: Run, o: int) -> Iterator[tuple[Run, int]]:
+    """Yield each task that takes an object, with its run. Tasks of runs that borrow the object are among them."""
+    for c in run.objects.consumers[o]:
+        yield run, c
+    for other, borrowed in run.borrowers.get(o, ()) if run.borrowers else ():
+        for c in other.objects.consumers[borrowed]:
+            yield other, c
 
 
 def notify_consumers(world: World, run: Run, o: int, index: int) -> None:
@@ -60,6 +99,8 @@ def copy_to(world: World, run: Run, o: int, index: int) -> None:
 
     Do nothing if the object has no replica, if the host has a replica of it, or if the copy is under way.
     """
+    if run.borrowed and o in run.borrowed:
+        run, o = run.borrowed[o]
     replicas = run.objects.replicas[o]
     if not replicas or index in replicas or (o, index) in run.objects.copying:
         return

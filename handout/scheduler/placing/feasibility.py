@@ -1,6 +1,6 @@
 """End a run at once if no host can ever run one of its tasks. The run's error has the reason for each host.
 
-Of an open run, only the tasks end that no host can ever run; see `handout.scheduler.handlers.open_runs`.
+Of a lasting run, only the tasks end that no host can ever run; see `Run.is_lasting`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def end_infeasible_runs(world: World) -> None:
         run.mark_checked()
         # Tasks that are handed over now do not count, because they have a host already.
         for t, error in _infeasible(world, run, hosts, handed=False):
-            if not run.spec.is_open:
+            if not run.is_lasting:
                 abort(world, run, Outcome.FAILED, error)
                 break
             fail(world, run, t, error)

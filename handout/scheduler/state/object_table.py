@@ -16,6 +16,8 @@ __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 #: Flags of an object. OUTPUT: the caller asked for the value of the object, so a copy goes to the controller. KEEP: the
 #: object stays on its hosts after the run.
 OUTPUT, KEEP = 1, 2
+#: Another run keeps the object, and the replicas are a copy of those that it has there.
+_MIRRORED = 4
 
 _NONE: tuple[int, ...] = ()
 _CONTROLLER = (0,)
@@ -34,6 +36,7 @@ class ObjectTable:
         "copying",
         "elements",
         "flags",
+        "kept",
         "nbytes",
         "replicas",
         "stale_replicas",
@@ -52,6 +55,8 @@ class ObjectTable:
         #: How many of the object's consumers have not ended.
         self.uses: list[int] = []
         self.flags = bytearray(len(spec.producer))
+        #: Number of objects that the run keeps after its end.
+        self.kept = 0
         #: Number of objects with the flag OUTPUT that the controller does not have yet and may still get.
         self.awaited = 0
         #: The objects that are elements of a task's result, by task number. An element is an object only if another
@@ -70,6 +75,8 @@ class ObjectTable:
         """Make the columns of a run that has not begun."""
         objects = cls(spec)
         objects.replicas = yield from column(lambda producer: _NONE if producer >= 0 else _CONTROLLER, spec.producer)
+        for o in spec.borrowed:
+            objects.set_mirrored(o, (), -1)
         objects.consumers = [_NONE] * len(spec.producer)
         yield
         objects.uses = [0] * len(spec.producer)
@@ -101,6 +108,7 @@ class ObjectTable:
                 self.awaited += spec.producer[o] >= 0
         for o in spec.keep:
             flags[o] |= KEEP
+        self.kept = len(spec.keep)
 
     def add_values(self, nbytes: Sequence[int]) -> None:
         """Append values, which the controller has, to the columns of an open run. ``nbytes`` has the size of each."""
@@ -111,10 +119,28 @@ class ObjectTable:
         self.uses.extend([0] * count)
         self.flags.extend(bytes(count))
 
-    def add_task(self, t: int, inputs: Sequence[int]) -> None:
-        """Note the values that a new task of an open run takes, and that the caller wants the result of the task."""
-        consumers = self.consumers
+    def set_mirrored(self, o: int, replicas: tuple[int, ...], nbytes: int) -> None:
+        """Set the replicas and the size of an object that another run keeps. This run never drops such an object."""
+        self.replicas[o] = replicas
+        self.flags[o] |= KEEP | _MIRRORED
+        if nbytes >= 0:
+            self.nbytes[o] = nbytes
+
+    def release_kept(self, o: int) -> None:
+        """Note that the run need not keep an object any more."""
+        if self.flags[o] & KEEP:
+            self.flags[o] &= ~KEEP
+            self.kept -= 1
+
+    def add_task(self, t: int, inputs: Sequence[int]) -> int:
+        """Note the values that a new task of an open run takes, and that the caller wants the result of the task.
+
+        Returns:
+            How many of the values have no replica.
+        """
+        consumers, missing = self.consumers, 0
         for o in inputs:
+            missing += not self.replicas[o]
             users = consumers[o]
             if users:
                 users.append(t)  # type: ignore[attr-defined]  # a list from the first consumer on
@@ -122,18 +148,19 @@ class ObjectTable:
                 consumers[o] = [t]
             self.uses[o] += 1
         self.add_output(t)
+        return missing
 
     def awaits(self, o: int) -> bool:
         """Return True if the controller does not have an object that the caller wants, and may still get it."""
         return bool(self.flags[o] & OUTPUT) and 0 not in self.replicas[o]
 
     def missing_inputs(self, count: int) -> Slices[list[int]]:
-        """Return for each of ``count`` tasks how many of its inputs have no replica."""
+        """Return for each of ``count`` tasks how many of its inputs other tasks of the run have still to make."""
         missing = [0] * count
         for o, (replicas, consumers) in enumerate(zip(self.replicas, self.consumers, strict=True)):
             if is_slice_end(o):
                 yield
-            if not replicas:
+            if not replicas and not self.flags[o] & _MIRRORED:
                 for t in consumers:
                     missing[t] += 1
         return missing

@@ -12,7 +12,9 @@ __all__ = ["add_tasks"]
 
 
 def add_tasks(run: Run, event: TasksAdded, remembered: dict[str, float], now: float) -> range:
-    """Append the tasks of an event to the columns of an open run, and make them ready. Return their numbers.
+    """Append the tasks of an event to the columns of an open run, and return their numbers.
+
+    A task is ready unless it takes an object that another run keeps.
 
     Args:
         run: The run.
@@ -42,12 +44,15 @@ def add_tasks(run: Run, event: TasksAdded, remembered: dict[str, float], now: fl
     columns.labels.extend(event.labels)
     columns.producer.extend([-1] * len(event.nbytes))
     columns.nbytes.extend(event.nbytes)
+    columns.borrowed.update(event.borrowed)
     run.objects.add_values(event.nbytes)
+    for o in event.borrowed:
+        run.objects.set_mirrored(o, (), -1)
     run.add_profiles(now)
     for t, fn in zip(new, event.fns, strict=True):
         run.durations.add(fn, spec.profiles[spec.profile[t]].fn_name, remembered)
     run.add_tasks(len(new))
     for t in new:
-        run.objects.add_task(t, spec.inputs[t])
-        run.make_ready(t, now)
+        if not run.set_missing(t, run.objects.add_task(t, spec.inputs[t])):
+            run.make_ready(t, now)
     return new

@@ -32,6 +32,8 @@ def prepare_run(number: int, spec: RunSpec) -> Slices[Run]:
     run.missing = yield from objects.missing_inputs(count)
     yield from _fill_groups(run)
     run.rank, run.order, run.task_at = yield from ranks_of(spec, run.missing, objects.consumers, run.objects_of)
+    for o in spec.borrowed:
+        run.lacks(o)  # until the run that keeps the object is known
     yield from _fill_frontier(run)
     return run
 

@@ -150,9 +150,12 @@ class Run:
         "abort_outcome",
         "aborting",
         "active",
+        "announced",
         "attempt",
         "avoid",
         "backlog_s",
+        "borrowed",
+        "borrowers",
         "cancelled",
         "cancelling",
         "checked",
@@ -282,7 +285,14 @@ class Run:
         self.aborting = False
         self.abort_outcome = Outcome.DONE
         self.error: Exception | None = None
+        #: True if the core has announced the end of the run.
+        self.announced = False
+        #: True if the run has ended, and keeps no objects.
         self.over = False
+        #: For each object that another run keeps: that run, and the number of the object there.
+        self.borrowed: dict[int, tuple[Run, int]] = {}
+        #: For each object that this run keeps and other runs borrow: these runs, each with the object's number there.
+        self.borrowers: dict[int, list[tuple[Run, int]]] = {}
         #: True if the core has checked whether the hosts can run the run's tasks.
         self.checked = False
 
@@ -319,7 +329,37 @@ class Run:
         self.queue.extend([None] * count)
         self.unended += count
 
+    def set_missing(self, t: int, missing: int) -> int:
+        """Set how many inputs of a new task have no replica. Return this number."""
+        self.missing[t] = missing
+        return missing
+
+    # -- objects of other runs
+
+    def lacks(self, o: int) -> None:
+        """Note that each task that takes an object lacks it."""
+        for t in self.objects.consumers[o]:
+            self.missing[t] += 1
+
+    def borrow(self, o: int, home: Run, object_: int) -> None:
+        """Note that an object is one that another run keeps."""
+        self.borrowed[o] = home, object_
+        home.borrowers.setdefault(object_, []).append((self, o))
+
+    def give_back(self, o: int, home: Run, object_: int) -> None:
+        """Undo `borrow`."""
+        del self.borrowed[o]
+        home.borrowers[object_].remove((self, o))
+        if not home.borrowers[object_]:
+            del home.borrowers[object_]
+        self.objects.set_mirrored(o, (), -1)
+
     # -- reading
+
+    @property
+    def is_lasting(self) -> bool:
+        """True if each task ends for itself: the run is open, or it has ended and goes on for what it keeps."""
+        return self.spec.is_open or self.announced
 
     @property
     def task_count(self) -> int:
@@ -587,7 +627,7 @@ class Run:
     def lose_host(self, index: int) -> list[int]:
         """Remove a host from the replicas of all objects. Return the objects that have no replica any more."""
         objects = self.objects
-        held = [o for o, replicas in enumerate(objects.replicas) if index in replicas]
+        held = [o for o, replicas in enumerate(objects.replicas) if index in replicas and o not in self.borrowed]
         lost = [o for o in held if not objects.remove_replica(o, index)]
         for o in lost:
             self.object_lost(o)
@@ -660,8 +700,9 @@ class Run:
         self.error = self.error or error
 
     def end(self) -> Outcome:
-        """Note that the run is over. Return its outcome."""
-        self.over = True
+        """Note that the run has ended. Return its outcome. The run is over, unless it goes on for what it keeps."""
+        self.announced = True
+        self.over = self.aborting or not self.objects.kept
         if self.aborting:
             return self.abort_outcome
         if self.failed:
