@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar, Unpack
 
@@ -13,14 +14,20 @@ from handout.graph.check import check_placement
 from handout.graph.compile import Given, Outs, compile_nodes
 from handout.graph.function import Function
 from handout.graph.function_options import OPTION_NAMES, Options, check_options
+from handout.graph.map_rows import items_of, rows_of
 from handout.graph.naming import name_of
+from handout.graph.near_options import AMOUNTS, warn_of_near_options
 from handout.graph.nodes import Nodes, Policy
 from handout.graph.options_decorator import MARKS, mark_of
-from handout.graph.output import Input, Output
+from handout.graph.output import Input, Output, is_function
+from handout.graph.partials import Bound, joined, unbound
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
 from handout.graph.signature import Signatures
+from handout.graph.unfinished import UNFINISHED, refusal
+from handout.graph.wiring import of_another_graph
 from handout.project.loaded import REMEMBERED, remember_loaded
+from handout.resources.did_you_mean import suggestion
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
 from handout.serialization.user_objects import brief
@@ -50,7 +57,7 @@ class Graph(TypedCalls):
         ```
     """
 
-    __slots__ = ("__weakref__", "_args", "_fns", "_nodes", "_signatures")
+    __slots__ = ("__weakref__", "_args", "_checked_count", "_checked_fn", "_fns", "_nodes", "_signatures")
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
@@ -58,6 +65,9 @@ class Graph(TypedCalls):
         self._fns = self._nodes.fns
         self._args = self._nodes.args
         self._signatures = Signatures()
+        #: The function and the number of arguments of the last call on the shorter path of `_add`, which was checked.
+        self._checked_fn: Callable[..., Any] | None = None
+        self._checked_count = 0
         self._add_explicit(list(functions))
 
     def value(self, value: A, /, *, id: str | None = None) -> Output[A]:
@@ -79,9 +89,11 @@ class Graph(TypedCalls):
         Example:
             ```python
             table = graph.value(load_table())
-            scores = graph.map(score, range(100), table=table)
+            scores = graph.map(score, range(100), table)
             ```
         """
+        if type(value) in UNFINISHED:
+            raise refusal("graph.value", "this value", value)
         if issubclass(type(value), Input):  # not `isinstance`, which asks the value for its ``__class__``
             raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Pass it to functions as it is.")
         if id is not None:
@@ -124,12 +136,13 @@ class Graph(TypedCalls):
             raise GraphError(
                 f"graph.reduce: width={brief(width)} is not a whole number above 1.", remedy="Give 2 or more."
             )
-        level: list[Any] = list(parts)
+        level = items_of(f"graph.reduce of {name_of(fn)!r}: the parts", parts)
         if not level:
             raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one part.")
-        given, _ = self._split(fn, options)
+        given = self._only_options("graph.reduce", fn, options)
         policy = self._nodes.policy({k: v for k, v in given.items() if k != "id"})
         id_ = given.get("id")
+        bound = unbound(fn)
         depth = 0
         while len(level) > width:
             count = -(-len(level) // width)
@@ -139,12 +152,13 @@ class Graph(TypedCalls):
                 group[0]
                 if len(group) == 1
                 else self._nodes.append(
-                    fn, (group,), {}, policy if id_ is None else policy._replace(id=f"{id_}[{depth},{i}]")
+                    *self._call(bound, (group,), {}, id_),
+                    policy if id_ is None else policy._replace(id=f"{id_}[{depth},{i}]"),
                 )
                 for i, group in enumerate(groups)
             ]
             depth += 1
-        return self._nodes.append(fn, (level,), {}, policy._replace(id=id_))
+        return self._nodes.append(*self._call(bound, (level,), {}, id_), policy._replace(id=id_))
 
     def check(self, inventory: InventoryLike = None) -> None:
         """Check the graph, and compare its costs with the capabilities in an inventory. No host is contacted.
@@ -205,47 +219,115 @@ class Graph(TypedCalls):
         )
 
     def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]:
-        if kwargs or (MARKS and mark_of(fn) is not None) or not callable(fn):
+        if kwargs or (MARKS and mark_of(fn) is not None) or type(fn) is partial or not is_function(fn):
             given, own = self._split(fn, kwargs)
-            return self._nodes.append(fn, args, own, self._nodes.policy(given))
+            policy = self._nodes.policy(given)
+            return self._nodes.append(*self._call(unbound(fn), args, own, policy.id), policy)
         # In a large graph, most calls have no options and no keyword arguments. This shorter path is for such calls.
         if getattr(fn, "__module__", None) not in REMEMBERED:
             remember_loaded(fn)
+        count = len(args)
+        if self._checked_fn is not fn or self._checked_count != count:
+            self._signatures.check(fn, count, (), None)
+            self._checked_fn, self._checked_count = fn, count
+        nodes = self._nodes
+        for arg in args:
+            kind = type(arg)
+            if kind in UNFINISHED or (kind is Output and arg._origin is not nodes):
+                raise self._refused(name_of(fn), args, {})
         fns = self._fns
         node = len(fns)
         fns.append(fn)
         self._args.append(args)
-        return Output(self._nodes, node)
+        return Output(nodes, node)
 
-    def _map(
-        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], same: Mapping[str, Any]
-    ) -> list[Output[Any]]:
-        given, own = self._split(fn, same)
-        columns = [list(each) for each in iterables]
-        lengths = {len(column) for column in columns}
-        if len(lengths) != 1:
-            sizes = ", ".join(str(len(column)) for column in columns)
-            raise GraphError(
-                f"graph.map of {name_of(fn)!r} needs iterables of the same length. "
-                f"Their lengths are: {sizes or 'none, because no iterable was given'}.",
-                remedy="Cut the iterables to one length. If all calls share a value, give it as a keyword argument.",
-            )
-        policy = self._nodes.policy(given)
+    def _map(self, fn: Callable[..., Any], columns: tuple[Any, ...], options: Mapping[str, Any]) -> list[Output[Any]]:
+        policy = self._nodes.policy(self._only_options("graph.map", fn, options))
+        rows = rows_of(name_of(fn), columns)
+        if not rows:
+            return []
+        bound = unbound(fn)
+        inner, first, own = self._call(bound, rows[0], {}, policy.id)
+        for row in rows:
+            self._check_arguments(fn, policy.id, row, {})
+        if first is not rows[0]:
+            rows = [joined(bound[1], row) for row in rows]
         append = self._nodes.append
-        rows = zip(*columns, strict=True)
         if policy.id is None:
-            return [append(fn, row, own, policy) for row in rows]
-        return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
+            return [append(inner, row, own, policy) for row in rows]
+        return [append(inner, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
 
-    def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def _call(
+        self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any], id: str | None
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
+        """Check a call, and return its function and its arguments.
+
+        Args:
+            bound: The function, and the arguments that `unbound` took out of it.
+            args: Further positional arguments.
+            kwargs: Further keyword arguments.
+            id: The id that the caller chose, or None.
+
+        Raises:
+            GraphError: The function does not take these arguments, or one of them cannot travel.
+        """
+        fn, first, named = bound
+        if first or named:
+            args, kwargs = joined(first, args), {**named, **kwargs}
+        self._signatures.check(fn, len(args), kwargs.keys(), id)
+        self._check_arguments(fn, id, args, kwargs)
+        return fn, args, kwargs
+
+    def _check_arguments(
+        self, fn: Callable[..., Any], id: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Check the arguments of a function one by one. What is inside of containers is checked before a run."""
+        nodes = self._nodes
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            kind = type(value)
+            if kind in UNFINISHED or (kind is Output and value._origin is not nodes):
+                raise self._refused(name_of(fn) if id is None else id, args, kwargs)
+
+    def _refused(self, owner: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphError:
+        """Return the error for the first argument that is unfinished work, or an output of another graph."""
+        for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
+            if type(value) in UNFINISHED:
+                return refusal(owner, path, value)
+            if type(value) is Output and value._origin is not self._nodes:
+                return of_another_graph(value)
+        raise AssertionError(owner)
+
+    def _only_options(self, what: str, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of calls that take no other keywords, with those that `handout.options` gave."""
+        given, own = self._split(fn, kwargs, warns=False)
+        if not own:
+            return given
+        name = min(own)
+        known = self._signatures.keywords(fn)
+        if name in known:
+            remedy = f"To give {name}= to all calls, bind it: functools.partial({name_of(fn)}, {name}=...)."
+        elif name in AMOUNTS:
+            remedy = f"An amount is a part of the cost: cost={{{name!r}: ...}}."
+        else:
+            remedy = suggestion(name, OPTION_NAMES)
+        raise GraphError(f"{what} of {name_of(fn)!r}: {name!r} is not an option.", remedy=remedy)
+
+    def _split(
+        self, fn: Callable[..., Any], kwargs: Mapping[str, Any], *, warns: bool = True
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Separate the options from the function's own keyword arguments, and add those that `handout.options` gave."""
-        if not callable(fn):
+        if not is_function(fn):
             raise GraphError(
-                f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
+                f"{brief(fn)} is not a function.",
+                remedy="Give the function itself, then its arguments: graph.add(f, x).",
             )
         remember_loaded(fn)
         marked = mark_of(fn)
         named = kwargs.keys() & OPTION_NAMES
+        if warns and len(named) < len(kwargs):
+            unknown = kwargs.keys() - OPTION_NAMES - self._signatures.keywords(fn)
+            if unknown and self._signatures.takes_any_keyword(fn):
+                warn_of_near_options(name_of(fn), sorted(unknown))
         if not named:
             return marked or {}, kwargs
         clash = named & self._signatures.keywords(fn)
@@ -276,7 +358,11 @@ class Graph(TypedCalls):
             nodes.append(function.fn, (), function.kwargs, nodes.policy(options))
         for node, function in enumerate(functions):
             producers = tuple([self._producer(node, function, named) for named in function.args])
-            nodes.args[node] = producers + function.extra_args
+            bound, args = unbound(function.fn), producers + function.extra_args
+            fn, args, kwargs = self._call(bound, args, function.kwargs, function.id)
+            nodes.fns[node], nodes.args[node] = fn, args
+            if kwargs:
+                nodes.kwargs[node] = kwargs
 
     def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
         """Return the producer for ``named``, an entry of ``args``: an id, an id with keys, an output or an `Arg`."""

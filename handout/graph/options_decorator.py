@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, Unpack
 from handout.errors import GraphError
 from handout.graph.function_options import Options, check_options
 from handout.graph.naming import name_of
+from handout.graph.output import is_function
 from handout.serialization.user_objects import brief
 
 __all__ = ["MARKS", "mark_of", "options"]
@@ -52,7 +53,7 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     check_options(own, "handout.options")
 
     def mark(fn: F) -> F:
-        if not callable(fn):
+        if not is_function(fn):
             raise GraphError(
                 f"handout.options is a decorator for functions, and {brief(fn)} is not a function.",
                 remedy="Write @handout.options(...) above a def.",
