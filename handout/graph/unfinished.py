@@ -40,8 +40,8 @@ def refusal(owner: str, path: str, value: Any) -> UnserializableError:
         value: The argument.
     """
     return UnserializableError(
-        f"{owner!r} cannot take {path}, because it is a {type_name(value)}: work that is not finished cannot travel to a "
-        "host.",
+        f"{owner!r} cannot take {path}, because it is a {type_name(value)}: work that is not finished cannot travel "
+        "to a host.",
         remedy=remedy_of(value),
         path=path,
         type=type_name(value),
