@@ -468,7 +468,9 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     return ResultError(
         f"The result of task {self.id!r} cannot be serialized: "
         f"{self.report.get('message') or f'{path} is a {type_name}'}.",
-        remedy="Return plain data, without locks, files, threads or generators.",
+        remedy="Return the File of a file or folder that exists on the host when the function returns."
+        if type_name == "handout.File"
+        else "Return plain data, without locks, open files, threads or generators.",
         path=path,
         type=type_name,
         **where,

@@ -7,7 +7,9 @@ class, and not only its name.
 
 from __future__ import annotations
 
+import os
 import pickle
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +22,12 @@ from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
 from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot
+from handout.serialization.file import File
 from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
+from handout.submission.refusals import refused
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 
@@ -32,11 +36,6 @@ LARGE = 65536
 
 #: The encoder yields after this many calls, because the pickling of one call with large arguments may take 1 ms.
 _CALLS = 8
-
-_REMEDY = (
-    "Create this object inside the function, pass the values from which it is created, "
-    "or leave it out in the __getstate__ of the object that contains it."
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +132,7 @@ class _Encoder:
             try:
                 blob = function_ref(fn, self.snapshot, self.companions)
             except diagnosis.CannotPickleError as error:
-                raise _refused(self.plan.ids[task], error) from error
+                raise refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
                 raise UnserializableError(
                     f"Function {self.plan.ids[task]!r} holds {len(blob.blob) / (1 << 20):.1f} MiB, with its closure "
@@ -150,7 +149,7 @@ class _Encoder:
         try:
             self.hold(number, value)
         except diagnosis.CannotPickleError as error:
-            raise _refused(id, error) from error
+            raise refused(id, error) from error
 
     def hold(self, number: int, value: Any) -> None:
         """Pickle a value, and keep its bytes as the object with this number."""
@@ -327,9 +326,9 @@ class _CallEncoder:
             except BaseException as error:  # see `encode`
                 if is_interruption(error):
                     raise
-                return _refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
+                return refused(self.encoder.plan.ids[self.task], diagnosis.find_unpicklable(arg, name, self._attempt))
         problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
-        return _refused(self.encoder.plan.ids[self.task], problem)
+        return refused(self.encoder.plan.ids[self.task], problem)
 
     def _attempt(self, part: Any) -> list[Segment]:
         return calls_.dumps_call((part,), {"_": None}, (), self.resolve, self.encoder.snapshot)
@@ -356,16 +355,16 @@ class _CallEncoder:
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Return the arguments, with a `Slot` in place of each argument that is an object already or becomes one here.
 
-        Large texts and large bytes become objects here, because their sizes are known before anything is pickled.
+        Large texts, bytes and files become objects here, because their sizes are known before anything is pickled.
         """
         large = self.encoder.large
         for arg in (*args, *kwargs.values()):
-            if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
+            if id(arg) in large or _is_known_large(arg):
                 return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
         return args, kwargs
 
     def _if_known(self, arg: Any) -> Any:
-        if id(arg) in self.encoder.large or (type(arg) in _SIZED and len(arg) > LARGE):
+        if id(arg) in self.encoder.large or _is_known_large(arg):
             return self._slot(self._enlist(arg))
         return arg
 
@@ -407,6 +406,23 @@ class _CallEncoder:
         return number
 
 
+def _is_known_large(arg: Any) -> bool:
+    """Return True for a text, bytes or a file of more than `LARGE` bytes, and for a folder of any size.
+
+    To pickle a folder copies its files, so this must happen only once.
+    """
+    kind = type(arg)
+    if kind in _SIZED:
+        return len(arg) > LARGE
+    if kind is not File:
+        return False
+    try:
+        status = os.stat(arg.path)
+    except OSError:
+        return False  # the error of the attempt to pickle it says more
+    return stat.S_ISDIR(status.st_mode) or status.st_size > LARGE
+
+
 _TINY = frozenset({type(None), bool, int, float, complex})
 
 
@@ -421,12 +437,3 @@ def _own(segment: Segment) -> Segment:
     if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
         return segment
     return bytes(segment)
-
-
-def _refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
-    return UnserializableError(
-        f"{id!r} cannot be sent to a host, because {error.path} ({error.type}) cannot be pickled: {error.reason}.",
-        remedy="Check the path of the file." if error.type == "handout.File" else _REMEDY,
-        path=error.path,
-        type=error.type,
-    )

@@ -74,7 +74,13 @@ REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     ),
     "package missing, from a host of which only data is taken": (
         handout.RemoteError,
-        {"kind": "raised", "type": "ModuleNotFoundError", "message": "No module named 'x'.", "missing": "x", "python": "/py"},
+        {
+            "kind": "raised",
+            "type": "ModuleNotFoundError",
+            "message": "No module named 'x'.",
+            "missing": "x",
+            "python": "/py",
+        },
         r"raised ModuleNotFoundError: No module named 'x'\. Install 'x' for the Python of that host, /py, or name",
     ),
     "disk": (handout.TaskError, {"message": "full"}, r"'far' could not store.*disk cost"),
