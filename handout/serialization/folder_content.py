@@ -9,7 +9,8 @@ import os
 import pickle
 import stat
 import tempfile
-from typing import IO, Any, Iterator
+from collections.abc import Iterator
+from typing import IO, Any
 
 __all__ = ["MAX_ENTRIES", "MAX_FOLDER_BYTES", "Entry", "pack", "unpack"]
 
@@ -26,7 +27,8 @@ Entry = tuple[bytes, int, int]
 
 _COPIED = 1 << 20
 _KINDS = {
-    stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
 }  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def _append(path: str, packed: IO[bytes], most: int) -> int:
 def _too_much(folder: str, what: str) -> OSError:
     return OSError(
         f"the folder {folder!r} has {what}, and a folder can travel only up to this limit. Pack it into an archive, "
-        "which has no limit, with shutil.make_archive, pass the File of the archive, and unpack it in the function with "
+        "which has no limit, with shutil.make_archive, and pass the File of the archive. The function unpacks it with "
         "shutil.unpack_archive"
     )
 

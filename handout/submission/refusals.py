@@ -16,8 +16,8 @@ _OTHERS: Final = (
 )
 _FILE: Final = "Give the path of a file or folder that this program can read when the run begins."
 _OPEN_FILE: Final = (
-    "Pass handout.File(path) instead: the content travels, and the function opens the new file. To write, open the file "
-    "inside the function, and return a handout.File."
+    "Pass handout.File(path) instead: the content travels, and the function opens the new file. To write, open the "
+    "file inside the function, and return a handout.File."
 )
 _CONNECTION: Final = "Open the connection inside the function, and pass the address or the path that it needs."
 
