@@ -52,6 +52,39 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
     return CannotPickleError(path, type_name(value), _said(reason))
 
 
+def largest_part(value: Any, path: str) -> tuple[str, Any]:
+    """Return the path of the part of `value` that takes most bytes when it is pickled, and the part.
+
+    If no part takes half of the bytes, return `value` itself.
+
+    Args:
+        value: A value that can be pickled.
+        path: The name of `value`. The path that is returned begins with this name.
+    """
+    whole = _pickled_size(value)
+    tried = 0
+    while tried < _MAX_TRIED:
+        for step, part in _parts(value):
+            tried += 1
+            if 2 * _pickled_size(part) > whole:
+                path, value = path + step, part
+                break
+        else:
+            break
+        if not issubclass(type(value), (dict, list, tuple, types.FunctionType)):
+            break
+    return path, value
+
+
+def _pickled_size(part: Any) -> int:
+    try:
+        return sum(memoryview(segment).nbytes for segment in dumps(part, Snapshot()))
+    except BaseException as error:  # a part may be picklable only inside the whole, and a __reduce__ may raise anything
+        if is_interruption(error):
+            raise
+        return 0
+
+
 def _said(reason: BaseException | None) -> str:
     if reason is None:
         return "pickling failed, but succeeded when tried again"

@@ -24,8 +24,9 @@ from handout.serialization import diagnosis
 from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot
 from handout.serialization.file import File
 from handout.serialization.pickling import Segment, Snapshot
-from handout.serialization.user_objects import is_interruption
+from handout.serialization.user_objects import is_interruption, type_name
 from handout.slices import Slices, is_slice_end
+from handout.submission.bulk import BULK_BYTES, describe_bulk
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 from handout.submission.refusals import refused
 
@@ -59,6 +60,8 @@ class EncodedRun:
     values: Mapping[int, Sequence[Segment]]
     #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
+    #: A message about the bytes that the run sends first, or "" if they do not take long to send.
+    bulk: str = ""
 
 
 def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
@@ -97,6 +100,8 @@ class _Encoder:
         self.code_objects: set[int] = set()
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
+        #: How many bytes of objects and functions the run sends to a host that needs them all.
+        self.sent = 0
 
     def run(self) -> Slices[EncodedRun]:
         plan = self.plan
@@ -121,7 +126,11 @@ class _Encoder:
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
-        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle)
+        bulk = ""
+        if self.sent >= BULK_BYTES:
+            arguments = dict(enumerate(self.kept, len(self.nbytes) - len(self.kept)))
+            bulk = describe_bulk(plan, self.sent, self.nbytes, inputs, arguments, fn, functions)
+        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, bulk)
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -134,14 +143,17 @@ class _Encoder:
             except diagnosis.CannotPickleError as error:
                 raise refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
+                path, part = diagnosis.largest_part(fn, repr(self.plan.ids[task]))
                 raise UnserializableError(
                     f"Function {self.plan.ids[task]!r} holds {len(blob.blob) / (1 << 20):.1f} MiB, with its closure "
-                    f"and the globals that it uses. The limit is {MAX_PAYLOAD >> 20} MiB.",
+                    f"and the globals that it uses. The limit is {MAX_PAYLOAD >> 20} MiB. The largest part is {path} "
+                    f"({type_name(part)}).",
                     remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
-                    path=self.plan.ids[task],
-                    type=type(fn).__name__,
+                    path=path,
+                    type=type_name(part),
                 )
             known = self.function_index[id(fn), by_value] = len(self.functions)
+            self.sent += len(blob.blob)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
         return known
 
@@ -157,6 +169,7 @@ class _Encoder:
             kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
+        self.sent += self.nbytes[number]
         if code.seen:
             self.code_objects.add(number)
 
