@@ -247,7 +247,14 @@ class Graph(TypedCalls):
         if not rows:
             return []
         bound = unbound(fn)
-        inner, first, own = self._call(bound, rows[0], {}, policy.id)
+        try:
+            inner, first, own = self._call(bound, rows[0], {}, policy.id)
+        except GraphError as error:
+            if len(columns) == 1 and type(rows[0][0]) is tuple:
+                error.remedy = (
+                    f"If each item holds all arguments of a call, write graph.map({name_of(fn)}, *zip(*items))."
+                )
+            raise
         for row in rows:
             self._check_arguments(fn, policy.id, row, {})
         if first is not rows[0]:

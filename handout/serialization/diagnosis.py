@@ -43,13 +43,22 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
     """
     search = _Search(pickle_part or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
-    while not issubclass(type(value), UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
+    while _has_parts(value) and not isinstance(reason, RecursionError):
         found = search.refused_part(value)
         if found is None:
             break
         step, value, reason = found
         path += step
     return CannotPickleError(path, type_name(value), _said(reason))
+
+
+def _has_parts(value: Any) -> bool:
+    """Return True if the parts of a value may explain why the value cannot be pickled.
+
+    The parts of Handout's own objects, such as an output, mean nothing to the user.
+    """
+    kind = type(value)
+    return not issubclass(kind, UNPICKLABLE_TYPES) and not type_name(value).startswith("handout.")
 
 
 def largest_part(value: Any, path: str) -> tuple[str, Any]:

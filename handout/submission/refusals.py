@@ -19,11 +19,11 @@ _OPEN_FILE: Final = (
     "Pass handout.File(path) instead: the content travels, and the function opens the new file. To write, open the "
     "file inside the function, and return a handout.File."
 )
+_OWN: Final = "Such an object works only in the program that runs the graph. Pass the values that the function needs."
 _CONNECTION: Final = "Open the connection inside the function, and pass the address or the path that it needs."
 
 #: What to do about a value, by the name of its type.
 _REMEDIES: Final = {
-    "handout.File": _FILE,
     **dict.fromkeys(
         [
             "_io.BufferedRandom", "_io.BufferedReader", "_io.BufferedRWPair", "_io.BufferedWriter", "_io.FileIO",
@@ -46,13 +46,22 @@ def refused(id: str, error: CannotPickleError) -> UnserializableError:
         id: The id of the function or value.
         error: Names the part that cannot be pickled.
     """
-    end = "" if error.reason.endswith("?") else "."
+    end = "" if error.reason.endswith((".", "?")) else "."
     if error.type == "handout.File":
         problem = f"{id!r} cannot take {error.path}: {error.reason}{end}"
+        remedy = _FILE if error.reason.startswith("there is no file") else ""
     else:
         problem = (
             f"{id!r} cannot be sent to a host, because {error.path} ({error.type}) cannot be pickled: "
             f"{error.reason}{end}"
         )
-    remedy = _REMEDIES.get(error.type, _OTHERS).format(name="f")
+        remedy = _remedy(error.type)
     return UnserializableError(problem, remedy=remedy, path=error.path, type=error.type)
+
+
+def _remedy(type: str) -> str:
+    if type.startswith("handout.graph."):
+        return ""  # the errors of outputs, Args and graphs say what to do
+    if type.startswith("handout."):
+        return _OWN
+    return _REMEDIES.get(type, _OTHERS).format(name="f")

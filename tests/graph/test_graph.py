@@ -121,6 +121,15 @@ def test_a_map_over_what_is_not_many_is_refused(graph: Graph, columns: Any, prob
         any_map(load, *columns(graph))
 
 
+def test_a_map_over_tuples_of_arguments_says_how_to_unpack_them(graph: Graph) -> None:
+    any_map: Any = graph.map
+    with pytest.raises(
+        GraphError, match=r"missing a required argument: 'by'.*write graph\.map\(scale, \*zip\(\*items\)\)"
+    ):
+        any_map(scale, zip([1.0, 2.0], [3.0, 4.0], strict=True))
+    assert len(graph.map(scale, *zip(*[(1.0, 3.0), (2.0, 4.0)], strict=True))) == 2
+
+
 def test_a_map_over_a_coroutine_is_refused(graph: Graph) -> None:
     any_map: Any = graph.map
     unfinished = fetch("u")

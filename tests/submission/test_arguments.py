@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 
-from handout import File
+from handout import Cluster, File
 from handout.errors import UnserializableError
 from handout.execution.shell.run_objects import RunObjects
 from handout.graph import Arg, Graph, Output
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
-from handout.serialization import calls, file, pickling
+from handout.serialization import calls, file, folder_content, pickling
 from handout.slices import at_once
 from handout.submission.arguments import LARGE, EncodedRun, encode_plan
 from tests.pythons import bundle, run_on_host
@@ -405,6 +405,31 @@ def test_what_cannot_be_pickled_has_a_remedy_of_its_kind(make: Any, remedy: str)
         getattr(value, "close", lambda: None)()
 
 
+def test_a_folder_beyond_the_limit_gives_one_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_content, "MAX_ENTRIES", 0)
+    (tmp_path / "a").touch()
+    graph = Graph()
+    graph.add(same, File(tmp_path))
+    with pytest.raises(UnserializableError, match=r"'same' cannot take args\[0\]: the folder .*unpack_archive\.$"):
+        at_once(encode_plan(graph.compile()))
+
+
+async def test_an_object_of_handout_in_a_closure_is_named_as_a_whole() -> None:
+    graph = Graph()
+    out = graph.add(same, [1], id="made")
+    async with Cluster() as cluster:
+        held: Any
+        for held, kind, said in (
+            (out, "graph.output.Output", r"output 'made' is inside an object .* inside lists, tuples and dicts\."),
+            (graph, "graph.graph.Graph", r"a Graph cannot travel .* the values that it is built from\."),
+            (cluster, "execution.cluster.Cluster", r"Such an object works only in the program .* needs\."),
+        ):
+            again = Graph()
+            again.add(lambda held=held: held, id="f")
+            with pytest.raises(UnserializableError, match=rf"<default 0> \(handout\.{kind}\) cannot.*: .*{said}$"):
+                at_once(encode_plan(again.compile()))
+
+
 def test_a_folder_is_packed_once_for_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small.txt").write_text("small")
     packed: list[str] = []
@@ -441,7 +466,7 @@ print(json.dumps({
 HOST = """
 import json, base64, tempfile
 from handout.host.worker import importer
-from handout.serialization import calls, file, pickling
+from handout.serialization import calls, file, folder_content, pickling
 sent = json.load(sys.stdin)
 importer.install(base64.b64decode(sent["bundle"]), tempfile.mkdtemp() + "/modules/1")
 fn = pickling.loads(base64.b64decode(sent["fn"]))
