@@ -10,24 +10,21 @@ from typing import Any, NoReturn, TypeVar, Unpack
 from handout.errors import GraphError
 from handout.graph._overloads import TypedCalls
 from handout.graph.arg import Arg
+from handout.graph.call_checks import CallChecks
 from handout.graph.check import check_placement
 from handout.graph.compile import Given, Outs, compile_nodes
 from handout.graph.function import Function
-from handout.graph.function_options import OPTION_NAMES, Options, check_options
+from handout.graph.function_options import Options, check_options
 from handout.graph.map_rows import items_of, rows_of
 from handout.graph.naming import name_of
-from handout.graph.near_options import AMOUNTS, warn_of_near_options
 from handout.graph.nodes import Nodes, Policy
 from handout.graph.options_decorator import MARKS, mark_of
 from handout.graph.output import Input, Output, is_function
-from handout.graph.partials import Bound, joined, unbound
+from handout.graph.partials import joined, unbound
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
-from handout.graph.signature import Signatures
 from handout.graph.unfinished import UNFINISHED, refusal
-from handout.graph.wiring import of_another_graph
 from handout.project.loaded import REMEMBERED, remember_loaded
-from handout.resources.did_you_mean import suggestion
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
 from handout.serialization.user_objects import brief
@@ -57,14 +54,14 @@ class Graph(TypedCalls):
         ```
     """
 
-    __slots__ = ("__weakref__", "_args", "_checked_count", "_checked_fn", "_fns", "_nodes", "_signatures")
+    __slots__ = ("__weakref__", "_args", "_checked_count", "_checked_fn", "_checks", "_fns", "_nodes")
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
         # For a call without options, `_add` appends to these two lists directly, because that is faster.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
-        self._signatures = Signatures()
+        self._checks = CallChecks(self._nodes)
         #: The function and the number of arguments of the last call on the shorter path of `_add`, which was checked.
         self._checked_fn: Callable[..., Any] | None = None
         self._checked_count = 0
@@ -139,7 +136,7 @@ class Graph(TypedCalls):
         level = items_of(f"graph.reduce of {name_of(fn)!r}: the parts", parts)
         if not level:
             raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one part.")
-        given = self._only_options("graph.reduce", fn, options)
+        given = self._checks.only_options("graph.reduce", fn, options)
         policy = self._nodes.policy({k: v for k, v in given.items() if k != "id"})
         id_ = given.get("id")
         bound = unbound(fn)
@@ -152,13 +149,13 @@ class Graph(TypedCalls):
                 group[0]
                 if len(group) == 1
                 else self._nodes.append(
-                    *self._call(bound, (group,), {}, id_),
+                    *self._checks.bind(bound, (group,), {}, id_),
                     policy if id_ is None else policy._replace(id=f"{id_}[{depth},{i}]"),
                 )
                 for i, group in enumerate(groups)
             ]
             depth += 1
-        return self._nodes.append(*self._call(bound, (level,), {}, id_), policy._replace(id=id_))
+        return self._nodes.append(*self._checks.bind(bound, (level,), {}, id_), policy._replace(id=id_))
 
     def check(self, inventory: InventoryLike = None) -> None:
         """Check the graph, and compare its costs with the capabilities in an inventory. No host is contacted.
@@ -199,7 +196,7 @@ class Graph(TypedCalls):
 
     def _compile(self, outputs: Outs, given: Given | None) -> Slices[Plan]:
         """Do the work of `compile` in slices."""
-        return compile_nodes(self._nodes, self._signatures, outputs=outputs, given=given)
+        return compile_nodes(self._nodes, self._checks.signatures, outputs=outputs, given=given)
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
@@ -220,21 +217,21 @@ class Graph(TypedCalls):
 
     def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]:
         if kwargs or (MARKS and mark_of(fn) is not None) or type(fn) is partial or not is_function(fn):
-            given, own = self._split(fn, kwargs)
+            given, own = self._checks.split(fn, kwargs)
             policy = self._nodes.policy(given)
-            return self._nodes.append(*self._call(unbound(fn), args, own, policy.id), policy)
+            return self._nodes.append(*self._checks.bind(unbound(fn), args, own, policy.id), policy)
         # In a large graph, most calls have no options and no keyword arguments. This shorter path is for such calls.
         if getattr(fn, "__module__", None) not in REMEMBERED:
             remember_loaded(fn)
         count = len(args)
         if self._checked_fn is not fn or self._checked_count != count:
-            self._signatures.check(fn, count, (), None)
+            self._checks.signatures.check(fn, count, (), None)
             self._checked_fn, self._checked_count = fn, count
         nodes = self._nodes
         for arg in args:
             kind = type(arg)
             if kind in UNFINISHED or (kind is Output and arg._origin is not nodes):
-                raise self._refused(name_of(fn), args, {})
+                self._checks.check_arguments(fn, None, args, {})
         fns = self._fns
         node = len(fns)
         fns.append(fn)
@@ -242,13 +239,13 @@ class Graph(TypedCalls):
         return Output(nodes, node)
 
     def _map(self, fn: Callable[..., Any], columns: tuple[Any, ...], options: Mapping[str, Any]) -> list[Output[Any]]:
-        policy = self._nodes.policy(self._only_options("graph.map", fn, options))
+        policy = self._nodes.policy(self._checks.only_options("graph.map", fn, options))
         rows = rows_of(name_of(fn), columns)
         if not rows:
             return []
         bound = unbound(fn)
         try:
-            inner, first, own = self._call(bound, rows[0], {}, policy.id)
+            inner, first, own = self._checks.bind(bound, rows[0], {}, policy.id)
         except GraphError as error:
             if len(columns) == 1 and type(rows[0][0]) is tuple:
                 error.remedy = (
@@ -256,101 +253,13 @@ class Graph(TypedCalls):
                 )
             raise
         for row in rows:
-            self._check_arguments(fn, policy.id, row, {})
+            self._checks.check_arguments(fn, policy.id, row, {})
         if first is not rows[0]:
             rows = [joined(bound[1], row) for row in rows]
         append = self._nodes.append
         if policy.id is None:
             return [append(inner, row, own, policy) for row in rows]
         return [append(inner, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
-
-    def _call(
-        self, bound: Bound, args: tuple[Any, ...], kwargs: Mapping[str, Any], id: str | None
-    ) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
-        """Check a call, and return its function and its arguments.
-
-        Args:
-            bound: The function, and the arguments that `unbound` took out of it.
-            args: Further positional arguments.
-            kwargs: Further keyword arguments.
-            id: The id that the caller chose, or None.
-
-        Raises:
-            GraphError: The function does not take these arguments, or one of them cannot travel.
-        """
-        fn, first, named = bound
-        if first or named:
-            args, kwargs = joined(first, args), {**named, **kwargs}
-        self._signatures.check(fn, len(args), kwargs.keys(), id)
-        self._check_arguments(fn, id, args, kwargs)
-        return fn, args, kwargs
-
-    def _check_arguments(
-        self, fn: Callable[..., Any], id: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
-        """Check the arguments of a function one by one. What is inside of containers is checked before a run."""
-        nodes = self._nodes
-        for value in (*args, *kwargs.values()) if kwargs else args:
-            kind = type(value)
-            if kind in UNFINISHED or (kind is Output and value._origin is not nodes):
-                raise self._refused(name_of(fn) if id is None else id, args, kwargs)
-
-    def _refused(self, owner: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphError:
-        """Return the error for the first argument that is unfinished work, or an output of another graph."""
-        for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
-            if type(value) in UNFINISHED:
-                return refusal(owner, path, value)
-            if type(value) is Output and value._origin is not self._nodes:
-                return of_another_graph(value)
-        raise AssertionError(owner)
-
-    def _only_options(self, what: str, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the options of calls that take no other keywords, with those that `handout.options` gave."""
-        given, own = self._split(fn, kwargs, warns=False)
-        if not own:
-            return given
-        name = min(own)
-        known = self._signatures.keywords(fn)
-        if name in known:
-            remedy = f"To give {name}= to all calls, bind it: functools.partial({name_of(fn)}, {name}=...)."
-        elif name in AMOUNTS:
-            remedy = f"An amount is a part of the cost: cost={{{name!r}: ...}}."
-        else:
-            remedy = suggestion(name, OPTION_NAMES)
-        raise GraphError(f"{what} of {name_of(fn)!r}: {name!r} is not an option.", remedy=remedy)
-
-    def _split(
-        self, fn: Callable[..., Any], kwargs: Mapping[str, Any], *, warns: bool = True
-    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Separate the options from the function's own keyword arguments, and add those that `handout.options` gave."""
-        if not is_function(fn):
-            raise GraphError(
-                f"{brief(fn)} is not a function.",
-                remedy="Give the function itself, then its arguments: graph.add(f, x).",
-            )
-        remember_loaded(fn)
-        marked = mark_of(fn)
-        named = kwargs.keys() & OPTION_NAMES
-        if warns and len(named) < len(kwargs):
-            unknown = kwargs.keys() - OPTION_NAMES - self._signatures.keywords(fn)
-            if unknown and self._signatures.takes_any_keyword(fn):
-                warn_of_near_options(name_of(fn), sorted(unknown))
-        if not named:
-            return marked or {}, kwargs
-        clash = named & self._signatures.keywords(fn)
-        if clash and marked is None:
-            name = min(clash)
-            option = "" if name == "id" else f"{name}=..."  # handout.options takes no id
-            raise GraphError(
-                f"{name_of(fn)!r} has a parameter named {name!r}, but graph.add takes this keyword as an option.",
-                remedy=f"Give the function its options with handout.options({option})({name_of(fn)}). "
-                f"Then graph.add passes {name}= to the function.",
-            )
-        given = kwargs.get("id", name_of(fn))
-        owner = f"function {given!r}" if type(given) is str else f"function {brief(given)}"
-        given = {**(marked or {}), **{name: kwargs[name] for name in named - clash}}
-        check_options(given, owner)
-        return given, {name: value for name, value in kwargs.items() if name not in named or name in clash}
 
     def _add_explicit(self, functions: Sequence[Function[Any]]) -> None:
         nodes = self._nodes
@@ -366,7 +275,7 @@ class Graph(TypedCalls):
         for node, function in enumerate(functions):
             producers = tuple([self._producer(node, function, named) for named in function.args])
             bound, args = unbound(function.fn), producers + function.extra_args
-            fn, args, kwargs = self._call(bound, args, function.kwargs, function.id)
+            fn, args, kwargs = self._checks.bind(bound, args, function.kwargs, function.id)
             nodes.fns[node], nodes.args[node] = fn, args
             if kwargs:
                 nodes.kwargs[node] = kwargs

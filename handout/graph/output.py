@@ -24,7 +24,7 @@ from typing import (
 
 from handout.errors import GraphError, NotAValueError
 from handout.graph.path import path_key, path_text, record_path
-from handout.graph.value_uses import refuse_uses
+from handout.graph.value_uses import Use, refuse_uses
 from handout.resources.did_you_mean import nearest_name
 from handout.serialization.calls import Path
 
@@ -98,9 +98,10 @@ def _said(promise: Input[Any]) -> str:
     return f"output {promise.id!r}" if isinstance(promise, Output) else repr(promise)
 
 
-def _refuse(promise: Input[Any], what: str, remedy: str) -> NoReturn:
+def _refuse(promise: Input[Any], use: Use) -> NoReturn:
     raise NotAValueError(
-        f"{_said(promise)} cannot be {what}, because its value exists only once the graph runs.", remedy=remedy
+        f"{_said(promise)} cannot be {use.what}, because its value exists only once the graph runs.",
+        remedy=use.remedy,
     )
 
 
