@@ -251,7 +251,7 @@ def look_at(file: handout.File) -> tuple[str, str, str, handout.File]:
 def with_one_more(folder: handout.File) -> handout.File:
     """Write a file into a folder, and return the folder. The file holds the name of the folder."""
     with open(os.path.join(folder, "more"), "w", encoding="utf-8") as stream:
-        stream.write(os.path.basename(folder.path))
+        stream.write(ascii(os.path.basename(folder.path)))
     return folder
 
 

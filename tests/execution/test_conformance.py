@@ -129,7 +129,7 @@ async def test_a_folder_travels_to_a_host_and_back(cluster: Cluster, tmp_path: P
     names, where = results[moved]
     assert names == [".hidden", "a.csv", "deep", "deep/b.csv", "more"]
     assert Path(results[made].path, "deep", "b.csv").read_text() == "deep/b.csv"
-    assert Path(results[made].path, "more").read_text() == "data"
+    assert Path(results[made].path, "more").read_text() == "'data'"
     assert not (tmp_path / "data" / "more").exists()
     await until(lambda: not os.path.exists(where))  # it was in the scratch folder of its task
 
