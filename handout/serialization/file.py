@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import pickle
 import stat
+import sys
 from os import PathLike, fspath
-from typing import Any, Callable
+from typing import IO, Any, Callable
 
 from handout.serialization.folder_content import Entry, kind_of, pack, unpack
 from handout.serialization.temp_folder import TempFolder
@@ -15,6 +17,9 @@ from handout.serialization.temp_folder import TempFolder
 __all__ = ["File"]
 
 _numbers = itertools.count(1)
+#: Files of at least this many bytes are mapped, and smaller ones are read. A run may have thousands of small files, and
+#: each mapping may hold a descriptor.
+_MAPPED = 1 << 20
 #: The most names that are compared with the name of a file that does not exist.
 _COMPARED = 1_000
 #: Folder for the files that arrive while this process runs no task, as in the program that started the run. The folder
@@ -158,15 +163,32 @@ def _nowhere(path: str) -> str:
 
 
 def _content(path: str) -> tuple[int, Any]:
-    """Return a file's permissions and content. The content is mapped, so that a large file is not read into memory."""
+    """Return a file's permissions and content. Large content is mapped, so that it is not read into memory.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            # Files in /proc have content although their size is 0.
+            content = stream.read() if status.st_size < _MAPPED else _map(stream, status.st_size)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise OSError(
+            f"{path!r} cannot be opened, because this process has as many open files as it may have. Raise the limit "
+            "(ulimit -n), or pass many large files as one archive"
+        ) from None
+    return status.st_mode & 0o777, pickle.PickleBuffer(content)
+
+
+def _map(stream: IO[bytes], size: int) -> Any:
     import mmap
 
-    with open(path, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if status.st_size == 0:
-            return status.st_mode & 0o777, stream.read()  # files in /proc have content although their size is 0
-        mapped = mmap.mmap(stream.fileno(), status.st_size, access=mmap.ACCESS_READ)
-    return status.st_mode & 0o777, pickle.PickleBuffer(mapped)
+    # Before Python 3.13, every mapping holds a descriptor of its own.
+    options: Any = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    return mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ, **options)
 
 
 def _new_folder() -> str:

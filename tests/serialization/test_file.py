@@ -6,12 +6,14 @@ import os
 import pickle
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from handout import File
-from handout.serialization import folder_content, pickling
+from handout.serialization import file, folder_content, pickling
 
 
 def sent(file: File) -> File:
@@ -131,3 +133,23 @@ def test_packing_leaves_no_descriptor_and_no_file_behind(folder: Path, tmp_path:
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert after == before
     assert sorted(os.listdir(tmp_path)) == ["made"]
+
+
+def test_many_small_files_hold_no_descriptors_and_too_many_large_ones_are_told(tmp_path: Path) -> None:
+    code = f"""
+import resource
+from handout import File
+from handout.serialization import file, pickling
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit))
+kept = [pickling.dumps(File({str(tmp_path / "small")!r})) for _ in range(100)]
+try:
+    kept += [pickling.dumps(File({str(tmp_path / "large")!r})) for _ in range(100)]
+except OSError as error:
+    print(error)
+"""
+    (tmp_path / "small").write_bytes(bytes(100_000))
+    (tmp_path / "large").write_bytes(bytes(file._MAPPED))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = "as many open files as it may have. Raise the limit (ulimit -n)" in done.stdout
+    assert told == (sys.version_info < (3, 13))
