@@ -7,9 +7,17 @@ the decorator `options` does not wait until all other parts of Handout are impor
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if sys.platform in ("win32", "cygwin"):  # otherwise the first missing module of the standard library would be the error
+    raise ImportError(
+        "Handout's controller, the program that imports handout, runs on Linux, on macOS and in WSL, the Windows "
+        f"Subsystem for Linux. This Python runs on Windows ({sys.platform}). Install WSL (`wsl --install`), and run "
+        "this program with a Python there. Hosts run Linux or macOS too."
+    )
 
 if TYPE_CHECKING:
     from handout import errors as errors

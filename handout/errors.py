@@ -140,7 +140,10 @@ class CostError(GraphError):
 
 
 class NotAValueError(GraphError, TypeError):
-    """An output was used as if it were the value that it promises, for example in a condition or in a loop."""
+    """An output was used as if it were the value that it promises, for example in a condition or in a loop.
+
+    If the program has asked for an attribute of the value, the error is an `AttributeError` too.
+    """
 
 
 class UnserializableError(GraphError):

@@ -249,10 +249,10 @@ class Failure:
             )
         missing = self.report.get("missing")
         if missing is not None and self.report.get("retryable"):
-            return f"{_install(missing)} Or raise retries= if another host may have it."
+            return f"{_install(self)} Or raise retries= if another host may have it."
         if missing is not None:
             return (
-                f"{_install(missing)} A task that lacks a package is tried again only if its retry_on= names "
+                f"{_install(self)} A task that lacks a package is tried again only if its retry_on= names "
                 "ModuleNotFoundError."
             )
         if self.report.get("undecided"):
@@ -468,7 +468,9 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     return ResultError(
         f"The result of task {self.id!r} cannot be serialized: "
         f"{self.report.get('message') or f'{path} is a {type_name}'}.",
-        remedy="Return plain data, without locks, files, threads or generators.",
+        remedy="Return the File of a file or folder that exists on the host when the function returns."
+        if type_name == "handout.File"
+        else "Return plain data, without locks, open files, threads or generators.",
         path=path,
         type=type_name,
         **where,
@@ -528,13 +530,19 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
     tried = ", ".join(map(repr, self.hosts))
     return TaskError(
         f"{problem.rstrip('.')}. Hosts that were tried, because another host may have the package: {tried}.",
-        remedy=_install(missing),
+        remedy=_install(self),
         **where,
     )
 
 
-def _install(module: str) -> str:
-    return f"Install {module!r} on that host, or give the function host= with the name of a host that has it."
+def _install(self: Failure) -> str:
+    """Return what the user can do about a package that a host lacks."""
+    python = self.report.get("python")
+    return (
+        f"Install {self.report['missing']!r} for the Python of that host{f', {python}' if python else ''}, or name "
+        "another Python in the entry of the host: Host(..., python=...). Or give the function host= with the name of a "
+        "host that has the package."
+    )
 
 
 def _disk(self: Failure, where: dict[str, Any]) -> HandoutError:

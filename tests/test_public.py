@@ -18,7 +18,7 @@ TREE = ast.parse(Path(handout.__file__).read_text(encoding="utf-8"))
 
 
 def declared_for_checkers() -> dict[str, str]:
-    (block,) = [node for node in TREE.body if isinstance(node, ast.If)]
+    (block,) = [node for node in TREE.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     return {
         alias.asname or alias.name: node.module if not alias.asname else f"{node.module}:{alias.name}"
         for node in block.body
@@ -45,6 +45,16 @@ def test_modules_are_reached_without_an_import_of_their_own() -> None:
 
 def test_python_without_docstrings_imports_everything() -> None:
     subprocess.run([sys.executable, "-OO", "-c", "from handout import *"], check=True)
+
+
+@pytest.mark.parametrize("platform", ["win32", "cygwin"])
+def test_windows_is_told_where_the_controller_runs(platform: str) -> None:
+    code = f"import sys; sys.platform = {platform!r}; import handout"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: Handout's controller")
+    assert all(word in last for word in ("Linux", "macOS", "WSL", "wsl --install", platform))
 
 
 def test_every_error_is_a_public_name() -> None:

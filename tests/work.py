@@ -248,6 +248,24 @@ def look_at(file: handout.File) -> tuple[str, str, str, handout.File]:
     return sys.getfilesystemencoding(), name.hex(), file.read_text(), handout.File(copy)
 
 
+def with_one_more(folder: handout.File) -> handout.File:
+    """Write a file into a folder, and return the folder. The file holds the name of the folder."""
+    with open(os.path.join(folder, "more"), "w", encoding="utf-8") as stream:
+        stream.write(ascii(os.path.basename(folder.path)))
+    return folder
+
+
+def names_below(folder: handout.File) -> tuple[list[str], str]:
+    """Return the relative paths of everything in a folder, and the path of the folder."""
+    found = [os.path.join(place, name) for place, *names in os.walk(folder) for name in [*names[0], *names[1]]]
+    return sorted(os.path.relpath(path, folder) for path in found), folder.path
+
+
+def file_that_is_not_there() -> handout.File:
+    """Return a file that does not exist."""
+    return handout.File("/nowhere/x")
+
+
 def say_in_colours() -> None:
     """Print a line with a colour, and sequences that clear the screen and set the title of the window."""
     print("\x1b[31mred\x1b[0m \x1b[2J\x1b]0;title\x07")

@@ -6,6 +6,11 @@
 Type checkers need two overloads for each number of arguments: one for coroutine functions, whose result is the awaited
 value, and one for plain functions. The order of the overloads matters:
 
+- The overloads for coroutine functions come before those for plain functions, because a plain function may return
+  anything, so also a coroutine.
+- If no overload fits, mypy quotes the first one with the right number of arguments. So for each number of arguments,
+  an overload with the return type `Result` comes before all others. No function returns a `Result`, so this overload
+  fits no call, except for functions that return Any. Its text has the types of the arguments, and no coroutine.
 - For one and two arguments, an overload that takes only outputs comes first. Without this overload, mypy widens the
   type variable to a union.
 - If a function takes one list, the caller may give an iterable of outputs and values. The overload for this comes after
@@ -47,7 +52,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, final, overload
 
 from handout.graph.function_options import Options
 from handout.graph.output import Input, Output
@@ -64,6 +69,11 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 
+@final
+class Result:
+    """Stands for the result of any function in the messages of mypy. No function returns an object of this class."""
+
+
 class TypedCalls(ABC):
     """`Graph.add` and `Graph.map` with their overloads for type checkers."""
 
@@ -76,10 +86,12 @@ ADD = '''\
 
         Where the function takes a ``T``, the caller may give an ``Output[T]`` or an `Arg` instead, also inside lists,
         tuples and dicts. Keyword arguments that have the name of an option in `Options` are options. All other keyword
-        arguments go to the function.
+        arguments go to the function. A warning tells of one that looks like a misspelt option, if the function takes
+        any keyword argument.
 
         Args:
-            fn: The function. A host calls it with the arguments, and awaits it if it is a coroutine function.
+            fn: The function. A host calls it with the arguments, and awaits it if it is a coroutine function. If it is
+                a partial function, its arguments may be outputs too.
             *args: Positional arguments of the function.
             **kwargs: Keyword arguments of the function, and options.
 
@@ -87,7 +99,9 @@ ADD = '''\
             The output that promises the result.
 
         Raises:
-            GraphError: An option is wrong, the id is taken, or a parameter of the function has the name of an option.
+            GraphError: An option is wrong, the id is taken, a parameter of the function has the name of an option, or
+                the function does not take these arguments.
+            UnserializableError: An argument is a coroutine, a generator or a future.
 
         Example:
             ```python
@@ -101,33 +115,50 @@ ADD = '''\
 '''
 
 MAP = '''\
-    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **same: Any) -> list[Output[Any]]:
-        """Add one call of a function for each element of an iterable.
+    def map(self, fn: Callable[..., Any], /, *columns: Any, **options: Any) -> list[Output[Any]]:
+        """Add one call of a function for each item of an iterable.
+
+        The calls share each argument that is an output or an `Arg`. To give them another value, bind it with
+        ``functools.partial``, or pass ``graph.value(x)``.
 
         Args:
-            fn: The function. A host calls it once for each element.
-            *iterables: One iterable for each positional argument of the function. All must have the same length.
-            **same: Keyword arguments and options that all calls share. With ``id="fit"``, the calls get the ids
-                ``fit[0]``, ``fit[1]`` and so on.
+            fn: The function. A host calls it once for each item. If it is a partial function, its arguments may be
+                outputs too.
+            *columns: For each positional argument of the function, an iterable with one item for each call, or an
+                output or `Arg` that all calls share. At least one is an iterable, and all iterables have the same
+                length.
+            **options: Options of every call. With ``id="fit"``, the calls get the ids ``fit[0]``, ``fit[1]`` and so
+                on.
 
         Returns:
-            One output for each element, in the order of the iterable.
+            One output for each call, in the order of the items.
 
         Raises:
-            GraphError: As for `add`. Or the iterables differ in length.
+            GraphError: As for `add`. Or there is no iterable, the iterables differ in length, or one of them is a text
+                or a mapping, whose items are hardly meant.
 
         Example:
             ```python
+            from functools import partial
+
             scores = graph.map(score, range(100), cost={"memory": "1 GB"})
+            shared = graph.map(score, range(100), graph.value(table))
+            deep = graph.map(partial(train, epochs=9), [table, table])
             ```
         """
-        return self._map(fn, iterables, same)
+        return self._map(fn, columns, options)
 
     @abstractmethod
     def _map(
-        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], same: Mapping[str, Any]
+        self, fn: Callable[..., Any], columns: tuple[Any, ...], options: Mapping[str, Any]
     ) -> list[Output[Any]]: ...
 '''
+
+
+def refusal(name: str, fn: str, arguments: list[str], tail: str, result: str) -> str:
+    """Return the overload that mypy quotes if no overload fits a call with this number of arguments."""
+    positional = ", ".join(["self", f"fn: Callable[{fn}, Result]", *arguments, "/"])
+    return f"    @overload\n    def {name}({positional}, {tail}) -> {result}: ...\n"
 
 
 def overload(name: str, fn: str, arguments: list[str], tail: str, result: str) -> Iterator[str]:
@@ -149,6 +180,8 @@ def adds() -> Iterator[str]:
     for count in range(ADD_ARGUMENTS + 1):
         letters = LETTERS[:count]
         fn = f"[{', '.join(letters)}]"
+        arguments = [f"{letter.lower()}: {either(letter)}" for letter in letters]
+        yield refusal("add", fn, arguments, options, "Output[Any]")
         if 0 < count <= EXACT_ARGUMENTS:
             exact = [f"{letter.lower()}: Input[{letter}]" for letter in letters]
             yield from overload("add", fn, exact, options, "Output[R]")
@@ -156,6 +189,7 @@ def adds() -> Iterator[str]:
         yield from overload("add", fn, arguments, options, "Output[R]")
     yield from overload("add", "[list[A]]", [f"many: Iterable[{either('A')}]"], options, "Output[R]")
     rest = "*args: P.args, **kwargs: P.kwargs"
+    yield refusal("add", "P", [], rest, "Output[Any]")
     yield from overload("add", "P", [], rest, "Output[R]")
     for count in range(1, ADD_ARGUMENTS + 1):
         letters = LETTERS[:count]
@@ -165,13 +199,17 @@ def adds() -> Iterator[str]:
 
 def maps() -> Iterator[str]:
     """Yield the overloads of ``map``."""
+    options = "**options: Unpack[Options]"
     for count in range(1, MAP_ARGUMENTS + 1):
         letters = LETTERS[:count]
-        arguments = [f"xs_{letter.lower()}: Iterable[{either(letter)}]" for letter in letters]
-        options = "**options: Unpack[Options]"
-        yield from overload("map", f"[{', '.join(letters)}]", arguments, options, "list[Output[R]]")
-    arguments = [f"xs_a: Iterable[{either('A')}]"]
-    yield from overload("map", "Concatenate[A, ...]", arguments, "**same: Any", "list[Output[R]]")
+        shared = count > 1  # at least one argument is an iterable
+        arguments = [
+            f"xs_{letter.lower()}: Iterable[{either(letter)}]" + (f" | Input[{letter}]" if shared else "")
+            for letter in letters
+        ]
+        fn = f"[{', '.join(letters)}]"
+        yield refusal("map", fn, arguments, options, "list[Output[Any]]")
+        yield from overload("map", fn, arguments, options, "list[Output[R]]")
 
 
 def source() -> str:

@@ -6,6 +6,7 @@ The core is the part of the scheduler that makes all decisions. The driver perfo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -25,6 +26,7 @@ from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import GraphRun
 from handout.execution.shell.run_submission import make_run
 from handout.execution.sliced import sliced
+from handout.execution.start_hint import STARTS, Start
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
@@ -32,11 +34,14 @@ from handout.scheduler import events as ev
 from handout.scheduler.explain import Explanation, explain
 from handout.scheduler.task_states import Outcome, State
 from handout.serialization import exceptions
+from handout.serialization.printable import printable
 from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.submission.arguments import encode_plan
 from handout.transport.shielded import uninterrupted
 
 __all__ = ["Execution"]
+
+logger = logging.getLogger("handout")
 
 R = TypeVar("R")
 
@@ -90,6 +95,8 @@ class Execution:
         self._recorder: Recorder | None = None
         self._results: Results | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        #: The start of the cluster, if the execution has a cluster of its own and has begun to start it.
+        self._start: Start | None = None
 
     def __repr__(self) -> str:
         run, driver = self._run, self._driver
@@ -117,12 +124,15 @@ class Execution:
                 self._recorder.prior.adopt_classes()
             run = await self._prepare(plan)
             if self._owns_cluster:
+                self._start = STARTS.begin()
                 self._cluster.begin({} if self._recorder is None else self._recorder.prior.known_agents())
                 if self._cluster.required > 1:
                     await self._until_enough(run)
             await self._begin(run)
             if self._owns_cluster:
                 await self._until_usable(run)
+                if self._start is not None:
+                    self._start.succeed()
         except BaseException:
             await self._leave()
             raise
@@ -157,6 +167,8 @@ class Execution:
             number = self._recorder.prior.number_after(number)
         companions = registered_by_value() if self._cluster.has_data_hosts else ()
         encoded = await sliced(encode_plan(plan, companions))
+        if encoded.bulk and not all(host.is_local for host in self._cluster.inventory.values()):
+            logger.warning("%s", printable(encoded.bulk))
         return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
 
     async def _until_enough(self, run: GraphRun) -> None:
@@ -234,6 +246,8 @@ class Execution:
             driver.forget(run)
             run.finish(None)
         if self._owns_cluster:
+            if self._start is not None:
+                self._start.end()
             await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
             if run is not None:

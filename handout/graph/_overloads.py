@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, final, overload
 
 from handout.graph.function_options import Options
 from handout.graph.output import Input, Output
@@ -29,15 +29,24 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 
+@final
+class Result:
+    """Stands for the result of any function in the messages of mypy. No function returns an object of this class."""
+
+
 class TypedCalls(ABC):
     """`Graph.add` and `Graph.map` with their overloads for type checkers."""
 
     __slots__ = ()
 
     @overload
+    def add(self, fn: Callable[[], Result], /, **options: Unpack[Options]) -> Output[Any]: ...
+    @overload
     def add(self, fn: Callable[[], Coroutine[Any, Any, R]], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
     def add(self, fn: Callable[[], R], /, **options: Unpack[Options]) -> Output[R]: ...
+    @overload
+    def add(self, fn: Callable[[A], Result], a: A | Input[A], /, **options: Unpack[Options]) -> Output[Any]: ...
     @overload
     def add(self, fn: Callable[[A], Coroutine[Any, Any, R]], a: Input[A], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
@@ -47,6 +56,8 @@ class TypedCalls(ABC):
     @overload
     def add(self, fn: Callable[[A], R], a: A | Input[A], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
+    def add(self, fn: Callable[[A, B], Result], a: A | Input[A], b: B | Input[B], /, **options: Unpack[Options]) -> Output[Any]: ...
+    @overload
     def add(self, fn: Callable[[A, B], Coroutine[Any, Any, R]], a: Input[A], b: Input[B], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
     def add(self, fn: Callable[[A, B], R], a: Input[A], b: Input[B], /, **options: Unpack[Options]) -> Output[R]: ...
@@ -55,17 +66,25 @@ class TypedCalls(ABC):
     @overload
     def add(self, fn: Callable[[A, B], R], a: A | Input[A], b: B | Input[B], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
+    def add(self, fn: Callable[[A, B, C], Result], a: A | Input[A], b: B | Input[B], c: C | Input[C], /, **options: Unpack[Options]) -> Output[Any]: ...
+    @overload
     def add(self, fn: Callable[[A, B, C], Coroutine[Any, Any, R]], a: A | Input[A], b: B | Input[B], c: C | Input[C], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
     def add(self, fn: Callable[[A, B, C], R], a: A | Input[A], b: B | Input[B], c: C | Input[C], /, **options: Unpack[Options]) -> Output[R]: ...
+    @overload
+    def add(self, fn: Callable[[A, B, C, D], Result], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], /, **options: Unpack[Options]) -> Output[Any]: ...
     @overload
     def add(self, fn: Callable[[A, B, C, D], Coroutine[Any, Any, R]], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
     def add(self, fn: Callable[[A, B, C, D], R], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
+    def add(self, fn: Callable[[A, B, C, D, E], Result], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], e: E | Input[E], /, **options: Unpack[Options]) -> Output[Any]: ...
+    @overload
     def add(self, fn: Callable[[A, B, C, D, E], Coroutine[Any, Any, R]], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], e: E | Input[E], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
     def add(self, fn: Callable[[A, B, C, D, E], R], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], e: E | Input[E], /, **options: Unpack[Options]) -> Output[R]: ...
+    @overload
+    def add(self, fn: Callable[[A, B, C, D, E, G], Result], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], e: E | Input[E], g: G | Input[G], /, **options: Unpack[Options]) -> Output[Any]: ...
     @overload
     def add(self, fn: Callable[[A, B, C, D, E, G], Coroutine[Any, Any, R]], a: A | Input[A], b: B | Input[B], c: C | Input[C], d: D | Input[D], e: E | Input[E], g: G | Input[G], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
@@ -74,6 +93,8 @@ class TypedCalls(ABC):
     def add(self, fn: Callable[[list[A]], Coroutine[Any, Any, R]], many: Iterable[A | Input[A]], /, **options: Unpack[Options]) -> Output[R]: ...
     @overload
     def add(self, fn: Callable[[list[A]], R], many: Iterable[A | Input[A]], /, **options: Unpack[Options]) -> Output[R]: ...
+    @overload
+    def add(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Output[Any]: ...
     @overload
     def add(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> Output[R]: ...
     @overload
@@ -107,10 +128,12 @@ class TypedCalls(ABC):
 
         Where the function takes a ``T``, the caller may give an ``Output[T]`` or an `Arg` instead, also inside lists,
         tuples and dicts. Keyword arguments that have the name of an option in `Options` are options. All other keyword
-        arguments go to the function.
+        arguments go to the function. A warning tells of one that looks like a misspelt option, if the function takes
+        any keyword argument.
 
         Args:
-            fn: The function. A host calls it with the arguments, and awaits it if it is a coroutine function.
+            fn: The function. A host calls it with the arguments, and awaits it if it is a coroutine function. If it is
+                a partial function, its arguments may be outputs too.
             *args: Positional arguments of the function.
             **kwargs: Keyword arguments of the function, and options.
 
@@ -118,7 +141,9 @@ class TypedCalls(ABC):
             The output that promises the result.
 
         Raises:
-            GraphError: An option is wrong, the id is taken, or a parameter of the function has the name of an option.
+            GraphError: An option is wrong, the id is taken, a parameter of the function has the name of an option, or
+                the function does not take these arguments.
+            UnserializableError: An argument is a coroutine, a generator or a future.
 
         Example:
             ```python
@@ -131,44 +156,57 @@ class TypedCalls(ABC):
     def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]: ...
 
     @overload
+    def map(self, fn: Callable[[A], Result], xs_a: Iterable[A | Input[A]], /, **options: Unpack[Options]) -> list[Output[Any]]: ...
+    @overload
     def map(self, fn: Callable[[A], Coroutine[Any, Any, R]], xs_a: Iterable[A | Input[A]], /, **options: Unpack[Options]) -> list[Output[R]]: ...
     @overload
     def map(self, fn: Callable[[A], R], xs_a: Iterable[A | Input[A]], /, **options: Unpack[Options]) -> list[Output[R]]: ...
     @overload
-    def map(self, fn: Callable[[A, B], Coroutine[Any, Any, R]], xs_a: Iterable[A | Input[A]], xs_b: Iterable[B | Input[B]], /, **options: Unpack[Options]) -> list[Output[R]]: ...
+    def map(self, fn: Callable[[A, B], Result], xs_a: Iterable[A | Input[A]] | Input[A], xs_b: Iterable[B | Input[B]] | Input[B], /, **options: Unpack[Options]) -> list[Output[Any]]: ...
     @overload
-    def map(self, fn: Callable[[A, B], R], xs_a: Iterable[A | Input[A]], xs_b: Iterable[B | Input[B]], /, **options: Unpack[Options]) -> list[Output[R]]: ...
+    def map(self, fn: Callable[[A, B], Coroutine[Any, Any, R]], xs_a: Iterable[A | Input[A]] | Input[A], xs_b: Iterable[B | Input[B]] | Input[B], /, **options: Unpack[Options]) -> list[Output[R]]: ...
     @overload
-    def map(self, fn: Callable[[A, B, C], Coroutine[Any, Any, R]], xs_a: Iterable[A | Input[A]], xs_b: Iterable[B | Input[B]], xs_c: Iterable[C | Input[C]], /, **options: Unpack[Options]) -> list[Output[R]]: ...
+    def map(self, fn: Callable[[A, B], R], xs_a: Iterable[A | Input[A]] | Input[A], xs_b: Iterable[B | Input[B]] | Input[B], /, **options: Unpack[Options]) -> list[Output[R]]: ...
     @overload
-    def map(self, fn: Callable[[A, B, C], R], xs_a: Iterable[A | Input[A]], xs_b: Iterable[B | Input[B]], xs_c: Iterable[C | Input[C]], /, **options: Unpack[Options]) -> list[Output[R]]: ...
+    def map(self, fn: Callable[[A, B, C], Result], xs_a: Iterable[A | Input[A]] | Input[A], xs_b: Iterable[B | Input[B]] | Input[B], xs_c: Iterable[C | Input[C]] | Input[C], /, **options: Unpack[Options]) -> list[Output[Any]]: ...
     @overload
-    def map(self, fn: Callable[Concatenate[A, ...], Coroutine[Any, Any, R]], xs_a: Iterable[A | Input[A]], /, **same: Any) -> list[Output[R]]: ...
+    def map(self, fn: Callable[[A, B, C], Coroutine[Any, Any, R]], xs_a: Iterable[A | Input[A]] | Input[A], xs_b: Iterable[B | Input[B]] | Input[B], xs_c: Iterable[C | Input[C]] | Input[C], /, **options: Unpack[Options]) -> list[Output[R]]: ...
     @overload
-    def map(self, fn: Callable[Concatenate[A, ...], R], xs_a: Iterable[A | Input[A]], /, **same: Any) -> list[Output[R]]: ...
-    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], **same: Any) -> list[Output[Any]]:
-        """Add one call of a function for each element of an iterable.
+    def map(self, fn: Callable[[A, B, C], R], xs_a: Iterable[A | Input[A]] | Input[A], xs_b: Iterable[B | Input[B]] | Input[B], xs_c: Iterable[C | Input[C]] | Input[C], /, **options: Unpack[Options]) -> list[Output[R]]: ...
+    def map(self, fn: Callable[..., Any], /, *columns: Any, **options: Any) -> list[Output[Any]]:
+        """Add one call of a function for each item of an iterable.
+
+        The calls share each argument that is an output or an `Arg`. To give them another value, bind it with
+        ``functools.partial``, or pass ``graph.value(x)``.
 
         Args:
-            fn: The function. A host calls it once for each element.
-            *iterables: One iterable for each positional argument of the function. All must have the same length.
-            **same: Keyword arguments and options that all calls share. With ``id="fit"``, the calls get the ids
-                ``fit[0]``, ``fit[1]`` and so on.
+            fn: The function. A host calls it once for each item. If it is a partial function, its arguments may be
+                outputs too.
+            *columns: For each positional argument of the function, an iterable with one item for each call, or an
+                output or `Arg` that all calls share. At least one is an iterable, and all iterables have the same
+                length.
+            **options: Options of every call. With ``id="fit"``, the calls get the ids ``fit[0]``, ``fit[1]`` and so
+                on.
 
         Returns:
-            One output for each element, in the order of the iterable.
+            One output for each call, in the order of the items.
 
         Raises:
-            GraphError: As for `add`. Or the iterables differ in length.
+            GraphError: As for `add`. Or there is no iterable, the iterables differ in length, or one of them is a text
+                or a mapping, whose items are hardly meant.
 
         Example:
             ```python
+            from functools import partial
+
             scores = graph.map(score, range(100), cost={"memory": "1 GB"})
+            shared = graph.map(score, range(100), graph.value(table))
+            deep = graph.map(partial(train, epochs=9), [table, table])
             ```
         """
-        return self._map(fn, iterables, same)
+        return self._map(fn, columns, options)
 
     @abstractmethod
     def _map(
-        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], same: Mapping[str, Any]
+        self, fn: Callable[..., Any], columns: tuple[Any, ...], options: Mapping[str, Any]
     ) -> list[Output[Any]]: ...

@@ -7,10 +7,10 @@ runs on the producer's host, on the consumer's host, or on both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from handout.errors import GraphError
-from handout.graph.output import Input
+from handout.errors import GraphError, NotAValueError
+from handout.graph.output import Input, is_function
 from handout.serialization.user_objects import brief
 
 __all__ = ["Arg"]
@@ -35,7 +35,8 @@ class Arg(Input[T_co]):
             return value of ``load``. Default: the consumer gets the value unchanged.
 
     Raises:
-        GraphError: Neither ``dump`` nor ``load`` is given, or one of them is not callable.
+        GraphError: The producer is not an output, neither ``dump`` nor ``load`` is given, or one of them is not
+            callable.
 
     Example:
         ```python
@@ -70,16 +71,29 @@ class Arg(Input[T_co]):
         load: Callable[[Any], Any] | None = None,
     ) -> Arg[Any]:
         """Make an `Arg`. Type checkers infer the type of its value from the types of ``dump`` and ``load``."""
+        if not issubclass(type(producer), Input | str | tuple):  # `function` accepts the id of a producer, as text
+            raise GraphError(
+                f"Arg: {brief(producer)} is not an output.",
+                remedy="Give an output: Arg(out, load=...). A plain value can be converted before it is passed.",
+            )
         if dump is None and load is None:
             raise GraphError("an Arg without dump= and load= converts nothing.", remedy="Pass the output itself.")
         for name, convert in (("dump", dump), ("load", load)):
-            if convert is not None and not callable(convert):
+            if convert is not None and not is_function(convert):
                 raise GraphError(f"Arg: {name}={brief(convert)} is not callable.", remedy="Give a function.")
         self = super().__new__(cls)
         self.producer = producer
         self.dump = dump
         self.load = load
         return self
+
+    if not TYPE_CHECKING:  # otherwise type checkers would accept ``arg[0]``
+
+        def __getitem__(self, key: object) -> NoReturn:
+            raise NotAValueError(
+                f"{self!r} has no elements, because its value exists only once the graph runs.",
+                remedy=f"Write Arg(out[{brief(key)}], ...), or take the element in a function that takes the Arg.",
+            )
 
     def __repr__(self) -> str:
         parts = [repr(self.producer)]

@@ -99,29 +99,23 @@ def _ids(wiring: Wiring, task_nodes: list[int]) -> Slices[list[str]]:
 
 
 def _check_calls(wiring: Wiring, signatures: Signatures) -> Slices[None]:
-    """Raise `GraphError` if a function, or the conversion of an `Arg`, cannot be called with the arguments it gets."""
-    nodes, check = wiring.nodes, signatures.check
-    kwargs = nodes.kwargs
-    last: tuple[object, int] = (None, -1)
-    for node, fn in enumerate(wiring.fns):
+    """Raise `GraphError` if a conversion of an `Arg` cannot be called with one argument.
+
+    The calls of the graph's own functions were checked when they were added.
+    """
+    for node, refs in enumerate(wiring.refs):
         if is_slice_end(node):
             yield
-        if fn is None:
-            continue
-        count = len(wiring.args[node])
-        named = kwargs.get(node, _NO_KWARGS) if node < wiring.count else _NO_KWARGS
-        # Most nodes call the same function as the node before them, and comparing the two is faster than `check`.
-        if named or last[0] is not fn or last[1] != count:
-            check(fn, count, named.keys(), lambda node=node: wiring.id_of(node))  # type: ignore[misc]
-            last = (None, -1) if named else (fn, count)
-        for ref in wiring.refs[node]:
+        if node >= wiring.count:  # the dump of an Arg
+            signatures.check(wiring.function(node), 1, (), wiring.id_of(node))
+        for ref in refs:
             if type(ref) is not Output and isinstance(ref, Arg):
                 _check_load(wiring, node, ref, signatures)
 
 
 def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures) -> None:
     if arg.load is not None:
-        signatures.check(arg.load, 1, (), lambda: f"{wiring.id_of(node)} (load of its Arg)")
+        signatures.check(arg.load, 1, (), f"{wiring.id_of(node)} (load of its Arg)")
     for name, convert in (("load", arg.load), ("dump", arg.dump)):
         inside = name == "load" or wiring.dump_output(arg) is None
         if convert is not None and inside and is_coroutine_function(convert):

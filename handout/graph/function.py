@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from handout.errors import GraphError
 from handout.graph.function_options import Options, check_options
+from handout.graph.output import is_function
 from handout.serialization.user_objects import brief
 
 __all__ = ["Function", "function"]
@@ -108,7 +109,7 @@ def function(
     _check_id(id)
     if "id" in given:
         raise GraphError(f"{owner} is given a second id, {given['id']!r}.", remedy="Leave out id=.")
-    if not callable(fn):
+    if not is_function(fn):
         raise GraphError(f"{owner}: {brief(fn)} is not callable.", remedy="Give the function itself.")
     _check_list(owner, "args", args)
     _check_list(owner, "extra_args", extra_args)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 from handout.errors import GraphError
-from handout.graph.output import Input
+from handout.graph.output import Input, is_function
 from handout.resources.cost import Cost, CostLike, as_costs
 from handout.resources.did_you_mean import suggestion
 from handout.resources.numbers import is_finite_number, is_whole
@@ -165,7 +165,7 @@ def _is_retry_on(value: Any) -> bool:
         return bool(value) and all(isinstance(each, type) and issubclass(each, Exception) for each in value)
     if isinstance(value, type):
         return issubclass(value, Exception)
-    return callable(value) and not is_coroutine_function(value)  # a coroutine would count as True
+    return is_function(value) and not is_coroutine_function(value)  # a coroutine would count as True
 
 
 #: For each option: a phrase that describes the allowed values, and a function that returns True for an allowed value.

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar, Unpack
 
 from handout.errors import GraphError
 from handout.graph._overloads import TypedCalls
 from handout.graph.arg import Arg
+from handout.graph.call_checks import CallChecks
 from handout.graph.check import check_placement
 from handout.graph.compile import Given, Outs, compile_nodes
 from handout.graph.function import Function
-from handout.graph.function_options import OPTION_NAMES, Options, check_options
+from handout.graph.function_options import Options, check_options
+from handout.graph.map_rows import items_of, rows_of
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes, Policy
 from handout.graph.options_decorator import MARKS, mark_of
-from handout.graph.output import Input, Output
+from handout.graph.output import Input, Output, is_function
+from handout.graph.partials import joined, unbound
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
-from handout.graph.signature import Signatures
+from handout.graph.unfinished import UNFINISHED, refusal
 from handout.project.loaded import REMEMBERED, remember_loaded
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
@@ -50,14 +54,17 @@ class Graph(TypedCalls):
         ```
     """
 
-    __slots__ = ("__weakref__", "_args", "_fns", "_nodes", "_signatures")
+    __slots__ = ("__weakref__", "_args", "_checked_count", "_checked_fn", "_checks", "_fns", "_nodes")
 
     def __init__(self, functions: Iterable[Function[Any]] = ()) -> None:
         self._nodes = Nodes()
         # For a call without options, `_add` appends to these two lists directly, because that is faster.
         self._fns = self._nodes.fns
         self._args = self._nodes.args
-        self._signatures = Signatures()
+        self._checks = CallChecks(self._nodes)
+        #: The function and the number of arguments of the last call on the shorter path of `_add`, which was checked.
+        self._checked_fn: Callable[..., Any] | None = None
+        self._checked_count = 0
         self._add_explicit(list(functions))
 
     def value(self, value: A, /, *, id: str | None = None) -> Output[A]:
@@ -79,9 +86,11 @@ class Graph(TypedCalls):
         Example:
             ```python
             table = graph.value(load_table())
-            scores = graph.map(score, range(100), table=table)
+            scores = graph.map(score, range(100), table)
             ```
         """
+        if type(value) in UNFINISHED:
+            raise refusal("graph.value", "this value", value)
         if issubclass(type(value), Input):  # not `isinstance`, which asks the value for its ``__class__``
             raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Pass it to functions as it is.")
         if id is not None:
@@ -124,12 +133,13 @@ class Graph(TypedCalls):
             raise GraphError(
                 f"graph.reduce: width={brief(width)} is not a whole number above 1.", remedy="Give 2 or more."
             )
-        level: list[Any] = list(parts)
+        level = items_of(f"graph.reduce of {name_of(fn)!r}: the parts", parts)
         if not level:
             raise GraphError(f"graph.reduce: there are no parts for {name_of(fn)!r}.", remedy="Give at least one part.")
-        given, _ = self._split(fn, options)
+        given = self._checks.only_options("graph.reduce", fn, options)
         policy = self._nodes.policy({k: v for k, v in given.items() if k != "id"})
         id_ = given.get("id")
+        bound = unbound(fn)
         depth = 0
         while len(level) > width:
             count = -(-len(level) // width)
@@ -139,12 +149,13 @@ class Graph(TypedCalls):
                 group[0]
                 if len(group) == 1
                 else self._nodes.append(
-                    fn, (group,), {}, policy if id_ is None else policy._replace(id=f"{id_}[{depth},{i}]")
+                    *self._checks.bind(bound, (group,), {}, id_),
+                    policy if id_ is None else policy._replace(id=f"{id_}[{depth},{i}]"),
                 )
                 for i, group in enumerate(groups)
             ]
             depth += 1
-        return self._nodes.append(fn, (level,), {}, policy._replace(id=id_))
+        return self._nodes.append(*self._checks.bind(bound, (level,), {}, id_), policy._replace(id=id_))
 
     def check(self, inventory: InventoryLike = None) -> None:
         """Check the graph, and compare its costs with the capabilities in an inventory. No host is contacted.
@@ -185,7 +196,7 @@ class Graph(TypedCalls):
 
     def _compile(self, outputs: Outs, given: Given | None) -> Slices[Plan]:
         """Do the work of `compile` in slices."""
-        return compile_nodes(self._nodes, self._signatures, outputs=outputs, given=given)
+        return compile_nodes(self._nodes, self._checks.signatures, outputs=outputs, given=given)
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
@@ -205,63 +216,50 @@ class Graph(TypedCalls):
         )
 
     def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]:
-        if kwargs or (MARKS and mark_of(fn) is not None) or not callable(fn):
-            given, own = self._split(fn, kwargs)
-            return self._nodes.append(fn, args, own, self._nodes.policy(given))
+        if kwargs or (MARKS and mark_of(fn) is not None) or type(fn) is partial or not is_function(fn):
+            given, own = self._checks.split(fn, kwargs)
+            policy = self._nodes.policy(given)
+            return self._nodes.append(*self._checks.bind(unbound(fn), args, own, policy.id), policy)
         # In a large graph, most calls have no options and no keyword arguments. This shorter path is for such calls.
         if getattr(fn, "__module__", None) not in REMEMBERED:
             remember_loaded(fn)
+        count = len(args)
+        if self._checked_fn is not fn or self._checked_count != count:
+            self._checks.signatures.check(fn, count, (), None)
+            self._checked_fn, self._checked_count = fn, count
+        nodes = self._nodes
+        for arg in args:
+            kind = type(arg)
+            if kind in UNFINISHED or (kind is Output and arg._origin is not nodes):
+                self._checks.check_arguments(fn, None, args, {})
         fns = self._fns
         node = len(fns)
         fns.append(fn)
         self._args.append(args)
-        return Output(self._nodes, node)
+        return Output(nodes, node)
 
-    def _map(
-        self, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], same: Mapping[str, Any]
-    ) -> list[Output[Any]]:
-        given, own = self._split(fn, same)
-        columns = [list(each) for each in iterables]
-        lengths = {len(column) for column in columns}
-        if len(lengths) != 1:
-            sizes = ", ".join(str(len(column)) for column in columns)
-            raise GraphError(
-                f"graph.map of {name_of(fn)!r} needs iterables of the same length. "
-                f"Their lengths are: {sizes or 'none, because no iterable was given'}.",
-                remedy="Cut the iterables to one length. If all calls share a value, give it as a keyword argument.",
-            )
-        policy = self._nodes.policy(given)
+    def _map(self, fn: Callable[..., Any], columns: tuple[Any, ...], options: Mapping[str, Any]) -> list[Output[Any]]:
+        policy = self._nodes.policy(self._checks.only_options("graph.map", fn, options))
+        rows = rows_of(name_of(fn), columns)
+        if not rows:
+            return []
+        bound = unbound(fn)
+        try:
+            inner, first, own = self._checks.bind(bound, rows[0], {}, policy.id)
+        except GraphError as error:
+            if len(columns) == 1 and type(rows[0][0]) is tuple:
+                error.remedy = (
+                    f"If each item holds all arguments of a call, write graph.map({name_of(fn)}, *zip(*items))."
+                )
+            raise
+        for row in rows:
+            self._checks.check_arguments(fn, policy.id, row, {})
+        if first is not rows[0]:
+            rows = [joined(bound[1], row) for row in rows]
         append = self._nodes.append
-        rows = zip(*columns, strict=True)
         if policy.id is None:
-            return [append(fn, row, own, policy) for row in rows]
-        return [append(fn, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
-
-    def _split(self, fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Separate the options from the function's own keyword arguments, and add those that `handout.options` gave."""
-        if not callable(fn):
-            raise GraphError(
-                f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: graph.add(f, x)."
-            )
-        remember_loaded(fn)
-        marked = mark_of(fn)
-        named = kwargs.keys() & OPTION_NAMES
-        if not named:
-            return marked or {}, kwargs
-        clash = named & self._signatures.keywords(fn)
-        if clash and marked is None:
-            name = min(clash)
-            option = "" if name == "id" else f"{name}=..."  # handout.options takes no id
-            raise GraphError(
-                f"{name_of(fn)!r} has a parameter named {name!r}, but graph.add takes this keyword as an option.",
-                remedy=f"Give the function its options with handout.options({option})({name_of(fn)}). "
-                f"Then graph.add passes {name}= to the function.",
-            )
-        given = kwargs.get("id", name_of(fn))
-        owner = f"function {given!r}" if type(given) is str else f"function {brief(given)}"
-        given = {**(marked or {}), **{name: kwargs[name] for name in named - clash}}
-        check_options(given, owner)
-        return given, {name: value for name, value in kwargs.items() if name not in named or name in clash}
+            return [append(inner, row, own, policy) for row in rows]
+        return [append(inner, row, own, policy._replace(id=f"{policy.id}[{i}]")) for i, row in enumerate(rows)]
 
     def _add_explicit(self, functions: Sequence[Function[Any]]) -> None:
         nodes = self._nodes
@@ -276,7 +274,11 @@ class Graph(TypedCalls):
             nodes.append(function.fn, (), function.kwargs, nodes.policy(options))
         for node, function in enumerate(functions):
             producers = tuple([self._producer(node, function, named) for named in function.args])
-            nodes.args[node] = producers + function.extra_args
+            bound, args = unbound(function.fn), producers + function.extra_args
+            fn, args, kwargs = self._checks.bind(bound, args, function.kwargs, function.id)
+            nodes.fns[node], nodes.args[node] = fn, args
+            if kwargs:
+                nodes.kwargs[node] = kwargs
 
     def _producer(self, node: int, function: Function[Any], named: Any) -> Input[Any]:
         """Return the producer for ``named``, an entry of ``args``: an id, an id with keys, an output or an `Arg`."""

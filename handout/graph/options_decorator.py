@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from types import MethodType
@@ -10,6 +11,7 @@ from typing import Any, Final, TypeVar, Unpack
 from handout.errors import GraphError
 from handout.graph.function_options import Options, check_options
 from handout.graph.naming import name_of
+from handout.graph.output import is_function
 from handout.serialization.user_objects import brief
 
 __all__ = ["MARKS", "mark_of", "options"]
@@ -27,7 +29,8 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     """Make a decorator that gives a function options of its own. The decorator returns the function unchanged.
 
     The options hold whenever the function is added to a graph. If `Graph.add` gets an option of the same name, that
-    option wins. Wrappers and partials of the function do not have the options, nor do subclasses of a decorated class.
+    option wins. A ``functools.partial`` of the function has the options too, because `Graph.map` takes values that all
+    calls share in this form. Wrappers of the function do not have the options, nor do subclasses of a decorated class.
 
     Args:
         **options: Options of the function, as for `Graph.add`, without ``id``.
@@ -52,7 +55,7 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     check_options(own, "handout.options")
 
     def mark(fn: F) -> F:
-        if not callable(fn):
+        if not is_function(fn):
             raise GraphError(
                 f"handout.options is a decorator for functions, and {brief(fn)} is not a function.",
                 remedy="Write @handout.options(...) above a def.",
@@ -75,8 +78,15 @@ def _forget(number: int) -> None:
 
 
 def mark_of(fn: Callable[..., Any]) -> Mapping[str, Any] | None:
-    """Return the options that `options` gave to a function, or None. A bound method has the options of its function."""
+    """Return the options that `options` gave to a function, or None.
+
+    A bound method has the options of its function. A partial function has the options of the function inside, unless
+    `options` gave it options of its own.
+    """
     found = MARKS.get(id(fn))
     if found is None and isinstance(fn, MethodType):
         found = MARKS.get(id(fn.__func__))
+    if found is None and type(fn) is functools.partial:
+        inner: Any = fn
+        return mark_of(inner.func)
     return None if found is None else found[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
+    Final,
     Generic,
     Literal,
     NoReturn,
@@ -23,9 +24,11 @@ from typing import (
 
 from handout.errors import GraphError, NotAValueError
 from handout.graph.path import path_key, path_text, record_path
+from handout.graph.value_uses import Use, refuse_uses
+from handout.resources.did_you_mean import nearest_name
 from handout.serialization.calls import Path
 
-__all__ = ["Input", "Origin", "Output", "later"]
+__all__ = ["Input", "Origin", "Output", "is_function", "later"]
 
 A = TypeVar("A")
 K = TypeVar("K")
@@ -58,6 +61,52 @@ class Input(Generic[T_co]):
     def __hash__(self) -> int:
         """Return a hash of the identity. `Output` replaces this method, because equal outputs need equal hashes."""
         return object.__hash__(self)
+
+    if not TYPE_CHECKING:  # otherwise type checkers would accept every attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Libraries ask objects for names with underscores, and expect the error that Python raises. The class has
+            # the name if an attribute was not set yet, so that the text below could not be made.
+            if name.startswith("_") or hasattr(type(self), name):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise _NoSuchAttributeError(
+                f"{_said(self)} has no attribute {name!r}, because its value exists only once the graph runs.",
+                remedy=_instead_of(name, type(self)),
+            )
+
+
+class _NoSuchAttributeError(NotAValueError, AttributeError):
+    """A program asked a promise for an attribute of the value. `hasattr` and `getattr` with a default expect this."""
+
+
+#: Methods by which other libraries give the value of a promise.
+_GETTERS: Final = frozenset({"compute", "fetch", "get", "result", "results", "wait"})
+
+
+def _instead_of(name: str, kind: type[Input[Any]]) -> str:
+    """Return the remedy for a use of an attribute that promises do not have."""
+    near = nearest_name(name, [each for each in dir(kind) if not each.startswith("_")])
+    known = f"Did you mean {near!r}? " if near else ""
+    own = f"For this attribute of the value, write out.pick(lambda r: r.{name}). To call a method of the value, write "
+    own += f"graph.add(lambda r: r.{name}(...), out)."
+    if name in _GETTERS:
+        return f"Run the graph, and take the value from the results: results = await handout.execute(graph). {own}"
+    return known + own
+
+
+def _said(promise: Input[Any]) -> str:
+    return f"output {promise.id!r}" if isinstance(promise, Output) else repr(promise)
+
+
+def _refuse(promise: Input[Any], use: Use) -> NoReturn:
+    raise NotAValueError(
+        f"{_said(promise)} cannot be {use.what}, because its value exists only once the graph runs.",
+        remedy=use.remedy,
+    )
+
+
+for _name, _method in refuse_uses(_refuse).items():
+    setattr(Input, _name, _method)
 
 
 class Output(Input[T_co]):
@@ -131,7 +180,8 @@ class Output(Input[T_co]):
                 with an object that records the path. The callable itself does not travel.
 
         Raises:
-            GraphError: The callable did anything other than follow attributes and items.
+            GraphError: The argument is not callable, or the callable did anything other than follow attributes and
+                items.
 
         Example:
             ```python
@@ -141,24 +191,9 @@ class Output(Input[T_co]):
         return self._at(self._path + record_path(path, self.id))
 
     if TYPE_CHECKING:
-        # None makes type checkers refuse `for x in out` and `x in out`. At run time, the methods below raise an error.
+        # None makes type checkers refuse `for x in out` and `x in out`. At run time, the methods of `Input` refuse.
         __iter__: None
         __contains__: None
-    else:
-
-        def __iter__(self) -> NoReturn:
-            self._not_a_value("iterated over", "Run this graph first, then iterate over the result.")
-
-        def __contains__(self, item: object) -> NoReturn:
-            self._not_a_value("searched", "Search in a function that takes the output.")
-
-    def __bool__(self) -> NoReturn:
-        self._not_a_value("used as a condition", "Decide in a function that takes the output.")
-
-    def _not_a_value(self, what: str, remedy: str) -> NoReturn:
-        raise NotAValueError(
-            f"output {self.id!r} cannot be {what}, because its value exists only once the graph runs.", remedy=remedy
-        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Output):
@@ -207,3 +242,8 @@ def later(promised: Input[A], /) -> A:
         ```
     """
     return cast(A, promised)
+
+
+def is_function(value: object) -> bool:
+    """Return True for a callable. A promise is no function, although a call of it raises an error of its own."""
+    return callable(value) and not issubclass(type(value), Input)

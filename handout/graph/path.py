@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 from handout.errors import GraphError
+from handout.graph.value_uses import USES
 from handout.serialization.calls import Path
 from handout.serialization.user_objects import brief
 
@@ -62,12 +63,11 @@ class _Recorder:
     def _refuse_all(self, *_: object, **__: object) -> NoReturn:
         _refuse()
 
-    __call__ = __bool__ = __iter__ = __contains__ = __len__ = __setattr__ = _refuse_all
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse_all
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_all
-    __floordiv__ = __mod__ = __pow__ = __matmul__ = __neg__ = __abs__ = __invert__ = _refuse_all
-    __int__ = __float__ = __str__ = __format__ = __index__ = __hash__ = _refuse_all
-    __repr__ = _refuse_all
+    __setattr__ = __delattr__ = __eq__ = __ne__ = __hash__ = __str__ = __repr__ = _refuse_all
+
+
+for _name in USES:
+    setattr(_Recorder, _name, _Recorder._refuse_all)
 
 
 class _RefusedError(Exception):
@@ -96,6 +96,12 @@ def record_path(pick: Callable[[Any], Any], id: str) -> Path:
     Raises:
         GraphError: The callable did anything other than follow attributes and items and return the element.
     """
+    if not callable(pick):
+        step = f".{pick}" if type(pick) is str and pick.isidentifier() else f"[{brief(pick)}]"
+        raise GraphError(
+            f"pick on {id!r} takes a callable, and {brief(pick)} is not callable.",
+            remedy=f"Write pick(lambda r: r{step}).",
+        )
     try:
         picked = pick(_Recorder(()))
     except _RefusedError:

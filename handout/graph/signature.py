@@ -9,6 +9,7 @@ from typing import Any
 from handout.errors import GraphError
 from handout.graph.function_options import OPTION_NAMES
 from handout.graph.naming import name_of
+from handout.graph.near_options import AMOUNTS
 from handout.resources.did_you_mean import suggestion
 from handout.serialization.user_objects import holds, is_interruption
 
@@ -57,14 +58,21 @@ class Signatures:
             )
         return known
 
-    def check(self, fn: Callable[..., Any], positional: int, keywords: Collection[str], id: Callable[[], str]) -> None:
+    def takes_any_keyword(self, fn: Callable[..., Any]) -> bool:
+        """Return True if a function has a ``**kwargs`` parameter, or if its signature cannot be read."""
+        signature = self._of(fn)
+        if signature is None:
+            return True
+        return any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values())
+
+    def check(self, fn: Callable[..., Any], positional: int, keywords: Collection[str], owner: str | None) -> None:
         """Check that a function can be called with these arguments.
 
         Args:
             fn: The function.
             positional: Number of positional arguments.
             keywords: Names of the keyword arguments.
-            id: Returns the id of the function in its graph, for the message.
+            owner: The id of the function in its graph, for the message. None: the caller has chosen no id.
 
         Raises:
             GraphError: The function does not take these arguments, or it is a generator function, whose result cannot
@@ -73,9 +81,10 @@ class Signatures:
         way = (_identity(fn), positional, tuple(keywords))
         if way in self._right:
             return
+        owner = name_of(fn) if owner is None else owner
         if holds(inspect.isgeneratorfunction, fn) or holds(inspect.isasyncgenfunction, fn):
             raise GraphError(
-                f"function {id()!r}: {name_of(fn)!r} is a generator function, and a generator cannot travel.",
+                f"function {owner!r}: {name_of(fn)!r} is a generator function, and a generator cannot travel.",
                 remedy="Return a list instead.",
             )
         signature = self._of(fn)
@@ -87,7 +96,7 @@ class Signatures:
                     self._right.add(way)
                     return
                 raise GraphError(
-                    f"function {id()!r}: {name_of(fn)}{signature} cannot be called with "
+                    f"function {owner!r}: {name_of(fn)}{signature} cannot be called with "
                     f"{_describe(positional, keywords)}: {error}.",
                     remedy=_remedy(keywords, self.keywords(fn)),
                 ) from None
@@ -132,6 +141,8 @@ def _describe(positional: int, keywords: Collection[str]) -> str:
 def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
     for name in keywords:
         if name not in parameters:
+            if name in AMOUNTS:
+                return f"An amount is a part of the cost: cost={{{name!r}: ...}}."
             hint = suggestion(name, parameters | OPTION_NAMES)
             if hint.startswith("Did you mean"):
                 return hint

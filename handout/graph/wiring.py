@@ -16,7 +16,7 @@ from handout.graph.stored import Home, Stored, StoredElement
 from handout.serialization.user_objects import is_interruption, short_name, text, type_name
 from handout.slices import Slices, column, is_slice_end
 
-__all__ = ["Wiring"]
+__all__ = ["Wiring", "of_another_graph"]
 
 
 class Wiring:
@@ -173,10 +173,7 @@ class Wiring:
         known = (self._elements if output._path else self._stored).get(id(origin))
         if known is not None:
             return known
-        raise GraphError(
-            f"{output!r} belongs to another graph.",
-            remedy="Add its function to this graph, or run the other graph first and pass the value from its results.",
-        )
+        raise of_another_graph(output)
 
     def producers(self, node: int) -> list[int]:
         """Return the nodes whose results a node takes, in order, with repetitions."""
@@ -228,6 +225,14 @@ class Wiring:
         fn = self.fns[node]
         assert fn is not None
         return fn
+
+
+def of_another_graph(output: Output[Any]) -> GraphError:
+    """Return the error for an output that a function of another graph makes."""
+    return GraphError(
+        f"{output!r} belongs to another graph.",
+        remedy="Add its function to this graph, or run the other graph first and pass the value from its results.",
+    )
 
 
 def _unreadable(id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> UnserializableError:

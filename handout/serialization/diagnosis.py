@@ -43,13 +43,55 @@ def find_unpicklable(value: Any, path: str, pickle_part: Callable[[Any], Any] | 
     """
     search = _Search(pickle_part or (lambda part: dumps(part, Snapshot())))
     reason = search.refusal(value)
-    while not issubclass(type(value), UNPICKLABLE_TYPES) and not isinstance(reason, RecursionError):
+    while _has_parts(value) and not isinstance(reason, RecursionError):
         found = search.refused_part(value)
         if found is None:
             break
         step, value, reason = found
         path += step
     return CannotPickleError(path, type_name(value), _said(reason))
+
+
+def _has_parts(value: Any) -> bool:
+    """Return True if the parts of a value may explain why the value cannot be pickled.
+
+    The parts of Handout's own objects, such as an output, mean nothing to the user.
+    """
+    kind = type(value)
+    return not issubclass(kind, UNPICKLABLE_TYPES) and not type_name(value).startswith("handout.")
+
+
+def largest_part(value: Any, path: str) -> tuple[str, Any]:
+    """Return the path of the part of `value` that takes most bytes when it is pickled, and the part.
+
+    If no part takes half of the bytes, return `value` itself.
+
+    Args:
+        value: A value that can be pickled.
+        path: The name of `value`. The path that is returned begins with this name.
+    """
+    whole = _pickled_size(value)
+    tried = 0
+    while tried < _MAX_TRIED:
+        for step, part in _parts(value):
+            tried += 1
+            if 2 * _pickled_size(part) > whole:
+                path, value = path + step, part
+                break
+        else:
+            break
+        if not issubclass(type(value), (dict, list, tuple, types.FunctionType)):
+            break
+    return path, value
+
+
+def _pickled_size(part: Any) -> int:
+    try:
+        return sum(memoryview(segment).nbytes for segment in dumps(part, Snapshot()))
+    except BaseException as error:  # a part may be picklable only inside the whole, and a __reduce__ may raise anything
+        if is_interruption(error):
+            raise
+        return 0
 
 
 def _said(reason: BaseException | None) -> str:

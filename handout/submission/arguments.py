@@ -7,7 +7,9 @@ class, and not only its name.
 
 from __future__ import annotations
 
+import os
 import pickle
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
@@ -21,23 +23,21 @@ from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
 from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot, Taken
+from handout.serialization.file import File
 from handout.serialization.pickling import Segment, Snapshot
-from handout.serialization.user_objects import is_interruption
+from handout.serialization.user_objects import is_interruption, type_name
 from handout.slices import Slices, is_slice_end
+from handout.submission.bulk import BULK_BYTES, describe_bulk
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
+from handout.submission.refusals import refused
 
-__all__ = ["LARGE", "CallEncoder", "CodeWatch", "EncodedRun", "SuppliedValues", "check_size", "encode_plan", "refused"]
+__all__ = ["LARGE", "CallEncoder", "CodeWatch", "EncodedRun", "SuppliedValues", "check_size", "encode_plan"]
 
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
 
 #: The encoder yields after this many calls, because the pickling of one call with large arguments may take 1 ms.
 _CALLS = 8
-
-_REMEDY = (
-    "Create this object inside the function, pass the values from which it is created, "
-    "or leave it out in the __getstate__ of the object that contains it."
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +63,8 @@ class EncodedRun:
     bundle: CodeBundle | None
     #: The objects that are stored on hosts already, by object number.
     borrowed: Mapping[int, Home] = field(default_factory=dict)
+    #: A message about the bytes that the run sends first, or "" if they do not take long to send.
+    bulk: str = ""
 
 
 def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
@@ -102,6 +104,8 @@ class SuppliedValues:
         #: Numbers of the objects that hold code by value. A task that takes such an object needs the controller's
         #: version of Python.
         self.code_objects: set[int] = set()
+        #: How many bytes of objects and functions the run sends to a host that needs them all.
+        self.sent = 0
 
     def hold(self, number: int, value: Any) -> None:
         """Pickle a value, and keep its bytes as the object with this number."""
@@ -109,6 +113,7 @@ class SuppliedValues:
             kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
+        self.sent += self.nbytes[number]
         if code.seen:
             self.code_objects.add(number)
 
@@ -180,7 +185,13 @@ class _Encoder(SuppliedValues):
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
-        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, self.borrowed)
+        bulk = ""
+        if self.sent >= BULK_BYTES:
+            arguments = dict(enumerate(self.kept, len(self.nbytes) - len(self.kept)))
+            bulk = describe_bulk(plan, self.sent, self.nbytes, inputs, arguments, fn, functions)
+        return EncodedRun(
+            calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, self.borrowed, bulk
+        )
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -194,6 +205,7 @@ class _Encoder(SuppliedValues):
                 raise refused(self.plan.ids[task], error) from error
             check_size(self.plan.ids[task], fn, blob)
             known = self.function_index[id(fn), by_value] = len(self.functions)
+            self.sent += len(blob.blob)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
         return known
 
@@ -417,16 +429,16 @@ class CallEncoder:
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Return the arguments, with a `Slot` in place of each argument that is an object already or becomes one here.
 
-        Large texts and large bytes become objects here, because their sizes are known before anything is pickled.
+        Large texts, bytes and files become objects here, because their sizes are known before anything is pickled.
         """
         large = self.supplied.large
         for arg in (*args, *kwargs.values()):
-            if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
+            if id(arg) in large or _is_known_large(arg):
                 return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
         return args, kwargs
 
     def _if_known(self, arg: Any) -> Any:
-        if id(arg) in self.supplied.large or (type(arg) in _SIZED and len(arg) > LARGE):
+        if id(arg) in self.supplied.large or _is_known_large(arg):
             return self._slot(self.supplied.enlist(arg))
         return arg
 
@@ -464,6 +476,23 @@ def _belongs_nowhere(promised: Input[Any]) -> NoReturn:
     )
 
 
+def _is_known_large(arg: Any) -> bool:
+    """Return True for a text, bytes or a file of more than `LARGE` bytes, and for a folder of any size.
+
+    To pickle a folder copies its files, so this must happen only once.
+    """
+    kind = type(arg)
+    if kind in _SIZED:
+        return len(arg) > LARGE
+    if kind is not File:
+        return False
+    try:
+        status = os.stat(arg.path)
+    except OSError:
+        return False  # the error of the attempt to pickle it says more
+    return stat.S_ISDIR(status.st_mode) or status.st_size > LARGE
+
+
 _TINY = frozenset({type(None), bool, int, float, complex})
 
 
@@ -483,20 +512,11 @@ def _own(segment: Segment) -> Segment:
 def check_size(id: str, fn: Callable[..., Any], blob: FunctionBlob) -> None:
     """Raise `UnserializableError` if a function has too many bytes to be sent in one message."""
     if len(blob.blob) > MAX_PAYLOAD:
+        path, part = diagnosis.largest_part(fn, repr(id))
         raise UnserializableError(
             f"Function {id!r} holds {len(blob.blob) / (1 << 20):.1f} MiB, with its closure and the globals that it "
-            f"uses. The limit is {MAX_PAYLOAD >> 20} MiB.",
+            f"uses. The limit is {MAX_PAYLOAD >> 20} MiB. The largest part is {path} ({type_name(part)}).",
             remedy="Pass large data as an argument, or as graph.value(...), so that it travels as an object.",
-            path=id,
-            type=type(fn).__name__,
+            path=path,
+            type=type_name(part),
         )
-
-
-def refused(id: str, error: diagnosis.CannotPickleError) -> UnserializableError:
-    """Return the error of a function or of arguments that cannot be pickled."""
-    return UnserializableError(
-        f"{id!r} cannot be sent to a host, because {error.path} ({error.type}) cannot be pickled: {error.reason}.",
-        remedy="Check the path of the file." if error.type == "handout.File" else _REMEDY,
-        path=error.path,
-        type=error.type,
-    )

@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 from handout.graph.stored import Home
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
-from handout.submission.arguments import CallEncoder, CodeWatch, SuppliedValues, refused
+from handout.submission.arguments import CallEncoder, CodeWatch, SuppliedValues
 from handout.submission.code_bundles import FunctionBlob, function_bytes, numbered
+from handout.submission.refusals import refused
 
 __all__ = ["CallBytes", "CallSnapshots"]
 

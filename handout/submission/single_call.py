@@ -13,6 +13,7 @@ from handout.graph.function_options import TaskOptions, check_options, intern_op
 from handout.graph.naming import name_of
 from handout.graph.options_decorator import mark_of
 from handout.graph.signature import Signatures
+from handout.graph.unfinished import UNFINISHED, refusal
 from handout.project.loaded import remember_loaded
 from handout.resources import Requirement
 from handout.serialization.user_objects import brief, is_coroutine_function, qualified_name
@@ -81,7 +82,10 @@ class CallOptions:
                 f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: call(f, x)."
             )
         name = name_of(fn)
-        self._check(fn, (len(args), *kwargs), lambda: Signatures().check(fn, len(args), kwargs.keys(), lambda: name))
+        self._check(fn, (len(args), *kwargs), lambda: Signatures().check(fn, len(args), kwargs.keys(), name))
+        for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
+            if type(value) in UNFINISHED:
+                raise refusal(name, path, value)
         marked = mark_of(fn) or {}
         _check_alone(marked, f"a call of {name!r}")
         given = {**self._given, **marked}

@@ -117,6 +117,39 @@ async def test_arguments_are_snapshotted_when_the_run_starts(cluster: Cluster) -
         assert (await execution.results())[out] == 6
 
 
+async def test_a_folder_travels_to_a_host_and_back(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    for name in (".hidden", "a.csv", "deep/b.csv"):
+        (tmp_path / "data" / name).write_text(name)
+    graph = Graph()
+    folder = handout.File(tmp_path / "data")
+    made = graph.add(work.with_one_more, folder, host="plain")
+    moved = graph.add(work.names_below, made, host="gpu")
+    results = await cluster.execute(graph, outputs=[made, moved])
+    names, where = results[moved]
+    assert names == [".hidden", "a.csv", "deep", "deep/b.csv", "more"]
+    assert Path(results[made].path, "deep", "b.csv").read_text() == "deep/b.csv"
+    assert Path(results[made].path, "more").read_text() == "'data'"
+    assert not (tmp_path / "data" / "more").exists()
+    await until(lambda: not os.path.exists(where))  # it was in the scratch folder of its task
+
+
+async def test_a_file_of_the_controller_that_does_not_exist_is_refused_before_the_run(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.names_below, handout.File("no-such-file.csv"))
+    with pytest.raises(
+        handout.UnserializableError, match=r"no file or folder 'no-such-file\.csv' in the current folder"
+    ):
+        await cluster.execute(graph)
+
+
+async def test_a_file_that_a_task_returns_and_has_not_written_is_told(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.file_that_is_not_there)
+    with pytest.raises(handout.ResultError, match=r"no file or folder '/nowhere/x'.*Return the File of a file"):
+        await cluster.execute(graph)
+
+
 async def test_writing_to_an_argument_changes_nobody_elses(cluster: Cluster) -> None:
     numpy = pytest.importorskip("numpy")
     graph = Graph()

@@ -70,12 +70,18 @@ REPORTS: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     "package missing at load": (
         handout.TaskError,
         {"kind": "input", "message": "No module named 'x'.", "missing": "x"},
-        r"on host 'far': No module named 'x'\. Hosts that were tried.*: 'far'\. Install 'x' on that host",
+        r"on host 'far': No module named 'x'\. Hosts that were tried.*: 'far'\. Install 'x' for the Python of that host, or name",
     ),
     "package missing, from a host of which only data is taken": (
         handout.RemoteError,
-        {"kind": "raised", "type": "ModuleNotFoundError", "message": "No module named 'x'.", "missing": "x"},
-        r"raised ModuleNotFoundError: No module named 'x'\. Install 'x' on that host",
+        {
+            "kind": "raised",
+            "type": "ModuleNotFoundError",
+            "message": "No module named 'x'.",
+            "missing": "x",
+            "python": "/py",
+        },
+        r"raised ModuleNotFoundError: No module named 'x'\. Install 'x' for the Python of that host, /py, or name",
     ),
     "disk": (handout.TaskError, {"message": "full"}, r"'far' could not store.*disk cost"),
     "raised": (handout.RemoteError, {"type": "Odd", "message": "hm"}, "raised Odd: hm"),

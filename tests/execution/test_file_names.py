@@ -41,3 +41,17 @@ async def test_a_file_with_any_name_arrives_where_names_are_ascii(sshd: OpenSsh,
         assert (bytes.fromhex(seen), content) == (os.fsencode(name), "content")
         assert os.path.basename(back.path) == name
         assert back.read_text() == "content and more"
+
+
+@pytest.mark.parametrize("minor", [9, sys.version_info[1]])
+async def test_a_folder_with_any_names_arrives_where_names_are_ascii(sshd: OpenSsh, tmp_path: Path, minor: int) -> None:
+    folder = tmp_path / "größe"
+    (folder / "日本").mkdir(parents=True)
+    (folder / "日本" / os.fsdecode(b"latin-\xfc.bin")).write_text("content", encoding="utf-8")
+    graph = Graph()
+    out = graph.add(work.with_one_more, handout.File(folder))
+    results = await handout.execute(graph, inventory=[sshd.host("ascii", python=ascii_python(minor, tmp_path))])
+    back = Path(results[out].path)
+    assert back.name == "größe"
+    assert (back / "日本" / os.fsdecode(b"latin-\xfc.bin")).read_text(encoding="utf-8") == "content"
+    assert (back / "more").exists()

@@ -252,7 +252,8 @@ async def test_a_missing_package_is_one_clear_error_without_retries(cluster: Clu
     assert failure.attempts == (1 if by_import else 2)
     assert (f"(imported at {__file__}, line " in str(error)) == by_import
     assert ("it is not installed on this host" in str(error)) == by_import
-    assert ("Install 'not_installed_anywhere' on that host" in error.__notes__[-1]) == by_import
+    remedy = f"Install 'not_installed_anywhere' for the Python of that host, {sys.executable}, or name another Python"
+    assert (remedy in error.__notes__[-1]) == by_import
 
 
 @pytest.mark.parametrize(
@@ -311,9 +312,11 @@ async def test_a_package_that_is_missing_when_a_task_is_loaded_is_one_clear_erro
     assert sorted(failure.hosts) == ["gpu", "plain"]
     tried = ", ".join(map(repr, failure.hosts))
     assert error.problem.endswith(f". Hosts that were tried, because another host may have the package: {tried}.")
-    remedy = "Install 'not_on_hosts' on that host, or give the function host= with the name of a host that has it."
-    assert error.remedy == remedy
-    assert error.__notes__[-1] == f"What to do: {remedy}"
+    assert error.remedy == (
+        f"Install 'not_on_hosts' for the Python of that host, {sys.executable}, or name another Python in the entry of "
+        "the host: Host(..., python=...). Or give the function host= with the name of a host that has the package."
+    )
+    assert error.__notes__[-1] == f"What to do: {error.remedy}"
 
 
 async def test_an_exception_that_cannot_be_pickled_is_a_remote_error_whatever_its_class(cluster: Cluster) -> None:

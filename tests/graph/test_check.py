@@ -82,8 +82,8 @@ def test_a_group_needs_one_host_for_all(graph: Graph) -> None:
 
 
 def test_a_wrong_graph_is_told_first(graph: Graph) -> None:
-    graph.add(len)  # type: ignore[call-overload]
-    with pytest.raises(GraphError, match="missing a required argument"):
+    graph.add(len, {graph.add(int)})
+    with pytest.raises(GraphError, match="an output is inside a set"):
         graph.check([])
 
 

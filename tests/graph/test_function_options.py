@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from handout.errors import CostError, GraphError
-from handout.graph import Graph, options
+from handout.graph import Graph, later, options
 from handout.graph.options_decorator import MARKS, mark_of
 from handout.resources import Cost
 
@@ -100,9 +100,23 @@ def test_a_mark_is_not_inherited(graph: Graph) -> None:
     class Derived(Base):
         pass
 
-    for fn in (wrapper, functools.partial(marked, 1), Derived):
+    for fn in (wrapper, Derived):
         assert mark_of(fn) is None
     assert mark_of(Base) == {"retries": 3}
+
+
+def test_a_partial_function_has_the_options_of_the_function_inside(graph: Graph) -> None:
+    @options(retries=2)
+    def marked(x: int, y: int) -> int:
+        return x + y
+
+    out = graph.value(1)
+    graph.map(functools.partial(marked, y=1), [1])
+    graph.map(functools.partial(marked, later(out)), [1], priority=5)
+    graph.add(functools.partial(functools.partial(marked, 1), 2))
+    graph.add(options(priority=3)(functools.partial(marked, 1)), 2)
+    found = [(each.retries, each.priority) for each in graph.compile().options]
+    assert found == [(2, 0), (2, 5), (2, 0), (2, 3)]
 
 
 def test_a_method_has_the_options_of_its_function(graph: Graph) -> None:

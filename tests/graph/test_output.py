@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import inspect
+import logging
+import math
+import operator
+import os
 import pickle
+import pprint
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -62,6 +72,12 @@ def test_a_pick_of_a_pick_is_one_longer_path(out: Output[Any]) -> None:
         lambda m: [x for x in m],  # noqa: C416
         lambda m: m.a == 3,
         lambda m: f"{m.a}",
+        lambda m: m.a & m.b,
+        lambda m: 1 << m.a,
+        lambda m: round(m.a),
+        lambda m: complex(m.a),
+        lambda m: os.fspath(m.a),
+        lambda m: divmod(1, m.a),
     ],
 )
 def test_a_pick_that_computes_is_refused(out: Output[Any], path: Any) -> None:
@@ -69,27 +85,147 @@ def test_a_pick_that_computes_is_refused(out: Output[Any], path: Any) -> None:
         out.pick(path)
 
 
+def test_a_pick_of_a_name_is_refused(out: Any) -> None:
+    with pytest.raises(GraphError, match=r"'score' is not callable\. Write pick\(lambda r: r\.score\)"):
+        out.pick("score")
+    with pytest.raises(GraphError, match=r"Write pick\(lambda r: r\[0\]\)"):
+        out.pick(0)
+
+
 def test_a_pick_that_raises_raises(out: Output[Any]) -> None:
     with pytest.raises(ZeroDivisionError):
         out.pick(lambda m: 1 // 0)
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        list,
-        bool,
-        lambda out: 1 in out,
-        lambda out: [*out],
-        lambda out: out and 1,
-        lambda out: out[out],
-    ],
-)
-def test_an_output_is_not_its_value(out: Output[Any], use: Any) -> None:
+async def wait_for(out: Any) -> None:
+    await out
+
+
+async def loop_over(out: Any) -> None:
+    async for _ in out:
+        pass
+
+
+def unpack(out: Any) -> Any:
+    a, b = out
+    return a, b
+
+
+def enter(out: Any) -> None:
+    with out:
+        pass
+
+
+async def enter_later(out: Any) -> None:
+    async with out:
+        pass
+
+
+#: Each use of a value, and what the error tells the program to write instead.
+USES: list[tuple[Callable[[Any], object], str]] = [
+    (lambda out: out + 1, "graph.add(lambda x: x + ..., out)"),
+    (lambda out: 1 + out, "graph.add(lambda x: ... + x, out)"),
+    (lambda out: "data/" + out, "graph.add(lambda x: ... + x, out)"),
+    (lambda out: sum([out, out]), "graph.add(sum, [out, other])"),
+    (lambda out: [0] * out, "graph.add(lambda x: ... * x, out)"),
+    (lambda out: out @ out, "graph.add(lambda x: x @ ..., out)"),
+    (lambda out: out | {}, "graph.add(lambda x: x | ..., out)"),
+    (lambda out: divmod(7, out), "graph.add(lambda x: divmod(..., x), out)"),
+    (operator.neg, "graph.add(lambda x: -x, out)"),
+    (abs, "graph.add(abs, out)"),
+    (round, "graph.add(round, out)"),
+    (math.sqrt, "graph.add(float, out)"),
+    (int, "graph.add(int, out)"),
+    (bytes, "graph.add(bytes, out)"),
+    (range, "a function that takes the result"),
+    (lambda out: [1, 2][out], "a function that takes the result"),
+    (lambda out: out < 3, "graph.add(lambda x: x < ..., out)"),
+    (lambda out: sorted([out, out]), "graph.add(lambda x: x < ..., out)"),
+    (lambda out: max(out, 1), "graph.add(lambda x: x < ..., out)"),
+    (bool, "Decide in a function"),
+    (lambda out: out and 1, "Decide in a function"),
+    (len, "graph.add(len, out)"),
+    (list, "out[0], out[1]"),
+    (unpack, "out[0], out[1]"),
+    (lambda out: [*out], "out[0], out[1]"),
+    (next, "out[0], out[1]"),
+    (lambda out: 1 in out, "Search in a function"),
+    (lambda out: operator.setitem(out, 0, 1), "returns a changed copy"),
+    (lambda out: operator.delitem(out, 0), "returns a changed copy"),
+    (lambda out: out(), "graph.add(lambda x: x(), out)"),
+    (enter, "a function that takes the result"),
+    (lambda out: asyncio.run(enter_later(out)), "a function that takes the result"),
+    (lambda out: asyncio.run(wait_for(out)), "await handout.execute(graph)"),
+    (lambda out: asyncio.run(loop_over(out)), "out[0], out[1]"),
+    (lambda out: f"{out}.csv", 'graph.add(lambda x: f"{x}", out)'),
+    ("{}.csv".format, 'graph.add(lambda x: f"{x}", out)'),
+    (os.fspath, "Open the file in a function"),
+    (lambda out: os.path.join(out, "x.csv"), "Open the file in a function"),
+    (Path, "Open the file in a function"),
+    (lambda out: out.score, "out.pick(lambda r: r.score)"),
+    (lambda out: out.mean(), "graph.add(lambda r: r.mean(...), out)"),
+    (lambda out: out.result(), "await handout.execute(graph)"),
+]
+
+
+@pytest.mark.parametrize(("use", "instead"), USES)
+@pytest.mark.parametrize("kind", ["output", "arg"])
+def test_a_promise_is_not_its_value(out: Output[Any], kind: str, use: Callable[[Any], object], instead: str) -> None:
+    promise: Any = out if kind == "output" else Arg(out, load=len)
     with pytest.raises(NotAValueError, match="'made'") as caught:
-        use(out)
+        use(promise)
     assert isinstance(caught.value, TypeError)
-    assert isinstance(caught.value, GraphError)
+    assert instead in str(caught.value)
+
+
+def test_a_misspelt_attribute_names_the_nearest(out: Any) -> None:
+    with pytest.raises(NotAValueError, match=r"Did you mean 'pick'\?"):
+        out.pik(lambda m: m.a)
+
+
+def test_an_arg_has_no_elements(out: Output[Any]) -> None:
+    arg: Any = Arg(out, load=len)
+    with pytest.raises(NotAValueError, match=r"Write Arg\(out\['a'\], ...\)"):
+        arg["a"]
+
+
+def test_an_output_cannot_be_indexed_by_an_output(out: Output[Any]) -> None:
+    with pytest.raises(NotAValueError, match="indexed by another output"):
+        out[out]
+
+
+def test_numpy_computes_nothing_with_an_output(out: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    for use in (numpy.mean, lambda out: numpy.ones(2) + out, lambda out: numpy.asarray(out) < 1):
+        with pytest.raises(NotAValueError, match="'made'"):
+            use(out)
+    assert list(numpy.array([out, out], dtype=object)) == [out, out]  # a table may have a column of outputs
+
+
+def test_debuggers_and_logs_can_look_at_a_promise(out: Any, caplog: pytest.LogCaptureFixture) -> None:
+    text = "Output('made')"
+    assert repr(out) == str(out) == f"{out!r}" == f"{out!s}" == "%s" % out == pprint.pformat(out) == text
+    logging.getLogger("tests").warning("made %s", out)
+    assert caplog.messages == [f"made {text}"]
+    for promise in (out, Arg(out, load=len)):
+        for name in ("_repr_html_", "__wrapped__", "__array__", "__dict__", "score"):
+            assert not hasattr(promise, name)
+        assert getattr(promise, "score", None) is None
+        assert inspect.unwrap(promise) is promise
+        assert dict(inspect.getmembers(promise))
+        mock.create_autospec(promise)
+    with pytest.raises(AttributeError, match="'Output' object has no attribute '_score'") as caught:
+        out._score
+    assert not isinstance(caught.value, NotAValueError)
+    assert {out: 1}[out] == 1
+    assert out != 3
+    assert out in [3, out]
+
+
+def test_an_unfinished_promise_has_a_plain_error() -> None:
+    for promise in (object.__new__(Output), object.__new__(Arg)):
+        with pytest.raises(AttributeError, match="has no attribute"):
+            repr(promise)
 
 
 def test_an_output_inside_what_is_pickled_is_refused(out: Output[Any]) -> None:

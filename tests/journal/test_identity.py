@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 import pytest
 
-from handout import Graph
+from handout import File, Graph
 from handout.journal.identity import TaskIdentities
 from handout.journal.installed import version_of
 from handout.journal.value_digest import new_walk
@@ -493,3 +493,15 @@ class Unreadable(list[Any]):
 def test_a_value_that_raises_when_it_is_read_is_not_recognized(make: Callable[[], Any]) -> None:
     value = make()
     assert identity_of(value) != identity_of(value)
+
+
+def test_a_file_or_a_folder_is_recognized_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    inside = tmp_path / "folder" / "a.txt"
+    inside.write_text("1")
+    for path in (inside, tmp_path / "folder"):
+        inside.write_text("1")
+        before = identity_of(File(path))
+        assert identity_of(File(path)) == before
+        inside.write_text("2")
+        assert identity_of(File(path)) != before

@@ -173,7 +173,7 @@ def test_a_value_that_contains_itself_does_so_again() -> None:
         (int, "int"), (os.system, "posix.system"), (lambda: 1, "a function"), (ValueError("x"), "ValueError"),
         ([Row], "a type"), (Unknown(1), "Unknown"), (numpy.array([object()]), "array of 'O8'"),
         (numpy.ma.array([1]), "numpy.ma"), (pickle.PickleBuffer, "PickleBuffer"), (Path("/"), "pathlib"),
-        (File(os.devnull), "handout.File"), (OwnError("x"), "an exception"),
+        (File(__file__), "handout.File"), (File(os.path.dirname(__file__)), "handout.File"), (OwnError("x"), "an exception"),
     ],
     ids=lambda v: str(v)[:20],
 )  # fmt: skip

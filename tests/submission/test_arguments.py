@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 
-from handout import File
+from handout import Cluster, File
 from handout.errors import UnserializableError
 from handout.execution.shell.run_objects import RunObjects
 from handout.graph import Arg, Graph, Output
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
-from handout.serialization import calls, pickling
+from handout.serialization import calls, file, folder_content, pickling
 from handout.slices import at_once
 from handout.submission.arguments import LARGE, EncodedRun, encode_plan
 from tests.pythons import bundle, run_on_host
@@ -358,11 +361,87 @@ def test_an_argument_that_can_be_pickled_only_once_is_refused() -> None:
         at_once(encode_plan(graph.compile()))
 
 
-def test_a_file_that_does_not_exist_says_to_check_its_path(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.csv").touch()
+    for given, said in (
+        (File("dta.csv"), f"'dta.csv' in the current folder '{tmp_path}'. Did you mean 'data.csv'? Give the path"),
+        (File(tmp_path / "other.txt"), f"there is no file or folder '{tmp_path}/other.txt'. Give the path of a file"),
+        (File("in/x"), f"'in/x' in the current folder '{tmp_path}', and no folder '{tmp_path}/in'."),
+        (File("data.csv/x"), "there is no file or folder 'data.csv/x'"),
+        (File("~/data.csv"), "write os.path.expanduser('~/data.csv'), because only a shell replaces ~."),
+    ):
+        graph = Graph()
+        graph.add(same, [given])
+        with pytest.raises(UnserializableError) as caught:
+            at_once(encode_plan(graph.compile()))
+        assert str(caught.value).startswith("'same' cannot take args[0][0]: there is no file or folder")
+        assert said in str(caught.value)
+        assert (caught.value.path, caught.value.type) == ("args[0][0]", "handout.File")
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda path: open(path), r"handout\.File\(path\) instead"),  # noqa: SIM115
+        (lambda path: open(path, "rb"), r"handout\.File\(path\) instead"),  # noqa: SIM115
+        (lambda path: tempfile.NamedTemporaryFile(), r"handout\.File\(path\) instead"),  # noqa: SIM115
+        (lambda path: sqlite3.connect(":memory:"), "Open the connection inside the function"),
+        (lambda path: socket.socket(), "Open the connection inside the function"),
+        (lambda path: (each for each in "ab"), r"Pass a list of its items: list\(\.\.\.\)"),
+        (lambda path: threading.Lock(), "Create this object inside the function"),
+    ],
+)
+def test_what_cannot_be_pickled_has_a_remedy_of_its_kind(make: Any, remedy: str) -> None:
+    value = make(__file__)
     graph = Graph()
-    graph.add(same, File(tmp_path / "missing.txt"))
-    with pytest.raises(UnserializableError, match=r"No such file.*missing\.txt.*Check the path of the file\.$"):
+    graph.add(same, {"deep": [value]})
+    try:
+        with pytest.raises(UnserializableError, match=rf"args\[0\]\['deep'\]\[0\].* cannot be pickled.*{remedy}"):
+            at_once(encode_plan(graph.compile()))
+    finally:
+        getattr(value, "close", lambda: None)()
+
+
+def test_a_folder_beyond_the_limit_gives_one_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_content, "MAX_ENTRIES", 0)
+    (tmp_path / "a").touch()
+    graph = Graph()
+    graph.add(same, File(tmp_path))
+    with pytest.raises(UnserializableError, match=r"'same' cannot take args\[0\]: the folder .*unpack_archive\.$"):
         at_once(encode_plan(graph.compile()))
+
+
+async def test_an_object_of_handout_in_a_closure_is_named_as_a_whole() -> None:
+    graph = Graph()
+    out = graph.add(same, [1], id="made")
+    async with Cluster() as cluster:
+        held: Any
+        for held, kind, said in (
+            (out, "graph.output.Output", r"output 'made' is inside an object .* inside lists, tuples and dicts\."),
+            (graph, "graph.graph.Graph", r"a Graph cannot travel .* the values that it is built from\."),
+            (cluster, "execution.cluster.Cluster", r"Such an object works only in the program .* needs\."),
+        ):
+            again = Graph()
+            again.add(lambda held=held: held, id="f")
+            with pytest.raises(UnserializableError, match=rf"<default 0> \(handout\.{kind}\) cannot.*: .*{said}$"):
+                at_once(encode_plan(again.compile()))
+
+
+def test_a_folder_is_packed_once_for_all_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.txt").write_text("small")
+    packed: list[str] = []
+    real = file.pack
+    monkeypatch.setattr(file, "pack", lambda path: packed.append(path) or real(path))
+    folder = File(tmp_path)
+    graph = Graph()
+    graph.map(same, [folder] * 3)
+    encoded = at_once(encode_plan(graph.compile()))
+    assert packed == [str(tmp_path)]
+    assert [len(inputs) for inputs in encoded.inputs] == [1, 1, 1]
+    assert len(encoded.values) == 1
 
 
 # ---- programs --------------------------------------------------------------------------------------------
@@ -387,7 +466,7 @@ print(json.dumps({
 HOST = """
 import json, base64, tempfile
 from handout.host.worker import importer
-from handout.serialization import calls, pickling
+from handout.serialization import calls, file, folder_content, pickling
 sent = json.load(sys.stdin)
 importer.install(base64.b64decode(sent["bundle"]), tempfile.mkdtemp() + "/modules/1")
 fn = pickling.loads(base64.b64decode(sent["fn"]))

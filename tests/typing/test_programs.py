@@ -21,10 +21,14 @@ from tests.patience import HANG_S
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
 ROOT = HERE.parents[1]
+#: For each file of wrong calls: the lines that both type checkers refuse, by the mark at the end of the line.
 REFUSED = {
-    number
-    for number, line in enumerate((PROGRAMS / "rejected_calls.py").read_text().splitlines(), 1)
-    if re.search(r"# E\d", line)
+    name: {
+        match[1]: number
+        for number, line in enumerate((PROGRAMS / name).read_text().splitlines(), 1)
+        if (match := re.search(r"# (E\d+)", line))
+    }
+    for name in ("rejected_calls.py", "rejected_calls_2.py")
 }
 
 #: Lines that use names of the stub that the package does not have yet: Stored, keep=, Results.stored, Cluster.call and
@@ -88,13 +92,25 @@ def programs(tmp_path: Path) -> Path:
 def test_programs_check_and_wrong_calls_do_not(checker: object, programs: Path) -> None:
     assert callable(checker)
     errors = checker(programs)
-    refused = errors.pop("rejected_calls.py")
-    assert set(refused) == REFUSED
+    texts: list[str] = []
+    for name, marked in REFUSED.items():
+        refused = errors.pop(name)
+        assert set(refused) == set(marked.values()), name
+        texts += refused.values()
+    # Both checkers name the type that a plain function would have to have, and no coroutine.
+    expected = [text.partition("expected")[2] for text in texts]
+    assert not [text for text in expected if re.search(r", Coroutine\[.*\]\]", text)]
     wrong = {f"{name}:{line}": text for name, lines in errors.items() for line, text in lines.items()}
     for name, lines in STILL_TO_COME.items():
         for line in lines:
             wrong.pop(f"{name}:{line}", None)
     assert wrong == {}
+
+
+def test_each_wrong_call_has_a_corrected_one() -> None:
+    corrected = re.findall(r"# (\d-E\d+)", (PROGRAMS / "corrected_calls.py").read_text())
+    marks = [f"{number}-{mark}" for number, lines in enumerate(REFUSED.values(), 1) for mark in lines]
+    assert corrected == marks
 
 
 def test_the_program_of_tests_passes(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ class AgentProxy:
         #: For each `RunProgram` that the agent has not answered, by its number: the function that takes the answer.
         self.programs: dict[int, Callable[[int, bytes], None]] = {}
 
+    @property
+    def python(self) -> str:
+        """The path of the Python on the host that runs the agent and its workers, or "" if it is not known."""
+        started = self.link.started
+        return "" if started is None else started.executable
+
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:

@@ -134,7 +134,10 @@ class InboundMessages:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
             return
         pickled = bytes(payload) if agent.trusted else None
-        failure = from_report(run.ids[task], agent.name, attempt, _facts(message), pickled)
+        facts = _facts(message)
+        if "missing" in facts:
+            facts["python"] = agent.python
+        failure = from_report(run.ids[task], agent.name, attempt, facts, pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retry_on = run.options_of(task).retry_on
         # The next attempt would probably return such a result too, or lack the same package.

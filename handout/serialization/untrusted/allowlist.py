@@ -406,6 +406,7 @@ def _uuid(*args: Any) -> Pending:
 #: What a message says in place of a name of Handout's own that makes a value which is refused.
 _READABLE = {
     ("handout.serialization.file", "_receive"): "handout.File",
+    ("handout.serialization.file", "_receive_folder"): "handout.File",
     ("handout.serialization.definitions", "load_function"): "a function",
     ("handout.serialization.exception_parts", "_make"): "an exception",
 }
