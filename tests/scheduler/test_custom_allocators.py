@@ -114,7 +114,7 @@ def test_a_host_that_is_not_there_ends_the_run_with_an_error_that_names_it() -> 
     scene = Scene("node1")
     request = asked(scene, "a")
     answer(scene, request.request, {"a": "nod1"})
-    assert "'a' on 'nod1', which is not a host in its view" in str(allocator_error(scene))
+    assert "'a' on 'nod1', which is not a host of the inventory" in str(allocator_error(scene))
     assert "Did you mean 'node1'?" in str(allocator_error(scene))
 
 
