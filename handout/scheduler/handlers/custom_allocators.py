@@ -129,9 +129,9 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
     placed = 0
     for id, name in event.placements.items():
         t = run.requests.tasks.get(id, -1)
-        problem = _impossible(world, run, t, id, name)
-        if problem is not None:
-            _refuse(world, run, *problem)
+        error = _impossible(world, run, t, id, name)
+        if error is not None:
+            abort(world, run, Outcome.FAILED, error)
             return
         host = world.fleet.by_name.get(name)
         if host is None or not host.open:
@@ -168,62 +168,59 @@ def _has_no_host(world: World, run: Run, t: int) -> bool:
     return not any(world.fleet.feasible(host, profile) for host in world.fleet.by_name.values() if host.open)
 
 
-def _impossible(world: World, run: Run, t: int, id: str, name: str) -> tuple[str, str] | None:
-    """Return the problem and the remedy of a placement that was impossible already when the allocator was asked.
+def _impossible(world: World, run: Run, t: int, id: str, name: str) -> AllocatorError | None:
+    """Return the error for a placement that was impossible already when the allocator was asked.
 
-    Return None if the placement was possible then.
+    Return None if the placement was possible then, or if the task may wait for the host.
     """
-    shown = run.requests
+    shown, fleet = run.requests, world.fleet
     if t < 0:
         nearest = nearest_name(id, shown.tasks)
-        return (
-            f"the allocator placed task {id!r}, which was not in its frontier",
-            f"Did you mean {nearest!r}?" if nearest else "Answer with the ids of tasks in the frontier.",
+        return AllocatorError(
+            f"the allocator placed task {id!r}, which was not in its frontier.",
+            remedy=f"Did you mean {nearest!r}?" if nearest else "Answer with the ids of tasks in the frontier.",
+            id=id,
         )
-    if not world.fleet.is_known(name):
-        return _unknown_host(world, run, id, name)
-    host = world.fleet.by_name.get(name)
+    if not fleet.is_known(name):
+        # The allocator cannot know that a host was removed while it thought.
+        return None if name in shown.hosts else _unknown_host(run, id, name)
+    host = fleet.by_name.get(name)
     if host is None or not host.open:
-        return _given_up(world, run, id, name)
-    if shown.fleet_version != world.fleet.version:
+        # The allocator cannot know that a host was given up while it thought.
+        known = name in shown.hosts and shown.hosts[name].given_up and fleet.is_given_up(name, world.now)
+        return _given_up(world, id, name) if known else None
+    if shown.fleet_version != fleet.version:
         return None
-    why = world.fleet.why_infeasible(host, run.spec.profiles[run.spec.profile[t]])
-    if why:
-        return (
-            f"the allocator placed task {id!r} on host {name!r}, which can never run it: {why}",
-            "Choose another host for the task.",
-        )
-    return None
-
-
-def _unknown_host(world: World, run: Run, id: str, name: str) -> tuple[str, str] | None:
-    """Return the problem and the remedy of a placement on a host that is not in the inventory.
-
-    Return None if the host was in the inventory when the allocator was asked.
-    """
-    if name in run.requests.hosts:
+    why = fleet.why_infeasible(host, run.spec.profiles[run.spec.profile[t]])
+    if not why:
         return None
-    nearest = nearest_name(name, run.requests.hosts)
-    return (
-        f"the allocator placed task {id!r} on {name!r}, which is not a host of the inventory",
-        f"Did you mean {nearest!r}?" if nearest else "Answer with names from view.hosts.",
+    return AllocatorError(
+        f"the allocator placed task {id!r} on host {name!r}, which can never run it: {why}.",
+        remedy="Choose another host for the task.",
+        id=id,
+        lacks={name: why},
     )
 
 
-def _given_up(world: World, run: Run, id: str, name: str) -> tuple[str, str] | None:
-    """Return the problem and the remedy of a placement on a host that is not ready.
+def _unknown_host(run: Run, id: str, name: str) -> AllocatorError:
+    nearest = nearest_name(name, run.requests.hosts)
+    return AllocatorError(
+        f"the allocator placed task {id!r} on {name!r}, which is not a host of the inventory.",
+        remedy=f"Did you mean {nearest!r}?" if nearest else "Answer with names from view.hosts.",
+        id=id,
+        lacks={name: "is not in the inventory"},
+    )
 
-    Return None if the task may wait for the host, or if the allocator could not know that the host is given up.
-    """
-    shown = run.requests.hosts.get(name)
-    if shown is None or not shown.given_up or not world.fleet.is_given_up(name, world.now):
-        return None
+
+def _given_up(world: World, id: str, name: str) -> AllocatorError:
     absent = world.fleet.absent.get(name)
     why = "is being drained" if absent is None else absent.story(world.now)
-    return (
-        f"the allocator placed task {id!r} on host {name!r}, for which no task waits any longer: the host {why}",
-        "Place tasks only on hosts whose given_up is False in view.hosts, for example on hosts for which draft.fits "
-        "returns True. Or find out why this host is not there.",
+    return AllocatorError(
+        f"the allocator placed task {id!r} on host {name!r}, for which no task waits any longer: the host {why}.",
+        remedy="Place tasks only on hosts whose given_up is False in view.hosts, for example on those for which "
+        "draft.fits returns True. Or find out why this host is not there.",
+        id=id,
+        lacks={name: why},
     )
 
 
