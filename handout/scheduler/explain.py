@@ -32,7 +32,8 @@ class Explanation:
         host: The name of the host that has the task or had it last, or ``""``.
         reason: Why the task is in this state, as one clause.
         waits_for: The ids of the functions whose results are missing.
-        hosts: For a ready task: why each host does not get the task, by host name.
+        hosts: For a ready task: why each host of the inventory does not get the task, by host name. If an amount is
+            short there, the text says how much is free, and which tasks hold it.
 
     Example:
         ```python
@@ -182,11 +183,13 @@ def _why_not(world: World, run: Run, t: int, host: HostRecord, held: Sequence[Ho
 
 
 def _first_of(queue: ReadyQueue, asking: Run) -> str:
-    """Return the name of the first task of a ready queue, without changing the queue."""
-    t = next((t for t in range(queue.run.spec.count) if queue.run.queue[t] is queue), -1)
-    if t < 0:
+    """Return the name of the first ready task of a queue, without changing the queue."""
+    run = queue.run
+    tasks = (place if run.task_at is None else run.task_at[place] for place in sorted(queue.heap))
+    first = next((t for t in tasks if run.queue[t] is queue and run.state[t] == State.READY), None)
+    if first is None:
         return "another task"
-    return f"task {queue.run.name_of(t)!r}" + ("" if queue.run is asking else " of another run")
+    return f"task {run.name_of(first)!r}" + ("" if run is asking else " of another run")
 
 
 def _why_no_room(world: World, profile: Profile, host: HostRecord, held: Sequence[Holder]) -> str:

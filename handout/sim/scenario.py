@@ -247,7 +247,7 @@ def _host(rng: Random, name: str) -> HostPlan:
 
 def _not_there_yet(
     rng: Random, hosts: Sequence[HostPlan], runs: Sequence[RunPlan]
-) -> tuple[Sequence[HostPlan], Sequence[RunPlan]]:
+) -> tuple[list[HostPlan], list[RunPlan]]:
     """Let some late hosts refuse connections at first, and let some allocators place tasks on hosts that are not ready.
 
     The first host never refuses, so that there is always a host that runs can wait for.

@@ -19,7 +19,7 @@ from handout import Cluster, ClusterView, Graph, Host, Inventory, LiveHost, Task
 from handout.transport.timings import Timings
 from tests import work
 from tests.proxy import start_proxy
-from tests.seen import agent_pid, started, until
+from tests.seen import agent_pid, gone, started, until
 from tests.sshd import OpenSsh
 
 ONE = {"cpu": 1}
@@ -129,6 +129,25 @@ async def test_a_lost_host_is_in_the_view_at_once_with_its_error_and_is_waited_f
             assert (await execution.results())["where"][0] == "b"
         assert states(cluster) == {"a": "ready", "b": "ready"}
         assert not cluster.unavailable
+
+
+async def test_a_host_that_fell_silent_is_lost_at_once_and_gets_no_tasks_while_its_old_ones_may_run() -> None:
+    """The controller waits for the time of grace before it runs the host's tasks elsewhere. Here, this takes forever."""
+    timings = replace(QUICK, grace_s=3600.0, linger_s=0.1)
+    async with Cluster([Host.local("a", ONE), Host.local("b", ONE)], require="all", timings=timings) as cluster:
+        agent = started(cluster, "b")
+        os.kill(agent_pid(agent), signal.SIGSTOP)
+        try:
+            await until(lambda: states(cluster)["b"] == "lost")
+            assert "b" in cluster._runtime.driver.agents
+            assert "was silent for 3 s" in str(cluster.unavailable["b"])
+            graph = Graph()
+            outs = [graph.add(work.where) for _ in range(8)]
+            results = await cluster.execute(graph)
+            assert {name for name, *_ in results[outs]} == {"a"}
+        finally:
+            os.kill(agent_pid(agent), signal.SIGCONT)
+        await until(lambda: gone(agent.supervisor))
 
 
 async def test_a_host_that_does_not_come_back_is_given_up_and_ends_the_run_of_an_allocator_that_insists() -> None:

@@ -412,6 +412,22 @@ def test_a_lost_host_is_waited_for_until_its_time_is_over() -> None:
     assert "the host was lost 18 s ago: it was silent" in str(allocator_error(scene))
 
 
+def test_the_time_for_which_a_lost_host_is_waited_for_begins_when_its_agent_is_given_up() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.join("h2")
+    request = asked(scene, "a")
+    scene.tell(ev.HostAbandoned("h2"), at=1.0)
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h2"}) == []
+    assert lose(scene, "h2", at=4.0) == [("ask", 3, "a")]
+    assert answer(scene, 3, {"a": "h2"}) == []
+    assert scene.wake() == [("ask", 4, "a")]
+    assert scene.now == 1.0 + 18.0
+    answer(scene, 4, {"a": "h2"})
+    assert "the host was lost 18 s ago" in str(allocator_error(scene))
+
+
 def test_a_lost_host_that_comes_back_in_time_gets_the_task() -> None:
     scene = Scene("h1")
     expect(scene, "h2")

@@ -136,8 +136,8 @@ def host_lost(world: World, event: ev.HostLost) -> None:
 def host_abandoned(world: World, event: ev.HostAbandoned) -> None:
     """Give a host no new work, because its agent is given up. Its tasks may still run until `HostLost`."""
     host = world.fleet.by_name.get(event.host)
-    if host is not None:
-        host.abandon()
+    if host is not None and not host.abandoned:
+        host.abandon(world.now)
         world.fleet.note_change()
         world.note_change()
 
@@ -146,6 +146,7 @@ def host_removed(world: World, event: ev.HostRemoved) -> None:
     """Forget a host that is not in the inventory any more."""
     world.fleet.forget_host(event.host)
     world.note_change()
+    world.recheck = True
 
 
 def patience_over(world: World, timer: Timer) -> None:

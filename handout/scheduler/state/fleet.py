@@ -131,8 +131,9 @@ class Fleet:
         del self._by_index[host.index]
         del self.by_name[host.name]
         declared = self._declared.get(host.name, NOT_DECLARED)
-        until_s = now + declared.patience_s
-        lost = AbsentHost(host.name, declared, "lost", now, reason, has_joined=True, until_s=until_s)
+        since_s = now if host.abandoned_s is None else host.abandoned_s
+        until_s = since_s + declared.patience_s
+        lost = AbsentHost(host.name, declared, "lost", since_s, reason, has_joined=True, until_s=until_s)
         self.absent[host.name] = lost
         self.note_change()
         return lost

@@ -107,7 +107,7 @@ class HostRecord:
     """A host from the time when its agent is ready until the host is lost. A host that comes back gets a new record."""
 
     __slots__ = (
-        "abandoned",
+        "abandoned_s",
         "ahead",
         "ahead_n",
         "ahead_s",
@@ -150,8 +150,9 @@ class HostRecord:
         self.price_per_hour = price
         self.alive = True
         self.suspected = False
-        #: True if the shell has given up the agent. Its tasks may still run until the core learns that it is lost.
-        self.abandoned = False
+        #: The core's time at which the shell has given up the agent, or None. The agent's tasks may still run until the
+        #: core learns that the host is lost.
+        self.abandoned_s: float | None = None
         #: True if the caller drains the host: it gets no new work, and is let go once no run needs it.
         self.draining = False
         #: True if the core has told the shell that it may let this drained host go.
@@ -218,9 +219,14 @@ class HostRecord:
             return "draining"
         return "suspected" if self.suspected else "ready"
 
-    def abandon(self) -> None:
+    @property
+    def abandoned(self) -> bool:
+        """True if the shell has given up the agent."""
+        return self.abandoned_s is not None
+
+    def abandon(self, now: float) -> None:
         """Note that the shell has given up the agent, so that the host gets no new work."""
-        self.suspected = self.abandoned = True
+        self.suspected, self.abandoned_s = True, now
 
     def suspect(self, suspected: bool) -> None:
         """Note that the controller has not heard from the host for a while (True), or hears from it again (False)."""
