@@ -207,3 +207,12 @@ async def test_a_run_that_requires_no_host_says_which_host_is_not_there_and_why(
     with pytest.raises(handout.PlacementError, match=r"no host of the inventory is ready: host 'nowhere'") as caught:
         await handout.execute(where(), inventory=[nowhere], require=0)
     assert "refused" in caught.value.lacks["nowhere"].lower()
+    assert not hasattr(caught.value, "__notes__")  # a note would say once more why the host could not be used
+
+
+async def test_a_run_that_ends_before_enough_hosts_are_ready_says_which_are_not() -> None:
+    inventory = Inventory([Host.local("a", ONE), Host.local("b", ONE)], tracker=Gate("b"))
+    with pytest.raises(
+        handout.RunTimeoutError, match=r"none had begun, because too few hosts were ready.*'b' \(starting\)"
+    ):
+        await handout.execute(where(), inventory=inventory, require="all", timeout_s=0.3)

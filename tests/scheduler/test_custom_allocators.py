@@ -382,7 +382,7 @@ def test_a_host_whose_first_start_fails_is_waited_for_and_then_given_up() -> Non
     assert scene.core.view.hosts["h2"].given_up
     answer(scene, 3, {"a": "h2"})
     error = allocator_error(scene)
-    assert "'a' on host 'h2', for which no task waits any longer: the host has not joined for 23 s: the port" in str(
+    assert "'a' on host 'h2', for which no task waits any longer: the host has not joined after 23 s: the port" in str(
         error
     )
     assert scene.now == 23.0

@@ -157,7 +157,7 @@ def test_a_task_that_its_allocator_has_placed_on_a_host_that_is_not_ready_says_s
     assert told.reason == "its allocator has placed it on 'h2', and it waits until this host is ready"
     assert told.hosts["h2"] == "has been starting for 3 s; the controller is connecting to this host"
     scene.tell(ev.HostLost("h2", "the port is closed."))
-    assert scene.core.explain(1, 0).hosts["h2"] == "has not joined for 3 s: the port is closed"
+    assert scene.core.explain(1, 0).hosts["h2"] == "has not joined after 3 s: the port is closed"
 
 
 def test_expected_hosts_are_told() -> None:

@@ -65,10 +65,12 @@ def test_a_run_without_hosts_says_which_hosts_are_not_there_and_why() -> None:
     scene.submit(graph("a"))
     error = placement_error(scene)
     assert error.lacks == {
-        "h1": "has not joined for 7 s: the port is closed",
+        "h1": "has not joined after 7 s: the port is closed",
         "h2": "was lost 4 s ago: it was silent",
     }
-    assert "no host of the inventory is ready: host 'h1' has not joined for 7 s: the port is closed; host" in str(error)
+    assert "no host of the inventory is ready: host 'h1' has not joined after 7 s: the port is closed; host" in str(
+        error
+    )
     assert "there is no host" not in str(error)
 
 
@@ -77,8 +79,8 @@ def test_a_pin_to_a_host_that_is_not_there_says_why() -> None:
     scene.tell(ev.HostExpected("h3"), ev.HostLost("h3", "the port is closed."))
     scene.submit(graph("a", profiles={"a": profile(host="h3")}))
     error = placement_error(scene)
-    assert "'h3', which is not there: it has not joined for 0 s: the port is closed" in str(error)
-    assert error.lacks == {"h3": "has not joined for 0 s: the port is closed"}
+    assert "'h3', which is not there: it has not joined after 0 s: the port is closed" in str(error)
+    assert error.lacks == {"h3": "has not joined after 0 s: the port is closed"}
 
 
 def test_a_pin_to_an_unknown_host_names_those_that_are() -> None:

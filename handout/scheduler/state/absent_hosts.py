@@ -94,4 +94,4 @@ class AbsentHost:
             return f"is {self.delay}" if self.delay else "is in quarantine"
         if self.state == "starting":
             return f"has been starting for {past_s}"
-        return f"was lost {past_s} ago{because}" if self.has_joined else f"has not joined for {past_s}{because}"
+        return f"was lost {past_s} ago{because}" if self.has_joined else f"has not joined after {past_s}{because}"
