@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from handout import Cluster, ClusterView, Graph, Host, Inventory, Task, function
+from handout import Cluster, ClusterView, Function, Graph, Host, Inventory, Task, function
 
 LAPTOP_AND_GPU = [
     Host.local("node1", capabilities={"cpu": 1, "memory": "8 GB", "has_cuda": False}),
@@ -29,7 +30,7 @@ def load_data(count: int) -> list[int]:
 
 
 def process_data(numbers: list[int], factor: int) -> list[int]:
-    """Return the multiplied numbers. The cost of this function, in `main`, asks for memory, GPU memory and CUDA."""
+    """Return the multiplied numbers. The cost, in `functions`, asks for memory, GPU memory and CUDA."""
     return [number * factor for number in numbers]
 
 
@@ -39,24 +40,22 @@ def output_data(numbers: list[int], title: str) -> str:
 
 
 async def cuda_last(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
-    """Place each task on a host without CUDA if possible. Among equal hosts, take the host with the shortest queue."""
+    """Place each task on a host without CUDA if possible. Among equal hosts, take the host with the shortest queue.
+
+    With ``wait=True``, hosts that are not there yet count too: a task waits for such a host instead of taking another.
+    """
     draft = view.draft()
     for task in frontier:
-        able = [host for host in view.hosts.values() if draft.fits(task, host.name)]
+        able = [host for host in view.hosts.values() if draft.fits(task, host.name, wait=True)]
         able.sort(key=lambda host: (bool(getattr(host.total, "has_cuda", False)), host.backlog_s, host.name))
         if able:
             draft.place(task, able[0].name)
     return draft
 
 
-async def main() -> None:
-    """Run the three functions and print where each of them ran."""
-    parser = argparse.ArgumentParser(description="Load, process, output on two declared hosts.")
-    parser.add_argument("--inventory", help="a hosts.toml; without it, this machine plays both hosts")
-    options = parser.parse_args()
-    inventory = Inventory.load(options.inventory) if options.inventory else Inventory(LAPTOP_AND_GPU)
-
-    functions = [
+def functions() -> list[Function[Any]]:
+    """Return the three functions with their costs. Each one names the functions whose results it takes."""
+    return [
         function("load_data", load_data, extra_args=[100_000], cost={"memory": "1 GB"}),
         function(
             "process_data",
@@ -73,9 +72,18 @@ async def main() -> None:
             cost={"memory": "1 GB"},
         ),
     ]
-    # With require="all", the cluster waits for all hosts. By default, work begins as soon as one host is usable.
-    async with Cluster(inventory, require="all") as cluster:
-        results = await cluster.execute(Graph(functions), allocator=cuda_last)
+
+
+async def main() -> None:
+    """Run the three functions and print where each of them ran."""
+    parser = argparse.ArgumentParser(description="Load, process, output on two declared hosts.")
+    parser.add_argument("--inventory", help="a hosts.toml; without it, this machine plays both hosts")
+    options = parser.parse_args()
+    inventory = Inventory.load(options.inventory) if options.inventory else Inventory(LAPTOP_AND_GPU)
+
+    # Work begins as soon as one host is ready. The allocator waits for the other one.
+    async with Cluster(inventory) as cluster:
+        results = await cluster.execute(Graph(functions()), allocator=cuda_last)
 
     print(results["output_data"])
     for name in ("load_data", "process_data", "output_data"):

@@ -173,8 +173,8 @@ class PlacementError(HandoutError):
 class AllocatorError(PlacementError):
     """The allocator raised an exception, did not answer in time, or answered in a way that cannot be carried out.
 
-    An answer cannot be carried out if it has a placement that was never possible, or if it places no task although all
-    hosts are idle and nothing is expected to change.
+    An answer cannot be carried out if it has a placement that was never possible, or a placement on a host for which no
+    task waits any longer, or if it places no task although all hosts are idle and nothing is expected to change.
     """
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from handout.allocators.contract import Allocator, builtin_name
 from handout.allocators.draft import Draft
 from handout.allocators.first_available import first_available
-from handout.allocators.host_view import HostView, Link, view_of_ledger
+from handout.allocators.host_view import HostState, HostView, Link, view_of_ledger
 from handout.allocators.load_balanced import load_balanced
 from handout.allocators.locality import locality
 from handout.allocators.task import InputView, Task, task_of_core
@@ -19,6 +19,7 @@ __all__ = [
     "Allocator",
     "ClusterView",
     "Draft",
+    "HostState",
     "HostView",
     "InputView",
     "Link",

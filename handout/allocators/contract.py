@@ -37,13 +37,14 @@ class Allocator(Protocol):
             frontier: Tasks whose inputs all exist, the most urgent first. The frontier has at most
                 ``max(256, 4 * free slots)`` tasks. A host has one slot for each whole CPU core, and at least one slot.
                 Each task that was handed over to the host takes one slot.
-            view: The cluster at this moment. ``view.draft()`` returns a draft, which keeps account of the amounts that
-                placed tasks take.
+            view: The cluster at this moment. At least one host is ready. ``view.draft()`` returns a draft, which keeps
+                account of the amounts that placed tasks take.
 
         Returns:
-            A mapping from the id of each placed task to the name of its host. A task that is left out waits. The
-            scheduler shows such a task to the allocator again when something has changed that may lead to another
-            answer.
+            A mapping from the id of each placed task to the name of its host. A task that is left out waits. So does a
+            task that is placed on a host which is starting, suspected, lost or quarantined. The scheduler shows such a
+            task to the allocator again when something has changed that may lead to another answer, for example when the
+            host has joined or is given up.
 
         Raises:
             Exception: Any exception that the allocator raises ends the run with an `AllocatorError`. The exception is

@@ -52,13 +52,23 @@ class Draft(Mapping[str, str]):
         self._claims: dict[str, list[tuple[Ledger, Claim]]] = {}
         self.ask_again_s = None
 
-    def fits(self, task: Task, host: str) -> bool:
+    def fits(self, task: Task, host: str, *, wait: bool = False) -> bool:
         """Return True if the host has room for the task now, besides the tasks that the draft has placed on this host.
+
+        Args:
+            task: A task of the frontier.
+            host: The name of a host of the view.
+            wait: What to return for a host that is not ready. False: such a host never fits. True: it fits if the task
+                may wait for it, and if it has room as far as its capabilities are known. A host that is being drained
+                or was given up never fits.
 
         Raises:
             AllocatorError: The view has no such host.
         """
-        return self._variant(task, host) is not None
+        ledger, view = self._ledger(host), self._hosts[host]
+        if view.state != "ready" and (not wait or view.given_up or view.state == "draining"):
+            return False
+        return self._variant(task, view, ledger) is not None
 
     def place(self, task: Task, host: str) -> None:
         """Place the task on the host.
@@ -66,17 +76,20 @@ class Draft(Mapping[str, str]):
         The host need not have room for the task. If the host has none, the scheduler decides: a task that is expected
         to be short waits on the host, and any other task comes back in the next frontier.
 
+        The host need not be ready. If it is not, the task waits for it, and comes back in the frontier when the host
+        has joined or was given up. To place a task on a host that was given up, or that is being drained, ends the run.
+
         Raises:
             AllocatorError: The view has no such host.
         """
         own = self._ledger(host)
         for ledger, claim in self._claims.pop(task.id, ()):
             ledger.release(claim)
-        variant = self._variant(task, host)
+        variant = self._variant(task, self._hosts[host], own)
         self._placed[task.id] = host
         if variant is None:
             return
-        need, shared = requirements_of(task)[variant].needs(self._shared_total)
+        need, shared = self._needs(task, variant, self._hosts[host])
         claims = [(ledger, ledger.claim(amounts)) for ledger, amounts in ((own, need), (self._shared, shared))]
         self._claims[task.id] = [(ledger, claim) for ledger, claim in claims if claim is not None]
 
@@ -88,15 +101,24 @@ class Draft(Mapping[str, str]):
         pause_s = read_pause(in_s)
         self.ask_again_s = pause_s if self.ask_again_s is None else min(pause_s, self.ask_again_s)
 
-    def _variant(self, task: Task, host: str) -> int | None:
+    def _variant(self, task: Task, view: HostView, ledger: Ledger) -> int | None:
         """Return the index of the first variant of the task's cost that the host has room for, or None."""
-        ledger = self._ledger(host)
-        requirements = requirements_of(task)
-        for variant in feasible_variants(requirements, offer_of(self._hosts[host]), self._shared_total):
-            need, shared = requirements[variant].needs(self._shared_total)
+        for variant in feasible_variants(requirements_of(task), offer_of(view), self._shared_total):
+            need, shared = self._needs(task, variant, view)
             if ledger.fits(need) and (not shared or self._shared.fits(shared)):
                 return variant
         return None
+
+    def _needs(self, task: Task, variant: int, view: HostView) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Return the amounts that a variant needs of the host and of the shared amounts.
+
+        Amounts that are not known of the host, because its agent has not probed them yet, are left out.
+        """
+        need, shared = requirements_of(task)[variant].needs(self._shared_total)
+        unknown = offer_of(view).unknown
+        if unknown:
+            need = {name: parts for name, parts in need.items() if name not in unknown}
+        return need, shared
 
     def _ledger(self, host: Any) -> Ledger:
         is_name = isinstance(host, str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from handout.protocol.resource_ledger import Ledger
 from handout.resources import (
@@ -15,11 +16,17 @@ from handout.resources import (
     remaining,
 )
 
-__all__ = ["DEFAULT_BYTES_PER_S", "HostView", "Link", "free_ledger", "offer_of", "view_of_ledger"]
+__all__ = ["DEFAULT_BYTES_PER_S", "HostState", "HostView", "Link", "free_ledger", "offer_of", "view_of_ledger"]
 
 #: The bandwidth, in bytes per second, that Handout assumes between the controller and each host. Handout does not
 #: measure bandwidth. The value is 1.6 Gbit/s, which lies between the bandwidths of a slow and of a fast network.
 DEFAULT_BYTES_PER_S = 2e8
+
+HostState = Literal["starting", "ready", "suspected", "lost", "quarantined", "draining"]
+"""The state of a host, as `HostView.state` describes it."""
+
+#: A host in such a state has no agent. Its capabilities are those that the inventory declares.
+_WITHOUT_AGENT = ("starting", "lost", "quarantined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,8 @@ class HostView:
         running: Number of tasks that now hold some of the host's amounts, such as CPU or memory.
         backlog_s: How long the waiting tasks are expected to keep all CPU cores of the host busy, in seconds. A waiting
             task is one that was handed over to the host and holds none of the host's amounts yet.
+        state: The host's state.
+        given_up: True if a task that is placed on the host does not wait for the host any longer.
 
     Example:
         ```python
@@ -61,7 +70,18 @@ class HostView:
         ```
     """
 
-    __slots__ = ("_free", "_ledger", "_offer", "_total", "backlog_s", "name", "price_per_hour", "running")
+    __slots__ = (
+        "_free",
+        "_ledger",
+        "_offer",
+        "_total",
+        "backlog_s",
+        "given_up",
+        "name",
+        "price_per_hour",
+        "running",
+        "state",
+    )
 
     name: str
     """The host's name in the inventory."""
@@ -74,6 +94,24 @@ class HostView:
 
     A waiting task is one that was handed over to the host and holds none of the host's amounts yet.
     """
+    state: HostState
+    """The host's state. Only a host that is ``"ready"`` gets tasks.
+
+    - ``"starting"``: the host has not joined yet. The controller is connecting to it, or starts its agent.
+    - ``"ready"``: the host can get tasks.
+    - ``"suspected"``: the controller has not heard from the host for a while.
+    - ``"lost"``: the host was lost, or could not be reached. The controller may be trying again.
+    - ``"quarantined"``: the host was lost again and again, and is not used for a while.
+    - ``"draining"``: the host is being removed from the cluster.
+
+    While a host is starting, lost or quarantined, its capabilities are those that the inventory declares. What the
+    agent would probe is not known.
+    """
+    given_up: bool
+    """True if a task that is placed on the host does not wait for the host any longer.
+
+    To place a task on such a host ends the run. The host may still join later, and is ready then.
+    """
 
     def __init__(
         self,
@@ -84,15 +122,20 @@ class HostView:
         price_per_hour: float = 0.0,
         running: int = 0,
         backlog_s: float = 0.0,
+        state: HostState = "ready",
+        given_up: bool = False,
     ) -> None:
         self.name = name
         self.price_per_hour = price_per_hour
         self.running = running
         self.backlog_s = backlog_s
+        self.state = state
+        self.given_up = given_up
         self._total: Capabilities | None = as_capabilities(total)
         self._free: Capabilities | None = self._total if free is None else as_capabilities(free)
-        self._offer = compile_capabilities(self._total)
-        left = self._offer if free is None else compile_capabilities(self._free)
+        probed = state not in _WITHOUT_AGENT
+        self._offer = compile_capabilities(self._total, complete=probed)
+        left = self._offer if free is None else compile_capabilities(self._free, complete=probed)
         self._ledger = Ledger(left.amounts, left.devices)
 
     @property
@@ -111,11 +154,19 @@ class HostView:
         return self._free
 
     def __repr__(self) -> str:
-        return f"<host {self.name!r} running={self.running} backlog_s={self.backlog_s:.3g}>"
+        return f"<host {self.name!r} {self.state} running={self.running} backlog_s={self.backlog_s:.3g}>"
 
 
 def view_of_ledger(
-    name: str, offer: Offer, ledger: Ledger, *, price_per_hour: float, running: int, backlog_s: float
+    name: str,
+    offer: Offer,
+    ledger: Ledger,
+    *,
+    price_per_hour: float,
+    running: int,
+    backlog_s: float,
+    state: HostState,
+    given_up: bool,
 ) -> HostView:
     """Make the view of a host from a copy of the ledger that the scheduler keeps for the host.
 
@@ -126,6 +177,8 @@ def view_of_ledger(
     view.price_per_hour = price_per_hour
     view.running = running
     view.backlog_s = backlog_s
+    view.state = state
+    view.given_up = given_up
     view._total = view._free = None
     view._offer = offer
     view._ledger = ledger.copy()

@@ -17,7 +17,7 @@ _NOTHING: Mapping[str, Amount] = MappingProxyType({})
 
 
 class ClusterView:
-    """A snapshot of the hosts that may get work, and of the links between them.
+    """A snapshot of all hosts of the inventory, with their states, and of the links between them.
 
     Args:
         hosts: Views of hosts, or hosts of an inventory. A host of an inventory counts as idle.
@@ -40,7 +40,11 @@ class ClusterView:
     So only the difference between the times of two views of one run has a meaning.
     """
     hosts: Mapping[str, HostView]
-    """The hosts by name. In a run, the hosts are in the order in which they joined the cluster."""
+    """All hosts of the inventory by name. `HostView.state` says which of them are ready.
+
+    First come the hosts that are ready, in the order in which they joined the cluster. In a view that the caller made,
+    the hosts are in the order in which the caller gave them.
+    """
 
     def __init__(
         self, hosts: Iterable[HostView | Host], *, now_s: float = 0.0, shared: Mapping[str, Amount] = _NOTHING
@@ -92,7 +96,7 @@ def view_of_core(hosts: Iterable[HostView], now_s: float, shared: Ledger, rtt_s:
     """Make the view that the scheduler's core shows to a custom allocator.
 
     Args:
-        hosts: The hosts that may get work now.
+        hosts: All hosts of the inventory. Hosts that are ready come first.
         now_s: The present time of the scheduler's core, in seconds.
         shared: The ledger that the scheduler's core keeps of the amounts that all hosts share.
         rtt_s: The round-trip time between the controller and each host, in seconds. The keys are the hosts' names.

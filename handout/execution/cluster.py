@@ -318,10 +318,20 @@ class Cluster:
 
     @property
     def view(self) -> ClusterView:
-        """The hosts that are usable now, with their capabilities and their free amounts. Any thread may ask for it.
+        """All hosts of the inventory, with their states, their capabilities and their free amounts. Any thread may ask.
+
+        Allocators get the same view. `HostView.state` says if a host is starting, ready, suspected, lost, quarantined
+        or draining.
 
         Raises:
             HostError: The cluster is not open.
+
+        Example:
+            ```python
+            async with handout.Cluster("hosts.toml") as cluster:
+                for name, host in cluster.view.hosts.items():
+                    print(name, host.state, cluster.unavailable.get(name, ""))
+            ```
         """
         runtime = self._runtime
         return ask(runtime.loop, lambda: runtime.driver.core.view)
@@ -340,7 +350,11 @@ class Cluster:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """For each host that cannot be used, by the host's name: the error that says why. Any thread may ask for it."""
+        """For each host that is lost, in quarantine or cannot be reached, by the host's name: the error that says why.
+
+        A host is listed as soon as the controller notices that it is lost, and until it has joined again. Any thread
+        may ask.
+        """
         runtime = self._runtime
         if runtime.is_closed:
             return runtime.unavailable

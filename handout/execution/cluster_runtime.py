@@ -20,6 +20,7 @@ from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.calls import Calls
 from handout.execution.loop_monitor import LoopMonitor
 from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.declared import expecting
 from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.members import Members
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
@@ -95,6 +96,8 @@ class ClusterRuntime:
         #: Maps the name of a host to None if it has joined, otherwise to the error that says why it cannot be used.
         self._settled: dict[str, HandoutError | None] = {}
         self._settling = asyncio.Event()
+        #: Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why.
+        self._unavailable: dict[str, HandoutError] = {}
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
         self._members: Members | None = None
         #: Maps the name of a host to the agent that an earlier controller started there, as the journal describes it.
@@ -140,6 +143,7 @@ class ClusterRuntime:
         # The cluster may have been open in another event loop before.
         self._closing, self._settling = asyncio.Event(), asyncio.Event()
         self._settled.clear()
+        self._unavailable.clear()
         self._known = {name: agent for name, agent in (known or {}).items() if name in self.inventory}
         for agent in self._known.values():
             # Agents that start now must hash as those that are taken over.
@@ -153,9 +157,9 @@ class ClusterRuntime:
             shared[MAX_CONCURRENCY] = self.max_concurrency * PARTS
         self._driver.classes.share(frozenset(shared))
         self._driver.post(ev.SharedChanged(shared))
-        for name in self.inventory:
+        for host in self.inventory.values():
             # The core gets these events before any event about a run, so that the runs wait for the hosts.
-            self._driver.post(ev.HostExpected(name))
+            self._driver.post(expecting(host, self._timings))
         self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
 
     async def wait_until_adopted(self) -> None:
@@ -232,6 +236,7 @@ class ClusterRuntime:
                 inventory.tracker,
                 inventory.interval_s,
                 settled,
+                self._on_lost,
                 known.pop(host.name, None),
                 self._on_adopted,
             )
@@ -239,7 +244,7 @@ class ClusterRuntime:
         try:
             async with anyio.create_task_group() as group:
                 self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
-                members = self._members = Members(driver, group, make, self._on_settled, self._forget)
+                members = self._members = Members(driver, group, make, self._on_settled, self._forget, self._timings)
                 for host in inventory.values():
                     members.keep(host)
                 await closing.wait()
@@ -259,7 +264,14 @@ class ClusterRuntime:
 
     def _on_settled(self, name: str, error: HandoutError | None) -> None:
         self._settled[name] = error
+        if error is None:
+            self._unavailable.pop(name, None)
+        else:
+            self._unavailable[name] = error
         self._settling.set()
+
+    def _on_lost(self, name: str, error: HandoutError) -> None:
+        self._unavailable[name] = error
 
     # ---- membership ------------------------------------------------------------------------------------------
 
@@ -300,6 +312,7 @@ class ClusterRuntime:
         self.inventory = self.inventory.with_hosts(host for host in self.inventory.values() if host.name != name)
         self.required = min(self.required, len(self.inventory))
         self._settled.pop(name, None)
+        self._unavailable.pop(name, None)
         self._settling.set()
 
     @property
@@ -385,8 +398,8 @@ class ClusterRuntime:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """Maps the name of each host that cannot be used to the error that says why."""
-        return {name: error for name, error in self._settled.items() if error is not None}
+        """Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why."""
+        return dict(self._unavailable)
 
     def next_run(self) -> int:
         """Return a run number that no earlier run of this cluster has."""

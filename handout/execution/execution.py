@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, overload
 
 import anyio
 
-from handout.errors import GraphError, HandoutError, RunTimeoutError
+from handout.errors import GraphError, HandoutError, PlacementError, RunTimeoutError
 from handout.events import RunEvent
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
@@ -181,7 +181,14 @@ class Execution:
             async with asyncio.timeout(limit_s):
                 await self._cluster.wait_until_usable()
         except TimeoutError:
-            raise _too_long(limit_s or 0.0, run, "none had begun") from None
+            raise _too_long(limit_s or 0.0, run, f"none had begun, {self._not_ready()}") from None
+
+    def _not_ready(self) -> str:
+        """Name a few hosts that are not ready, with their states, for a run that waits for hosts."""
+        hosts = [host for host in self._cluster.driver.core.view.hosts.values() if host.state != "ready"]
+        named = ", ".join(f"{host.name!r} ({host.state})" for host in hosts[:_NAMED])
+        more = f" and {len(hosts) - _NAMED} more" if len(hosts) > _NAMED else ""
+        return f"because too few hosts were ready; those that were not: {named}{more}"
 
     async def _until_usable(self, run: GraphRun) -> None:
         """Wait until the required hosts have joined or the run has ended, for example because of its ``timeout_s``."""
@@ -292,11 +299,15 @@ class Execution:
         return self._results
 
     def _explained(self, error: Exception) -> Exception:
-        """Add a note to the run's error for each host that cannot be used. Return the error."""
+        """Add a note to the run's error for each host that cannot be used, unless the error names the host already.
+
+        Return the error.
+        """
         known = exceptions.notes(error)
+        told = error.lacks if isinstance(error, PlacementError) else {}
         for host, reason in self._cluster.unavailable.items():
             note = f"Host {host!r} could not be used: {reason}"
-            if note not in known:
+            if note not in known and host not in told:
                 exceptions.add_note(error, note)
         return error
 

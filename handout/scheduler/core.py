@@ -75,6 +75,8 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.HostDelayed: membership.host_delayed,
     ev.HostConnected: membership.host_connected,
     ev.HostLost: membership.host_lost,
+    ev.HostAbandoned: membership.host_abandoned,
+    ev.HostRemoved: membership.host_removed,
     ev.HostSuspected: membership.host_suspected,
     ev.HostRecovered: membership.host_recovered,
     ev.HostDrained: membership.host_drained,
@@ -107,6 +109,7 @@ _WAKES: Final[dict[Wake, Callable[[World, Timer], None]]] = {
     Wake.RESERVE: _nothing_else,
     Wake.SPECULATE: _nothing_else,
     Wake.SHORTAGE: membership.shortage_over,
+    Wake.GIVE_UP: membership.patience_over,
     Wake.PAUSE: pause_over,
 }
 
@@ -183,7 +186,7 @@ class Core:
 
     @property
     def view(self) -> ClusterView:
-        """A view of the cluster, as the core shows it to allocators."""
+        """A view of all hosts of the inventory, as the core shows it to allocators."""
         return cluster_view(self._world)
 
     @property

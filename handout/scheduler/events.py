@@ -29,12 +29,14 @@ __all__ = [
     "CopyFailed",
     "Event",
     "FailureKind",
+    "HostAbandoned",
     "HostConnected",
     "HostDelayed",
     "HostDrained",
     "HostExpected",
     "HostLost",
     "HostRecovered",
+    "HostRemoved",
     "HostSuspected",
     "ObjectsReleased",
     "ObjectsStored",
@@ -55,6 +57,9 @@ __all__ = [
 FailureKind = Literal[
     "raised", "unserializable", "too_large", "exited", "died", "timeout", "memory", "cancelled", "input", "disk", "host"
 ]
+
+#: The capabilities of a host of which nothing is declared and nothing is known.
+NOTHING = Offer({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,9 +156,15 @@ class RunClosed:
 
 @dataclass(frozen=True, slots=True)
 class HostExpected:
-    """The shell is connecting to a host. Tasks that only this host can run wait for it."""
+    """The shell is connecting to a host of the inventory. Tasks that only this host can run wait for it."""
 
     host: str
+    #: The capabilities that the inventory declares. What the agent probes is unknown.
+    declared: Offer = NOTHING
+    price_per_hour: float = 0.0
+    #: For this many seconds after the host is lost, or after its first start has failed, tasks that a custom allocator
+    #: has placed there wait for it.
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +199,22 @@ class HostLost:
 
     host: str
     reason: str = ""
+    #: True if the shell does not try to connect to the host again.
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostAbandoned:
+    """The shell has given up a host's agent. Until `HostLost`, tasks may still run there. The host gets no new work."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostRemoved:
+    """A host is not in the inventory any more. If the core had it, `HostLost` comes before this event."""
+
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +397,8 @@ Event = (
     | HostDelayed
     | HostConnected
     | HostLost
+    | HostAbandoned
+    | HostRemoved
     | HostSuspected
     | HostRecovered
     | HostDrained

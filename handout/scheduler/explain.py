@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from handout.errors import InternalError
+from handout.scheduler.run_spec import Profile
+from handout.scheduler.shortfall import Holder, holders, lacking, shortfall, shortfall_of_shared
+from handout.scheduler.state.absent_hosts import AbsentHost
 from handout.scheduler.state.hosts import HostRecord
-from handout.scheduler.state.runs import Run
+from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import State
 
@@ -29,7 +32,8 @@ class Explanation:
         host: The name of the host that has the task or had it last, or ``""``.
         reason: Why the task is in this state, as one clause.
         waits_for: The ids of the functions whose results are missing.
-        hosts: For a ready task: why each host does not get the task, by host name.
+        hosts: For a ready task: why each host of the inventory does not get the task, by host name. If an amount is
+            short there, the text says how much is free, and which tasks hold it.
 
     Example:
         ```python
@@ -71,10 +75,9 @@ def explain(world: World, number: int, t: int) -> Explanation:
         waits_for = _waits_for(run, t)
         reason = f"waits for {_results_of(waits_for)}" if waits_for else "waits for inputs"
     elif state is State.READY:
-        hosts = {each.name: _why_not(world, run, t, each) for each in world.fleet.by_name.values()}
-        hosts |= {
-            name: why or "the controller is connecting to this host" for name, why in world.fleet.expected.items()
-        }
+        held = holders(world, run)
+        hosts = {each.name: _why_not(world, run, t, each, held) for each in world.fleet.by_name.values()}
+        hosts |= {each.name: _why_absent(each, world.now) for each in world.fleet.absent.values()}
         reason = _why_ready(world, run, t)
     elif state is State.HANDED:
         reason = _where_handed(world, run, t)
@@ -129,34 +132,76 @@ def _why_ready(world: World, run: Run, t: int) -> str:
             none = f"the only hosts that can run it are being drained: {', '.join(host.name for host in able)}"
         return f"{none}; expected: {coming}" if coming else none
     if run.spec.allocator is None:
-        return "its allocator is being asked" if run.requests.number >= 0 else "its allocator has not placed it"
-    return "no host has room for it"
+        return _why_not_placed(run, t)
+    names = {
+        name for host in able for demand in fleet.feasible(host, profile)[:1] for name in lacking(host.ledger, demand)
+    }
+    return (
+        f"no host has room for it (too little is free: {', '.join(sorted(names))})"
+        if names
+        else "no host has room for it"
+    )
 
 
-def _why_not(world: World, run: Run, t: int, host: HostRecord) -> str:
+def _why_not_placed(run: Run, t: int) -> str:
+    """Return why the custom allocator of a run has not placed a task."""
+    if run.requests.number >= 0:
+        return "its allocator is being asked"
+    if t in run.requests.waits_for:
+        return f"its allocator has placed it on {run.requests.waits_for[t]!r}, and it waits until this host is ready"
+    return "its allocator has not placed it"
+
+
+def _why_absent(host: AbsentHost, now: float) -> str:
+    """Return why a host of the inventory that has no agent does not get a task."""
+    story = host.story(now)
+    return f"{story}; the controller is connecting to this host" if host.expected and not host.delay else story
+
+
+def _why_not(world: World, run: Run, t: int, host: HostRecord, held: Sequence[Holder]) -> str:
     profile = run.spec.profiles[run.spec.profile[t]]
     key = run.queue_of(t).key
     if key.pin and key.pin != host.index:
         return f"the task's group is on {world.fleet.names[key.pin]!r}"
     if why := world.fleet.why_infeasible(host, profile):
         return why
+    if host.abandoned:
+        return "is lost; once its tasks have certainly ended, they run elsewhere"
     if host.draining:
         return "is being drained, and gets no new tasks; to use it again, add it after drain() has returned"
     if host.suspected:
-        return "is silent"
-    if host.reserved is not None and host.reserved is not run.queue[t]:
-        return "is kept free for a task that has waited for a long time"
+        return "is silent, and gets no tasks until the controller hears from it again"
+    if isinstance(host.reserved, ReadyQueue) and host.reserved is not run.queue[t]:
+        return f"is kept free for {_first_of(host.reserved, run)}, which has waited for a long time"
     profiles = (run.spec.profiles[p] for p in (key.profile, *key.group_profiles))
     if paused := [host.pauses[each] for each in profiles if host.is_paused(each, world.now)]:
         left_s = max(pause.until for pause in paused) - world.now
         return f"had no room for a result or an argument of this function, and is avoided for {left_s:.0f} s more"
     if host.index in key.avoid:
         return "the task has failed on this host"
+    return _why_no_room(world, profile, host, held)
+
+
+def _first_of(queue: ReadyQueue, asking: Run) -> str:
+    """Return the name of the first ready task of a queue, without changing the queue."""
+    run = queue.run
+    tasks = (place if run.task_at is None else run.task_at[place] for place in sorted(queue.heap))
+    first = next((t for t in tasks if run.queue[t] is queue and run.state[t] == State.READY), None)
+    if first is None:
+        return "another task"
+    return f"task {run.name_of(first)!r}" + ("" if run is asking else " of another run")
+
+
+def _why_no_room(world: World, profile: Profile, host: HostRecord, held: Sequence[Holder]) -> str:
+    """Return which amounts lack on a host that could run tasks of a profile if it were idle."""
     demands = world.fleet.feasible(host, profile)
-    if not any(host.ledger.fits(demand.host) for demand in demands):
-        return f"is busy (tasks handed to it: {host.handed})"
-    if not any(world.fleet.shared.fits(demand.shared) for demand in demands):
-        return "too little is free of the shared amounts that the task needs"
+    here = [demand for demand in demands if host.ledger.fits(demand.host)]
+    demand = (here or demands)[0]
+    requirement = profile.requirements[demand.variant]
+    if not here:
+        return shortfall(host, demand, requirement, held) or "has no room for it"
+    if not any(world.fleet.shared.fits(demand.shared) for demand in here):
+        return shortfall_of_shared(world.fleet.shared, demand, requirement, held)
     return "has room"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from handout.allocators import ClusterView, HostView, InputView, Task, task_of_core, view_of_core, view_of_ledger
+from handout.protocol.resource_ledger import Ledger
+from handout.scheduler.state.absent_hosts import AbsentHost
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
@@ -11,10 +13,13 @@ __all__ = ["cluster_view", "task_view"]
 
 
 def cluster_view(world: World) -> ClusterView:
-    """Return a view of the cluster with the hosts that may get work now."""
-    hosts = [host for host in world.fleet.by_name.values() if host.open]
-    rtt_s = {host.name: host.rtt_s for host in hosts}
-    return view_of_core(map(_host_view, hosts), world.now, world.fleet.shared, rtt_s)
+    """Return a view of all hosts of the inventory. The hosts that are ready come first."""
+    here = list(world.fleet.by_name.values())
+    ready = [host for host in here if host.open]
+    others = [host for host in here if not host.open]
+    absent = [_absent_view(host, world.now) for host in world.fleet.absent.values()]
+    rtt_s = {host.name: host.rtt_s for host in here}
+    return view_of_core([*map(_host_view, (*ready, *others)), *absent], world.now, world.fleet.shared, rtt_s)
 
 
 def _host_view(host: HostRecord) -> HostView:
@@ -25,6 +30,22 @@ def _host_view(host: HostRecord) -> HostView:
         price_per_hour=host.price_per_hour,
         running=host.handed - host.ahead_n,
         backlog_s=host.ahead_s / host.slots,
+        state=host.state,
+        given_up=host.draining,
+    )
+
+
+def _absent_view(host: AbsentHost, now: float) -> HostView:
+    offer = host.declared.offer
+    return view_of_ledger(
+        host.name,
+        offer,
+        Ledger(offer.amounts, offer.devices),
+        price_per_hour=host.declared.price_per_hour,
+        running=0,
+        backlog_s=0.0,
+        state=host.state,
+        given_up=not host.is_awaited(now),
     )
 
 

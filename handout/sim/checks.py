@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from handout.errors import InternalError
+from handout.errors import AllocatorError, InternalError
 from handout.protocol import numbering
 from handout.protocol.resource_ledger import Ledger
 from handout.resources import PARTS
@@ -27,6 +27,7 @@ from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Wake
 from handout.scheduler.state.world import World
+from handout.sim.allocators import SimulatedAllocator
 from handout.sim.controller import Controller
 from handout.sim.host import HandedTask, SimulatedHost
 
@@ -150,9 +151,21 @@ def _run_ends_once(controller: Controller, command: cmd.AnnounceRunEnded) -> Non
         return  # the run's caller has closed the run
     for t, outcome in enumerate(run.outcomes):
         _require(outcome is not None, "R1", f"run {number} is over, but task {t} has not ended")
+    allocator = run.policy.allocator
+    if isinstance(allocator, SimulatedAllocator) and isinstance(command.error, AllocatorError):
+        _require(not allocator.manner.is_faultless, "R2", f"run {number} was ended by a good answer: {command.error}")
+        _waited_long_enough(controller, command.error)
     if command.outcome is Outcome.DONE:
         for o in run.spec.outputs:
             _require(o in run.objects, "R1", f"run {number} is done, but object {o}, an output, has not arrived")
+
+
+def _waited_long_enough(controller: Controller, error: AllocatorError) -> None:
+    """Check that no task could wait any longer for the hosts that an allocator named and that were not ready."""
+    fleet, now = controller.core.world.fleet, controller.core.world.now
+    for name in error.lacks:
+        host = fleet.absent.get(name)
+        _require(host is None or not host.is_awaited(now), "R2", f"a run ended, although host {name!r} was awaited")
 
 
 def began(controller: Controller, host: SimulatedHost, task: HandedTask, times: int) -> None:
@@ -202,6 +215,10 @@ def _uncaused(controller: Controller) -> Iterator[str]:
         paused = any(pause.until > world.now for pause in record.pauses.values())
         if paused and not (record in world.pausing and _has_timer(world, Wake.PAUSE, -1, record.index)):
             yield f"the tasks of a function avoid host {record.name!r}, and this has no deadline"
+    for absent in world.fleet.absent.values():
+        limited = absent.expected or absent.until_s <= world.now
+        if not limited and not _has_timer(world, Wake.GIVE_UP, -1):
+            yield f"tasks may wait for host {absent.name!r} without a deadline"
     for host in controller.hosts.values() if controller.settled else ():
         if host.quiet and host.alive and not host.lapsed:
             yield from _forgotten(controller, host)

@@ -10,6 +10,7 @@ from random import Random
 
 from handout.errors import InternalError
 from handout.execution.membership.takeover import FoundAgent
+from handout.resources import compile_capabilities
 from handout.scheduler import events as ev
 from handout.sim.clock import Clock
 from handout.sim.controller import Controller
@@ -19,7 +20,7 @@ from handout.sim.run_plan import RunPlan
 from handout.sim.scenario import HostPlan
 from handout.sim.story import SimulationStory
 
-__all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster"]
+__all__ = ["GRACE_S", "HOST_TIMEOUT_S", "SimulatedCluster", "expecting"]
 
 #: `HOST_TIMEOUT_S` is the lease, and `GRACE_S` is the time for which the controller waits after the lease before it
 #: counts a host as lost. Both are in seconds; see `handout.transport.timings.Timings`.
@@ -28,6 +29,14 @@ HOST_TIMEOUT_S, GRACE_S = 15.0, 3.0
 _REJOIN_MAX_S = 8.0
 #: The probability that the next controller can reach an agent of a dead controller.
 _TAKEN_OVER = 0.45
+
+#: Nothing is declared of a simulated host, so that its capabilities are unknown before its first agent starts.
+_UNKNOWN = compile_capabilities({}, complete=False)
+
+
+def expecting(name: str) -> ev.HostExpected:
+    """Return the event that says that the controller connects to a host."""
+    return ev.HostExpected(name, _UNKNOWN, patience_s=HOST_TIMEOUT_S + GRACE_S)
 
 
 class SimulatedCluster:
@@ -94,6 +103,11 @@ class SimulatedCluster:
             self._flaps[plan.name] -= 1
             self._clock.after(self._rng.choice((0.1, 1.0, 3.0)), lambda: self.crash(host, False, 0.01))
 
+    def refuse(self, name: str) -> None:
+        """Have the controller fail to reach a host that has not joined yet. It tries again later."""
+        if self.controller.alive and name not in self.controller.hosts and name not in self.gone:
+            self.controller.post(ev.HostLost(name, "the host refuses connections"))
+
     def flap(self, host: SimulatedHost, times: int) -> None:
         """Let the next ``times`` agents of a host die soon after their start."""
         self._flaps[host.name] = times
@@ -111,7 +125,12 @@ class SimulatedCluster:
         host.die()
         if silently:
             host.line.lose(Way.TO_CONTROLLER)
+        self._clock.after(noticed_s / 2, lambda: self._abandon(host))
         self._clock.after(noticed_s, lambda: self.lose(host, "its agent died"))
+
+    def _abandon(self, host: SimulatedHost) -> None:
+        if self.is_current(host):
+            self.controller.post(ev.HostAbandoned(host.name))
 
     def lose(self, host: SimulatedHost, reason: str) -> None:
         """Let the controller lose a host, and later try to reach it again."""
@@ -120,9 +139,12 @@ class SimulatedCluster:
         controller = self.controller
         host.line.close()
         controller.leave(host, reason)
-        if not controller.alive or host.name in self.gone:
+        if not controller.alive:
             return
-        controller.post(ev.HostExpected(host.name))
+        if host.name in self.gone:
+            controller.post(ev.HostRemoved(host.name))
+            return
+        controller.post(expecting(host.name))
         pause_s = self._pauses[host.name] = min(2 * self._pauses.get(host.name, 0.25), _REJOIN_MAX_S)
         if self._flaps.get(host.name):
             controller.post(ev.HostDelayed(host.name, f"in quarantine for {pause_s:g} s"))
@@ -145,8 +167,8 @@ class SimulatedCluster:
         """
         self.gone.add(name)
         host = self.controller.hosts.get(name)
-        if host is None:  # the controller expects it to come back; see `HostManager.leave`
-            self.controller.post(ev.HostLost(name, "it was drained"))
+        if host is None:
+            self.controller.post(ev.HostRemoved(name))
             return
         if host.running:
             raise InternalError(f"host {name!r} is released while {list(map(str, host.running.values()))} run there")
@@ -180,7 +202,7 @@ class SimulatedCluster:
             The agents that were taken over, each with its attempts and objects.
         """
         plans = [plan for plan in self._plans.values() if plan.name not in self.gone]
-        self.controller.post(*(ev.HostExpected(plan.name) for plan in plans))
+        self.controller.post(*(expecting(plan.name) for plan in plans))
         found = {}
         for plan in plans:
             host = dead.hosts.get(plan.name)

@@ -27,6 +27,9 @@ class HostPlan:
     rtt_s: float
     #: The time at which the controller starts the host's first agent.
     at_s: float
+    #: True if the controller cannot reach the host before ``at_s``, and gives it up for tasks that only this host can
+    #: run, but tries again.
+    refuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Scenario:
         horizon_s = rng.choice((5.0, 20.0, 60.0))
         hosts = [_host(rng, f"h{number}") for number in range(1, rng.choice((1, 2, 2, 3, 3, 4)) + 1)]
         runs = [_run(rng, number, horizon_s) for number in range(1, rng.choice((1, 2, 2, 3)) + 1)]
+        hosts, runs = _not_there_yet(Random(seed ^ 0xAB5E27), hosts, runs)
         count = 0 if not weather.rate and not weather.only_at else rng.choice((0, 1, 3, 6))
         calls = Random(seed ^ 0xCA11)  # so that the other draws do not depend on these
         if calls.random() < 0.4:
@@ -94,6 +98,18 @@ def _host(rng: Random, name: str) -> HostPlan:
     # Every host can run every task. Other tests cover tasks that no host can run.
     offer = compile_capabilities({"cpu": rng.randint(2, 4), "memory": "4 GB"})
     return HostPlan(name, offer, rng.choice((0.0005, 0.01, 0.1)), rng.choice((0.0, 0.0, 0.0, 3.0)))
+
+
+def _not_there_yet(
+    rng: Random, hosts: Sequence[HostPlan], runs: Sequence[RunPlan]
+) -> tuple[list[HostPlan], list[RunPlan]]:
+    """Let some late hosts refuse connections at first, and let some allocators place tasks on hosts that are not ready.
+
+    The first host never refuses, so that there is always a host that runs can wait for.
+    """
+    late = [replace(host, refuses=host.at_s > 0.0 and rng.random() < 0.5) for host in hosts[1:]]
+    manners = [rng.choice((Manner.PATIENT, Manner.LOYAL)) if rng.random() < 0.15 else run.manner for run in runs]
+    return [*hosts[:1], *late], [replace(run, manner=manner) for run, manner in zip(runs, manners, strict=True)]
 
 
 def _graph(rng: Random, count: int) -> tuple[list[tuple[int, ...]], list[int]]:

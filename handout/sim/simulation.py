@@ -19,7 +19,7 @@ from handout.scheduler import events as ev
 from handout.sim import checks
 from handout.sim.calls import CallsPlan
 from handout.sim.clock import Clock, VirtualLoop
-from handout.sim.cluster import SimulatedCluster
+from handout.sim.cluster import SimulatedCluster, expecting
 from handout.sim.controller import Callbacks, Controller
 from handout.sim.faults import Fault, Faults, Script
 from handout.sim.host import HandedTask, SimulatedHost
@@ -158,8 +158,10 @@ class _Simulation:
         self._over = asyncio.Event()
         virtual, scenario = self._loop.virtual, self.scenario
         self.controller = self._live()
-        self.controller.post(*(ev.HostExpected(plan.name) for plan in scenario.hosts))
+        self.controller.post(*(expecting(plan.name) for plan in scenario.hosts))
         for plan in scenario.hosts:
+            if plan.refuses:
+                self.clock.at(plan.at_s / 3, lambda name=plan.name: self.cluster.refuse(name))  # type: ignore[misc]
             self.clock.at(plan.at_s, lambda plan=plan: self.cluster.boot(plan, self.controller))  # type: ignore[misc]
         for run in scenario.runs:
             self.clock.at(run.at_s, lambda run=run: self._ask_for(run))  # type: ignore[misc]

@@ -102,6 +102,8 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.HostDelayed: lambda e: f"The controller does not connect to host {e.host} for now: {e.reason}.",
     ev.HostConnected: lambda e: f"Host {e.host} joined. The number of its agent is {e.epoch}.",
     ev.HostLost: lambda e: f"The controller lost host {e.host}: {e.reason}.",
+    ev.HostAbandoned: lambda e: f"The controller gave up the agent of host {e.host}.",
+    ev.HostRemoved: lambda e: f"Host {e.host} is not in the inventory any more.",
     ev.HostSuspected: lambda e: f"The controller has not heard from host {e.host} for a while.",
     ev.HostRecovered: lambda e: f"The controller heard from host {e.host} again.",
     ev.HostDrained: lambda e: f"The caller drained host {e.host}.",

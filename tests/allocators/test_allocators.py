@@ -11,6 +11,7 @@ import pytest
 from handout.allocators import (
     Allocator,
     ClusterView,
+    HostState,
     HostView,
     InputView,
     Link,
@@ -64,6 +65,43 @@ def test_a_draft_knows_devices_variants_and_what_is_shared() -> None:
     seats = [Task(f"s{i}", cost={"cpu": 0, "licence": 1}) for i in range(2)]
     draft.place(seats[0], "a")
     assert not draft.fits(seats[1], "a")
+
+
+STATES: Sequence[HostState] = ("starting", "ready", "suspected", "lost", "quarantined", "draining")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_host_fits_only_if_it_is_ready_or_if_the_task_may_wait_for_it(state: HostState) -> None:
+    view = ClusterView([HostView("a", {"cpu": 1}, state=state)])
+    draft = view.draft()
+    assert view.hosts["a"].state == state
+    assert draft.fits(Task("t"), "a") is (state == "ready")
+    assert draft.fits(Task("t"), "a", wait=True) is (state != "draining")
+
+
+def test_no_task_waits_for_a_host_that_was_given_up() -> None:
+    draft = ClusterView([HostView("a", {"cpu": 1}, state="lost", given_up=True)]).draft()
+    assert not draft.fits(Task("t"), "a", wait=True)
+
+
+def test_a_host_without_an_agent_is_judged_by_what_is_known_of_it() -> None:
+    """What the agent will probe is not known. It is no reason against the host, and nothing is counted of it."""
+    draft = ClusterView([HostView("a", {"licence": 1, "memory": "2 GB"}, state="starting")]).draft()
+    big, small = Task("big", cost={"memory": "3 GB"}), Task("small", cost={"cpu": 64, "memory": "2 GB", "licence": 1})
+    assert not draft.fits(big, "a", wait=True)
+    assert not draft.fits(Task("other", cost={"camera": True}), "a", wait=True)
+    assert draft.fits(small, "a", wait=True)
+    draft.place(small, "a")
+    assert not draft.fits(Task("more", cost={"memory": "1 GB"}), "a", wait=True)
+    assert draft.fits(Task("more", cost={"cpu": 64}), "a", wait=True)
+    known = ClusterView([HostView("a", {"licence": 1, "memory": "2 GB"}, state="suspected")]).draft()
+    assert not known.fits(small, "a", wait=True)
+
+
+@pytest.mark.parametrize("allocator", [first_available, load_balanced, locality])
+async def test_a_built_in_allocator_called_for_some_tasks_takes_a_host_that_is_ready(allocator: Allocator) -> None:
+    view = ClusterView([HostView("a", {"cpu": 8}, state="lost"), HostView("b", {"cpu": 8})])
+    assert await allocator([Task("t")], view) == {"t": "b"}
 
 
 def test_a_task_that_is_placed_again_gives_its_first_place_back() -> None:

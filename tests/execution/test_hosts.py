@@ -118,7 +118,7 @@ async def test_a_host_that_comes_up_later_is_used_then(sshd: OpenSsh) -> None:
         async with Cluster([late, sshd.host("early", ONE)]) as cluster:
             await until(lambda: "late" in cluster.unavailable)
             await proxy.listen()
-            await until(lambda: "late" in cluster.view.hosts)
+            await until(lambda: cluster.view.hosts["late"].state == "ready")
             graph = Graph()
             out = graph.add(work.where, host="late")
             assert (await cluster.execute(graph))[out][0] == "late"

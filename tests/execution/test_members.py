@@ -35,7 +35,7 @@ async def test_a_host_that_cannot_be_had_is_not_kept() -> None:
     async with Cluster([here("first")]) as cluster:
         with pytest.raises(handout.errors.HostUnreachableError, match="nowhere"):
             await cluster.add(Host("nowhere", address="127.0.0.1", port=1, ssh={"config": []}))
-        assert list(cluster.inventory) == ["first"]
+        assert list(cluster.inventory) == list(cluster.view.hosts) == ["first"]
         assert not cluster.unavailable
         graph = Graph()
         graph.add(work.identity, 1, host="nowhere")
@@ -64,11 +64,12 @@ async def test_an_empty_cluster_can_be_filled() -> None:
 async def test_adding_can_be_cancelled() -> None:
     async with Cluster([here("first")]) as cluster:
         adding = asyncio.ensure_future(cluster.add(here("second")))
-        await until(lambda: "second" in cluster.inventory)
+        await until(lambda: "second" in cluster.view.hosts)
+        assert cluster.view.hosts["second"].state == "starting"
         adding.cancel()
         with pytest.raises(asyncio.CancelledError):
             await adding
-        assert list(cluster.inventory) == ["first"]
+        assert list(cluster.inventory) == list(cluster.view.hosts) == ["first"]
         await cluster.add(here("second"))
 
 
@@ -84,7 +85,7 @@ async def test_draining_loses_no_result_and_lets_what_runs_finish(tmp_path: Path
         agent = started(cluster, "only")
         await cluster.add(here("other"))
         draining = asyncio.ensure_future(cluster.drain("only"))
-        await until(lambda: "only" not in cluster.view.hosts)
+        await until(lambda: cluster.view.hosts["only"].state == "draining")
         assert not draining.done()
         (tmp_path / "go").touch()
         await draining
@@ -162,7 +163,7 @@ async def test_a_drain_does_not_wait_for_a_core_that_is_broken(tmp_path: Path) -
     async with cluster.start(graph) as execution:
         await until((tmp_path / "pid").exists)
         draining = asyncio.ensure_future(cluster.drain(execution._active.hosts[0]))
-        await until(lambda: len(cluster.view.hosts) == 1)
+        await until(lambda: "draining" in [host.state for host in cluster.view.hosts.values()])
         cluster._runtime.driver.break_down(ValueError("as if"))
         with pytest.raises(handout.InternalError, match="as if"):
             await draining

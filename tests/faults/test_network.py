@@ -56,8 +56,8 @@ def note_posts(cluster: Cluster) -> list[object]:
 
 
 async def far_first(frontier: Any, view: Any) -> dict[str, str]:
-    """Place all tasks on the far host while the cluster has it, otherwise on the near host."""
-    return {task.id: "far" if "far" in view.hosts else "near" for task in frontier}
+    """Place all tasks on the far host while it is ready, otherwise on the near host."""
+    return {task.id: "far" if view.hosts["far"].state == "ready" else "near" for task in frontier}
 
 
 async def test_row_04_a_black_hole_is_suspected_then_lost_and_its_tasks_run_elsewhere(

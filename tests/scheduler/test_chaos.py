@@ -169,9 +169,12 @@ class Chaos(RuleBasedStateMachine):
             self.answer_one(data.draw(st.integers(0, 2)))
 
     def answer_one(self, number: int) -> None:
-        """Answer a request: place each task on one chosen host, or on the first host that covers the task's cost."""
+        """Answer a request: place each task on one chosen host, or on the first host that covers the task's cost.
+
+        The host need not be ready, but it is none that was given up.
+        """
         request = self.cluster.asked.popleft()
-        names = list(request.view.hosts)
+        names = [name for name, host in request.view.hosts.items() if not host.given_up]
         placements = {task.id: names[number % len(names)] for task in request.frontier}
         draft = request.view.draft()
         placements = {

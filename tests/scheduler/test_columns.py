@@ -88,7 +88,7 @@ def test_no_module_outside_state_writes_a_column(path: Path) -> None:
         "run.state[t] = 4",
         "run.active += 1",
         "del run.objects.copying[o, 0]",
-        "run.started.add(t)",
+        "run.started[t] = 1.0",
         "host.ahead.popleft()",
         "state = run.state; state[t] = 4",
         "a, state = 1, run.state; state[t] = 4",

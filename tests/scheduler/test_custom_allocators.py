@@ -114,7 +114,7 @@ def test_a_host_that_is_not_there_ends_the_run_with_an_error_that_names_it() -> 
     scene = Scene("node1")
     request = asked(scene, "a")
     answer(scene, request.request, {"a": "nod1"})
-    assert "'a' on 'nod1', which is not a host in its view" in str(allocator_error(scene))
+    assert "'a' on 'nod1', which is not a host of the inventory" in str(allocator_error(scene))
     assert "Did you mean 'node1'?" in str(allocator_error(scene))
 
 
@@ -297,3 +297,245 @@ def test_it_is_asked_again_when_an_expected_host_will_not_come() -> None:
     assert scene.lose("h2") == [("ask", 2, "a")]
     answer(scene, 2, {})
     assert "all hosts are idle" in str(allocator_error(scene))
+
+
+def expect(scene: Scene, name: str, patience_s: float = 18.0, **declared: Any) -> list[Any]:
+    """Let the core expect a host of the inventory, for which the tasks of allocators wait 18 s once it is lost."""
+    offer = compile_capabilities(declared, complete=False)
+    return scene.said(scene.tell(ev.HostExpected(name, offer, 2.5, patience_s)))
+
+
+def lose(scene: Scene, name: str, at: float | None = None) -> list[Any]:
+    """Lose a host as the shell does: it expects the host again at once."""
+    offer = compile_capabilities({}, complete=False)
+    events = ev.HostLost(name, "it was silent"), ev.HostExpected(name, offer, 2.5, 18.0)
+    return scene.said(scene.tell(*events, at=at))
+
+
+def test_the_view_lists_every_host_with_its_state_and_declared_capabilities() -> None:
+    scene = Scene()
+    for name in ("starting", "ready", "suspected", "abandoned", "lost", "quarantined", "draining", "refused"):
+        expect(scene, name, gpu=1)
+        if name not in ("starting", "refused"):
+            scene.join(name)
+    scene.submit(graph("x", profiles={"x": profile(host="draining")}), run=2)
+    scene.tell(ev.RunClosed(2), ev.HostDrained("draining"))  # the host waits for the end of the task
+    scene.tell(ev.HostSuspected("suspected"), ev.HostAbandoned("abandoned"))
+    scene.tell(ev.HostLost("refused", "the key was refused", final=True))
+    lose(scene, "lost")
+    lose(scene, "quarantined")
+    scene.tell(ev.HostDelayed("quarantined", "in quarantine for 10 s"))
+    hosts = asked(scene, "a").view.hosts
+    assert list(scene.core.view.hosts) == list(hosts)
+    assert {name: host.state for name, host in hosts.items()} == {
+        "ready": "ready",
+        "suspected": "suspected",
+        "abandoned": "lost",
+        "draining": "draining",
+        "starting": "starting",
+        "lost": "lost",
+        "quarantined": "quarantined",
+        "refused": "lost",
+    }
+    assert next(iter(hosts)) == "ready"
+    assert [name for name, host in hosts.items() if host.given_up] == ["draining", "refused"]
+    assert hosts["starting"].total.amounts == {"gpu": 1, "gpu_memory": 0}
+    assert hosts["starting"].price_per_hour == 2.5
+
+
+def test_a_host_that_is_removed_is_in_no_view() -> None:
+    scene = Scene("h1", "h2")
+    scene.tell(ev.HostLost("h2", "it was drained"), ev.HostRemoved("h2"))
+    assert list(scene.core.view.hosts) == ["h1"]
+
+
+def test_a_placement_on_a_host_that_has_not_joined_waits_and_is_asked_about_again_when_it_has() -> None:
+    scene = Scene("h1")
+    expect(scene, "gpu1")
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {"a": "gpu1"}) == []
+    assert scene.said(scene.tell(at=100.0)) == []  # a start may take long, and the shell limits it
+    assert scene.join("gpu1") == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "gpu1"}) == [("start", "gpu1", "a")]
+
+
+def test_a_host_that_has_not_joined_may_turn_out_to_lack_what_the_task_needs() -> None:
+    scene = Scene("h1 2")
+    expect(scene, "h2")
+    request = asked(scene, "a", profiles={"a": profile({"cpu": 2})})
+    assert answer(scene, request.request, {"a": "h2"}) == []
+    assert scene.join("h2") == [("ask", 2, "a")]
+    answer(scene, 2, {"a": "h2"})
+    assert "can never run it: needs cpu=2, offers cpu=1" in str(allocator_error(scene))
+
+
+def test_a_host_whose_first_start_fails_is_waited_for_and_then_given_up() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {"a": "h2"}) == []
+    lost = ev.HostLost("h2", "the port is closed")
+    assert scene.said(scene.tell(lost, at=5.0)) == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h2"}) == []
+    assert scene.wake() == [("ask", 3, "a")]
+    assert scene.now == 5.0 + 18.0
+    assert scene.core.view.hosts["h2"].given_up
+    answer(scene, 3, {"a": "h2"})
+    error = allocator_error(scene)
+    assert "'a' on host 'h2', for which no task waits any longer: the host has not joined after 23 s: the port" in str(
+        error
+    )
+    assert scene.now == 23.0
+
+
+def test_a_host_that_the_controller_does_not_try_again_is_given_up_at_once() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {"a": "h2"}) == []
+    assert scene.said(scene.tell(ev.HostLost("h2", "the key was refused", final=True))) == [("ask", 2, "a")]
+    answer(scene, 2, {"a": "h2"})
+    assert "the key was refused" in str(allocator_error(scene))
+
+
+def test_a_lost_host_is_waited_for_until_its_time_is_over() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.join("h2")
+    request = asked(scene, "a")
+    assert lose(scene, "h2", at=1.0) == []
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h2"}) == []
+    assert scene.wake() == [("ask", 3, "a")]
+    assert scene.now == 1.0 + 18.0
+    answer(scene, 3, {"a": "h2"})
+    assert "the host was lost 18 s ago: it was silent" in str(allocator_error(scene))
+
+
+def test_the_time_for_which_a_lost_host_is_waited_for_begins_when_its_agent_is_given_up() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.join("h2")
+    request = asked(scene, "a")
+    scene.tell(ev.HostAbandoned("h2"), at=1.0)
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h2"}) == []
+    assert lose(scene, "h2", at=4.0) == [("ask", 3, "a")]
+    assert answer(scene, 3, {"a": "h2"}) == []
+    assert scene.wake() == [("ask", 4, "a")]
+    assert scene.now == 1.0 + 18.0
+    answer(scene, 4, {"a": "h2"})
+    assert "the host was lost 18 s ago" in str(allocator_error(scene))
+
+
+def test_a_lost_host_that_comes_back_in_time_gets_the_task() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.join("h2")
+    request = asked(scene, "a")
+    lose(scene, "h2")
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    answer(scene, 2, {"a": "h2"})
+    back = ev.HostConnected("h2", compile_capabilities({"cpu": 1}), "3.11", 0.001, epoch=2)
+    assert scene.said(scene.tell(back, at=17.0)) == [("ask", 3, "a")]
+    assert answer(scene, 3, {"a": "h2"}) == [("start", "h2", "a")]
+
+
+def test_an_answer_that_a_wait_has_overtaken_is_asked_for_once_more() -> None:
+    """The host is given up while the allocator thinks, so the allocator could not know that."""
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.join("h2")
+    lose(scene, "h2")
+    request = asked(scene, "a")
+    assert scene.said(scene.tell(at=20.0)) == []
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h1"}) == [("start", "h1", "a")]
+
+
+def test_a_host_in_quarantine_is_waited_for_until_its_time_after_the_quarantine_is_over() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.join("h2")
+    lose(scene, "h2")
+    scene.tell(ev.HostDelayed("h2", "in quarantine for 100 s"))
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {"a": "h2"}) == []
+    scene.wake()
+    assert answer(scene, 2, {"a": "h2"}) == []
+    assert scene.said(scene.tell(ev.HostDelayed("h2", ""), at=100.0)) == [("ask", 3, "a")]
+    assert answer(scene, 3, {"a": "h2"}) == []
+    assert scene.wake() == [("ask", 4, "a")]
+    assert scene.now == 118.0
+    answer(scene, 4, {"a": "h2"})
+    assert "was lost 118 s ago" in str(allocator_error(scene))
+
+
+def test_a_suspected_host_is_waited_for_until_it_is_heard_again() -> None:
+    scene = Scene("h1", "h2")
+    request = asked(scene, "a")
+    scene.tell(ev.HostSuspected("h2"))
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h2"}) == []
+    assert scene.said(scene.tell(ev.HostRecovered("h2"))) == [("ask", 3, "a")]
+    assert answer(scene, 3, {"a": "h2"}) == [("start", "h2", "a")]
+
+
+def test_a_host_whose_agent_is_given_up_gets_no_work_although_it_may_be_heard_once_more() -> None:
+    scene = Scene("h1", "h2")
+    scene.tell(ev.HostAbandoned("h2"), ev.HostRecovered("h2"))
+    assert scene.core.view.hosts["h2"].state == "lost"
+    assert scene.submit(graph("a; b", profiles={"a": LONG, "b": LONG})) == [("start", "h1", "a")]
+
+
+def test_a_host_that_is_drained_while_the_allocator_thinks_is_asked_about_again() -> None:
+    scene = Scene("h1", "h2")
+    scene.submit(graph("x", profiles={"x": profile(host="h2", idempotent=False)}), run=2)
+    scene.tell(ev.TasksStarted("h2", 2, [0], [1]))
+    scene.join("h3")
+    request = asked(scene, "a")
+    scene.tell(ev.RunClosed(2), ev.HostDrained("h2"))  # the host waits for the end of the run's task
+    assert scene.core.view.hosts["h2"].state == "draining"
+    assert answer(scene, request.request, {"a": "h2"}) == [("ask", 2, "a")]
+    answer(scene, 2, {"a": "h2"})
+    assert "for which no task waits any longer: the host is being drained" in str(allocator_error(scene))
+
+
+def test_a_host_that_is_removed_while_the_allocator_thinks_is_asked_about_again() -> None:
+    scene = Scene("h1", "node2")
+    request = asked(scene, "a")
+    scene.tell(ev.HostLost("node2", "it was drained"), ev.HostRemoved("node2"))
+    assert answer(scene, request.request, {"a": "node2"}) == [("ask", 2, "a")]
+    answer(scene, 2, {"a": "node2"})
+    assert "'node2', which is not a host of the inventory" in str(allocator_error(scene))
+
+
+def test_a_host_that_is_added_while_the_allocator_thinks_may_be_named() -> None:
+    scene = Scene("h1")
+    request = asked(scene, "a")
+    expect(scene, "h2")
+    assert answer(scene, request.request, {"a": "h2"}) == []
+    assert scene.join("h2") == [("ask", 2, "a")]
+    assert answer(scene, 2, {"a": "h2"}) == [("start", "h2", "a")]
+
+
+def test_placing_nothing_is_no_error_while_a_lost_host_is_waited_for() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    scene.tell(ev.HostLost("h2", "the port is closed"))
+    request = asked(scene, "a")
+    assert answer(scene, request.request, {}) == []
+    assert scene.wake() == [("ask", 2, "a")]
+    answer(scene, 2, {})
+    assert "though all hosts are idle" in str(allocator_error(scene))
+
+
+def test_other_tasks_go_on_while_one_waits_for_its_host() -> None:
+    scene = Scene("h1")
+    expect(scene, "h2")
+    request = asked(scene, "a; b; c")
+    assert answer(scene, request.request, {"a": "h2", "b": "h1"}) == [("start", "h1", "b")]
+    assert scene.finish("h1", "b")[-1] == ("ask", 2, "a", "c")
+    assert answer(scene, 2, {"a": "h2", "c": "h1"}) == [("start", "h1", "c")]
+    assert scene.join("h2") == [("ask", 3, "a")]
+    assert answer(scene, 3, {"a": "h2"}) == [("start", "h2", "a")]

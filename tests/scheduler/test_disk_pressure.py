@@ -305,6 +305,14 @@ def kept_for_a_group(*groups: str) -> Scene:
     return scene
 
 
+def test_a_host_that_is_kept_free_says_for_which_task() -> None:
+    scene = kept_for_a_group()
+    told = scene.core.explain(1, scene.number(1, "b")).hosts
+    assert told["h1"] == "is kept free for task 'pair', which has waited for a long time"
+    scene.submit(graph("c", profiles={"c": ALONE}), run=2)
+    assert scene.core.explain(2, 0).hosts["h1"].startswith("is kept free for task 'pair' of another run")
+
+
 def found_no_room(scene: Scene, name: str) -> None:
     """Report that h1 had no room for a task.
 

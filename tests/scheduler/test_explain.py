@@ -28,8 +28,57 @@ def test_a_ready_task_says_for_each_host_why_it_is_not_there() -> None:
     told = scene.core.explain(1, 1)
     assert told.state is State.READY
     assert "needs memory=2 GB" in told.hosts["h1"]
-    assert "is busy" in told.hosts["h4"]
-    assert "no host has room" in str(told)
+    assert told.hosts["h4"] == "needs cpu=1, but 0 is free of 1; held by 'a' (1)"
+    assert told.reason == "no host has room for it (too little is free: cpu)"
+
+
+def test_a_busy_host_says_which_amount_lacks_how_much_and_which_tasks_hold_it() -> None:
+    scene = Scene()
+    scene.join("gpu1 8", gpu=2, gpu_memory="4 GB", memory="8 GB")
+    heavy = profile({"cpu": 0, "gpu_memory": "3 GB"}, idempotent=False, fn_name="heavy")
+    scene.submit(graph("a; b; c", profiles=dict.fromkeys("abc", heavy)))
+    scene.tell(ev.TasksStarted("gpu1", 1, [0, 1], [1, 1]))
+    told = scene.core.explain(1, 2)
+    assert told.reason == "no host has room for it (too little is free: gpu_memory)"
+    assert told.hosts["gpu1"] == (
+        "needs gpu_memory=3 GB, but at most 1 GB is free on a GPU, of 4 GB; held by 'a' (gpu_memory=3 GB), "
+        "'b' (gpu_memory=3 GB)"
+    )
+    scene.submit(graph("d", profiles={"d": profile({"gpu": 2}, idempotent=False)}), run=2)
+    assert scene.core.explain(2, 0).hosts["gpu1"] == (
+        "needs gpu=2, but 0 of 2 GPUs is wholly free; held by 'a' of another run (gpu_memory=3 GB), "
+        "'b' of another run (gpu_memory=3 GB)"
+    )
+
+
+def test_a_holder_says_for_how_long_it_is_expected_to_go_on() -> None:
+    scene = Scene("h1")
+    long = profile(idempotent=False, fn_name="long")
+    scene.submit(graph("a; b; c", profiles=dict.fromkeys("abc", long)))
+    scene.finish("h1", "a", took_s=60.0)
+    scene.tell(ev.TasksStarted("h1", 1, [1], [1]), at=100.0)
+    scene.now = 120.0
+    scene.tell()
+    assert scene.core.explain(1, 2).hosts["h1"].endswith("; held by 'b' (1, about 40 s more)")
+    scene.tell(at=200.0)
+    assert scene.core.explain(1, 2).hosts["h1"].endswith("; held by 'b' (1)")
+
+
+def test_a_host_is_busy_for_another_run_or_with_an_attempt_that_is_being_ended() -> None:
+    scene = Scene("h1")
+    scene.submit(graph("x", profiles={"x": ALONE}))
+    scene.submit(graph("y", profiles={"y": ALONE}), run=2)
+    assert scene.core.explain(2, 0).hosts["h1"].endswith("held by 'x' of another run (1)")
+    scene.tell(ev.RunClosed(1))
+    assert scene.core.explain(2, 0).hosts["h1"].endswith("held by an attempt that is being ended (1)")
+
+
+def test_a_shared_amount_that_lacks_is_told_with_the_tasks_that_hold_it() -> None:
+    scene = Scene("h1 4", "h2 4", seat=1)
+    seated = profile({"cpu": 1, "seat": 1}, idempotent=False)
+    scene.submit(graph("a; b", profiles=dict.fromkeys("ab", seated)))
+    told = scene.core.explain(1, 1)
+    assert told.hosts["h2"] == "needs seat=1, but 0 is free of 1 that all hosts share; held by 'a' (1)"
 
 
 def test_pins_failures_and_silence_are_told() -> None:
@@ -99,6 +148,18 @@ def test_an_allocator_is_told_of() -> None:
     assert "allocator is being asked" in scene.core.explain(1, 0).reason
 
 
+def test_a_task_that_its_allocator_has_placed_on_a_host_that_is_not_ready_says_so() -> None:
+    scene = Scene("h1")
+    scene.tell(ev.HostExpected("h2"))
+    scene.submit(graph("a", allocator=None))
+    scene.tell(ev.PlacementsProposed(1, 1, {"a": "h2"}), at=3.0)
+    told = scene.core.explain(1, 0)
+    assert told.reason == "its allocator has placed it on 'h2', and it waits until this host is ready"
+    assert told.hosts["h2"] == "has been starting for 3 s; the controller is connecting to this host"
+    scene.tell(ev.HostLost("h2", "the port is closed."))
+    assert scene.core.explain(1, 0).hosts["h2"] == "has not joined after 3 s: the port is closed"
+
+
 def test_expected_hosts_are_told() -> None:
     scene = Scene()
     scene.tell(ev.HostExpected("h1"))
@@ -114,9 +175,9 @@ def test_a_host_that_is_left_alone_is_told_with_why_until_it_is_tried_again() ->
     assert scene.submit(graph("a", profiles={"a": profile(host="h2")})) == []
     told = scene.core.explain(1, 0)
     assert told.reason == "no connected host can run it; expected: h2 (in quarantine for 10 s)"
-    assert told.hosts["h2"] == "in quarantine for 10 s"
+    assert told.hosts["h2"] == "is in quarantine for 10 s"
     scene.tell(ev.HostDelayed("h2", ""))
-    assert scene.core.explain(1, 0).hosts["h2"] == "the controller is connecting to this host"
+    assert scene.core.explain(1, 0).hosts["h2"].endswith("; the controller is connecting to this host")
     assert scene.join("h2") == [("start", "h2", "a")]
 
 

@@ -55,10 +55,38 @@ def test_without_any_host_a_run_ends_at_once() -> None:
     assert "there is no host" in str(placement_error(scene))
 
 
+def test_a_run_without_hosts_says_which_hosts_are_not_there_and_why() -> None:
+    scene = Scene()
+    scene.tell(ev.HostExpected("h1"), ev.HostExpected("h2"))
+    scene.join("h2")
+    scene.tell(ev.HostLost("h1", "the port is closed."), at=2.0)
+    scene.tell(ev.HostLost("h2", "it was silent."), at=3.0)
+    scene.now = 7.0
+    scene.submit(graph("a"))
+    error = placement_error(scene)
+    assert error.lacks == {
+        "h1": "has not joined after 7 s: the port is closed",
+        "h2": "was lost 4 s ago: it was silent",
+    }
+    assert "no host of the inventory is ready: host 'h1' has not joined after 7 s: the port is closed; host" in str(
+        error
+    )
+    assert "there is no host" not in str(error)
+
+
+def test_a_pin_to_a_host_that_is_not_there_says_why() -> None:
+    scene = Scene("h1")
+    scene.tell(ev.HostExpected("h3"), ev.HostLost("h3", "the port is closed."))
+    scene.submit(graph("a", profiles={"a": profile(host="h3")}))
+    error = placement_error(scene)
+    assert "'h3', which is not there: it has not joined after 0 s: the port is closed" in str(error)
+    assert error.lacks == {"h3": "has not joined after 0 s: the port is closed"}
+
+
 def test_a_pin_to_an_unknown_host_names_those_that_are() -> None:
     scene = Scene("h1", "h2")
     scene.submit(graph("a", profiles={"a": profile(host="h3")}))
-    assert "'h3', which is not connected" in str(placement_error(scene))
+    assert "'h3', which is not a host of the inventory. Connected hosts: 'h1', 'h2'" in str(placement_error(scene))
     assert "'h1', 'h2'" in str(placement_error(scene))
 
 

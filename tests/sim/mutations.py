@@ -17,7 +17,15 @@ from handout.protocol.resource_ledger import Claim, Ledger
 from handout.scheduler import commands as do
 from handout.scheduler import core
 from handout.scheduler import events as ev
-from handout.scheduler.handlers import attempt_reports, attempts, cancellation, recovery, replicas
+from handout.scheduler.handlers import (
+    attempt_reports,
+    attempts,
+    cancellation,
+    custom_allocators,
+    membership,
+    recovery,
+    replicas,
+)
 from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.task_states import State
@@ -67,6 +75,33 @@ def results_count_for_any_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
 def copies_are_not_sought_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The core forgets that objects that were being copied from a lost host must be copied from another place."""
     monkeypatch.setattr(recovery, "_copy_elsewhere", lambda world, run, index: None)
+
+
+@_listed
+def a_host_that_is_not_ready_is_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A placement on a host of the inventory that is not ready ends the run, as if the inventory had no such host."""
+    real = custom_allocators._impossible
+
+    def impossible(world: Any, run: Any, t: int, id: str, name: str) -> Any:
+        host = world.fleet.by_name.get(name)
+        if t >= 0 and (host is None or not host.open):
+            return custom_allocators._unknown_host(run, id, name)
+        return real(world, run, t, id, name)
+
+    monkeypatch.setattr(custom_allocators, "_impossible", impossible)
+
+
+@_listed
+def lost_hosts_are_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core sets no timer for the end of the time for which tasks wait for a lost host."""
+    for module in (recovery, membership):
+        monkeypatch.setattr(module, "give_up_later", lambda world, host: None)
+
+
+@_listed
+def allocators_do_not_learn_that_a_host_has_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core does not ask the allocators again when a host joins, for which a task may wait."""
+    monkeypatch.setattr(membership, "_has_room", lambda world, host: None)
 
 
 @_listed

@@ -26,6 +26,7 @@ from handout.errors import (
     WireError,
 )
 from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.membership.declared import expecting
 from handout.execution.membership.host_capabilities import HostCapabilities, read_probe
 from handout.execution.membership.quarantine import LossHistory
 from handout.execution.membership.takeover import FoundAgent, KnownAgent, Takeover
@@ -67,6 +68,7 @@ class HostManager:
         interval_s: Seconds between two calls of the tracker.
         settled: Called with the host's name and None each time that the host has joined. Called with the host's name
             and the error each time that the host cannot be used.
+        lost: Called with the host's name and the error each time that a host that had joined is lost.
         known: An agent of the host that an earlier controller started, or None.
         taken_over: Called once if ``known`` is given. The first argument is the host's name. The second argument has
             the attempts and objects of the agent, or is None if the agent could not be taken over.
@@ -82,6 +84,7 @@ class HostManager:
         tracker: Tracker | None,
         interval_s: float,
         settled: Callable[[str, HandoutError | None], None],
+        lost: Callable[[str, HandoutError], None],
         known: KnownAgent | None = None,
         taken_over: Callable[[str, FoundAgent | None], None] = lambda name, found: None,
     ) -> None:
@@ -98,6 +101,7 @@ class HostManager:
         self._tracker = tracker
         self._interval_s = interval_s
         self._settled = settled
+        self._lost = lost
         self._epoch = 0
         self._link: AgentLink | None = None
         self._agent: AgentProxy | None = None
@@ -133,7 +137,7 @@ class HostManager:
                 pause_s = await self._use()
                 answers = None if self._agent is None else self._agent.answers
                 if answers is not None and answers.error is not None:
-                    self._give_up(answers.error)
+                    self._give_up(answers.error, final=True)
                     return
                 give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
                 if self._losses.quarantined:
@@ -153,7 +157,7 @@ class HostManager:
                     give_up_at, told = self._driver.now + 2 * self._timings.host_timeout_s, True
                 elif final or not told:
                     give_up_at, told = math.inf, True
-                    self._give_up(error)
+                    self._give_up(error, final=final)
                 if final:
                     return
                 logger.log(
@@ -193,10 +197,15 @@ class HostManager:
             return self._too_late()
         return None
 
-    def _give_up(self, error: HandoutError) -> None:
-        """Report that tasks should no longer wait for the host. If the host joins later, tasks can still use it."""
+    def _give_up(self, error: HandoutError, *, final: bool = False) -> None:
+        """Report that tasks should no longer wait for the host. If the host joins later, tasks can still use it.
+
+        Args:
+            error: Why the host cannot be used.
+            final: True if the host manager does not try again.
+        """
         logger.warning("Host %s cannot be used: %s", self.host.name, error)
-        self._driver.unavailable(self.host.name, error)
+        self._driver.unavailable(self.host.name, error, final=final)
         self._settled(self.host.name, error)
 
     def _quarantine(self, pause_s: float) -> HostUnstableError:
@@ -245,6 +254,7 @@ class HostManager:
             self._driver.leave(self._agent, reason)
         else:
             self._driver.post(ev.HostLost(self.host.name, reason))
+        self._driver.post(ev.HostRemoved(self.host.name))
 
     async def _join(self) -> None:
         """Take over an agent or start a new one, connect to it, and tell the core the host's capabilities."""
@@ -351,7 +361,7 @@ class HostManager:
 
     async def _stay(self) -> None:
         """Receive messages from the host until the host is lost. Then tell the core."""
-        reason, gone = "its link ended", False
+        error: HandoutError = release_error(self.host.name)
         link, agent, capabilities = self._link, self._agent, self._capabilities
         assert link is not None
         assert agent is not None
@@ -370,21 +380,26 @@ class HostManager:
                 finally:
                     group.cancel_scope.cancel()
         except* (HostLostError, WireError) as errors:
-            reason = str(errors.exceptions[0])
-            gone = getattr(errors.exceptions[0], "gone", False)
+            first = errors.exceptions[0]
+            while isinstance(first, ExceptionGroup):
+                first = first.exceptions[0]
+            error = first
         finally:
             # This is done even if `stop` has ended the link, because the link may have connected again in the meantime.
             if agent.answers is not None:
                 agent.answers.close()
             with anyio.CancelScope(shield=True):
                 await link.abandon()
-        logger.warning("Host %s left: %s", self.host.name, reason)
+        logger.warning("Host %s left: %s", self.host.name, error)
         self._link = None
-        if not gone:
+        if not self._stopping:
+            self._driver.post(ev.HostAbandoned(self.host.name))
+            self._lost(self.host.name, error)
+        if not getattr(error, "gone", False):
             # The host's supervisor ends the tasks when the lease is over. Only then may the tasks run on other hosts.
             await anyio.sleep(self._timings.grace_s)
-        self._driver.leave(agent, reason)
-        self._driver.post(ev.HostExpected(self.host.name))
+        self._driver.leave(agent, str(error))
+        self._driver.post(expecting(self.host, self._timings))
 
     def _send_limits(self, agent: AgentProxy, offered: Capabilities) -> None:
         offer = compile_capabilities(offered)

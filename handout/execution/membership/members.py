@@ -12,11 +12,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from handout.errors import HandoutError, InventoryError
+from handout.execution.membership.declared import expecting
 from handout.execution.membership.host_manager import HostManager
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, nearest_name
-from handout.scheduler import events as ev
 from handout.transport.shielded import uninterrupted
+from handout.transport.timings import Timings
 
 __all__ = ["Members"]
 
@@ -32,6 +33,7 @@ class Members:
             the host's name and an error.
         settled: Called for every host in the same two cases, with the same two arguments.
         left: Called with the name of each host that was removed.
+        timings: The cluster's time limits.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Members:
         make_manager: Callable[[Host, Callable[[str, HandoutError | None], None]], HostManager],
         settled: Callable[[str, HandoutError | None], None],
         left: Callable[[str], None],
+        timings: Timings,
     ) -> None:
         self._driver = driver
         self._group = group
         self._make_manager = make_manager
         self._settled = settled
         self._left = left
+        self._timings = timings
         self._managers: dict[str, HostManager] = {}
         #: The hosts that are being added, by name. Each future is done when its host has joined or cannot be used.
         self._arriving: dict[str, asyncio.Future[None]] = {}
@@ -55,7 +59,7 @@ class Members:
 
     def keep(self, host: Host) -> None:
         """Add a host without waiting for it. Its manager starts the agent again each time that the host is lost."""
-        self._driver.post(ev.HostExpected(host.name))
+        self._driver.post(expecting(host, self._timings))
         manager = self._managers[host.name] = self._make_manager(host, self._on_settled)
         self._group.start_soon(manager.run)
 

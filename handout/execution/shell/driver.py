@@ -257,9 +257,9 @@ class Driver:
         self.post(ev.HostLost(agent.name, reason))
         self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
-    def unavailable(self, name: str, error: Exception) -> None:
-        """Tell the core and the watchers that a host cannot be used."""
-        self.post(ev.HostLost(name, str(error)))
+    def unavailable(self, name: str, error: Exception, *, final: bool) -> None:
+        """Tell the core and the watchers that a host cannot be used. If ``final`` is True, it is not tried again."""
+        self.post(ev.HostLost(name, str(error), final))
         self._tell_all(lambda at_s: HostUnavailable(at_s, name, error))
 
     def quarantined(self, name: str, error: Exception, pause_s: float) -> None:

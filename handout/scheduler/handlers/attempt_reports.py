@@ -50,7 +50,7 @@ def tasks_started(world: World, event: TasksStarted) -> None:
         return
     for t, attempt in zip(event.tasks, event.attempts, strict=True):
         if _is_present(run, host, t, attempt):
-            run.mark_started(t)
+            run.mark_started(t, world.now)
             if run.stragglers is not None and may_have_second(run, t):
                 run.stragglers.started(t, world.now)
         else:

@@ -45,7 +45,8 @@ def note_room(world: World) -> None:
 def ask_allocators(world: World) -> None:
     """Ask the custom allocators of the runs that have tasks to place.
 
-    An allocator is asked only if something that may change its answer has happened since it was asked last.
+    An allocator is asked only if some host is ready, because it can place no task otherwise, and only if something that
+    may change its answer has happened since it was asked last.
     """
     for run in world.runs.values():
         if run.spec.allocator is not None or run.requests.number >= 0 or not run.requests.changed:
@@ -62,11 +63,11 @@ def _ask(world: World, run: Run, tasks: list[int]) -> None:
     world.requests += 1
     number = world.requests
     numbers = {run.name_of(t): t for t in tasks}
-    hosts = {host.name: host for host in world.fleet.by_name.values() if host.open}
-    run.requests.open(number, numbers, hosts, world.fleet.version)
+    view = cluster_view(world)
+    run.requests.open(number, numbers, view.hosts, world.fleet.version)
     world.timers.set(world.now + run.spec.allocator_timeout_s, Timer(Wake.ANSWER_DUE, run.number, number))
     frontier = [task_view(world, run, t, run.requests.waiting_s(t, world.now)) for t in tasks]
-    world.out.add(AskAllocator(run.number, number, frontier, cluster_view(world)))
+    world.out.add(AskAllocator(run.number, number, frontier, view))
 
 
 def _frontier(world: World, run: Run) -> list[int]:
@@ -112,8 +113,9 @@ def allocator_failed(world: World, event: AllocatorFailed) -> None:
 def placements_proposed(world: World, event: PlacementsProposed) -> None:
     """Place tasks as a custom allocator has proposed.
 
-    A placement that has become impossible since the allocator was asked is ignored. A placement that was already
-    impossible when the allocator was asked ends the run.
+    A task that is placed on a host which is not ready waits: the allocator is asked again when the host has joined or
+    is given up. A placement that has become impossible since the allocator was asked is ignored. A placement that was
+    already impossible when the allocator was asked ends the run.
     """
     run = world.runs.get(event.run)
     if run is None or run.requests.number != event.request or run.over:
@@ -127,10 +129,13 @@ def placements_proposed(world: World, event: PlacementsProposed) -> None:
     placed = 0
     for id, name in event.placements.items():
         t = run.requests.tasks.get(id, -1)
-        problem = _impossible(world, run, t, id, name)
-        if problem is not None:
-            _refuse(world, run, *problem)
+        error = _impossible(world, run, t, id, name)
+        if error is not None:
+            fail_run(world, run, error)
             return
+        host = world.fleet.by_name.get(name)
+        if host is None or not host.open:
+            run.requests.wait_for(t, name)
         placed += _place(world, run, t, name)
     if not placed:
         _check_hope(world, run)
@@ -141,7 +146,7 @@ def _check_hope(world: World, run: Run) -> None:
     # A drained host that was released gets no work any more. Any other host that gets no work now may get work again or
     # be lost, which may change the answer.
     busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
-    if busy or run.requests.changed or run.requests.asks_again or world.fleet.expected:
+    if busy or run.requests.changed or run.requests.asks_again or world.fleet.awaits_some(world.now):
         return
     if any(timer.wake in _MAY_CHANGE and timer.run in (-1, run.number) for timer in world.timers.pending()):
         return
@@ -163,34 +168,60 @@ def _has_no_host(world: World, run: Run, t: int) -> bool:
     return not any(world.fleet.feasible(host, profile) for host in world.fleet.by_name.values() if host.open)
 
 
-def _impossible(world: World, run: Run, t: int, id: str, name: str) -> tuple[str, str] | None:
-    """Return the problem and the remedy of a placement that was impossible already when the allocator was asked.
+def _impossible(world: World, run: Run, t: int, id: str, name: str) -> AllocatorError | None:
+    """Return the error for a placement that was impossible already when the allocator was asked.
 
-    Return None if the placement was possible then.
+    Return None if the placement was possible then, or if the task may wait for the host.
     """
-    shown = run.requests
+    shown, fleet = run.requests, world.fleet
     if t < 0:
         nearest = nearest_name(id, shown.tasks)
-        return (
-            f"the allocator placed task {id!r}, which was not in its frontier",
-            f"Did you mean {nearest!r}?" if nearest else "Answer with the ids of tasks in the frontier.",
+        return AllocatorError(
+            f"the allocator placed task {id!r}, which was not in its frontier.",
+            remedy=f"Did you mean {nearest!r}?" if nearest else "Answer with the ids of tasks in the frontier.",
+            id=id,
         )
-    host = shown.hosts.get(name)
-    if host is None:
-        nearest = nearest_name(name, shown.hosts)
-        return (
-            f"the allocator placed task {id!r} on {name!r}, which is not a host in its view",
-            f"Did you mean {nearest!r}?" if nearest else "Answer with names from view.hosts.",
-        )
-    if shown.fleet_version != world.fleet.version or not host.open:
+    if not fleet.is_known(name):
+        # The allocator cannot know that a host was removed while it thought.
+        return None if name in shown.hosts else _unknown_host(run, id, name)
+    host = fleet.by_name.get(name)
+    if host is None or not host.open:
+        # The allocator cannot know that a host was given up while it thought.
+        known = name in shown.hosts and shown.hosts[name].given_up and fleet.is_given_up(name, world.now)
+        return _given_up(world, id, name) if known else None
+    if shown.fleet_version != fleet.version:
         return None
-    why = world.fleet.why_infeasible(host, run.spec.profiles[run.spec.profile[t]])
-    if why:
-        return (
-            f"the allocator placed task {id!r} on host {name!r}, which can never run it: {why}",
-            "Choose another host for the task.",
-        )
-    return None
+    why = fleet.why_infeasible(host, run.spec.profiles[run.spec.profile[t]])
+    if not why:
+        return None
+    return AllocatorError(
+        f"the allocator placed task {id!r} on host {name!r}, which can never run it: {why}.",
+        remedy="Choose another host for the task.",
+        id=id,
+        lacks={name: why},
+    )
+
+
+def _unknown_host(run: Run, id: str, name: str) -> AllocatorError:
+    nearest = nearest_name(name, run.requests.hosts)
+    return AllocatorError(
+        f"the allocator placed task {id!r} on {name!r}, which is not a host of the inventory.",
+        remedy=f"Did you mean {nearest!r}?" if nearest else "Answer with names from view.hosts.",
+        id=id,
+        lacks={name: "is not in the inventory"},
+    )
+
+
+def _given_up(world: World, id: str, name: str) -> AllocatorError:
+    absent = world.fleet.absent.get(name)
+    why = "is being drained" if absent is None else absent.story(world.now)
+    return AllocatorError(
+        f"the allocator placed task {id!r} on host {name!r}, for which no task waits any longer: the host {why}.",
+        remedy="Place tasks only on hosts whose given_up is False in view.hosts, for example on those for which "
+        "draft.fits returns True. Or find out why this host is not there.",
+        id=id,
+        lacks={name: why},
+    )
 
 
 def _place(world: World, run: Run, t: int, name: str) -> bool:

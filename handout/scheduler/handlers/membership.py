@@ -12,9 +12,10 @@ from handout.scheduler.commands import AnnounceRunEnded, RefuseDrain, ReleaseHos
 from handout.scheduler.handlers.attempts import recall
 from handout.scheduler.handlers.borrowing import borrow_all
 from handout.scheduler.handlers.cancellation import close
-from handout.scheduler.handlers.recovery import lose_host, unpin_groups
+from handout.scheduler.handlers.recovery import give_up_later, lose_host, unpin_groups
 from handout.scheduler.handlers.replicas import copy_to
 from handout.scheduler.placing.feasibility import depends_on_host
+from handout.scheduler.state.absent_hosts import DeclaredHost
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.run_preparation import prepare_run
 from handout.scheduler.state.runs import Run
@@ -26,13 +27,16 @@ from handout.slices import at_once
 __all__ = [
     "SHORTAGE_S",
     "capabilities_changed",
+    "host_abandoned",
     "host_connected",
     "host_delayed",
     "host_drained",
     "host_expected",
     "host_lost",
     "host_recovered",
+    "host_removed",
     "host_suspected",
+    "patience_over",
     "release_drained",
     "run_closed",
     "run_submitted",
@@ -74,19 +78,24 @@ def run_closed(world: World, event: ev.RunClosed) -> None:
 
 
 def host_expected(world: World, event: ev.HostExpected) -> None:
-    """Note that a host is expected to join. Tasks that only this host can run wait for it."""
+    """Note that a host of the inventory is expected to join. Tasks that only this host can run wait for it."""
     world.fleet.leave_no_more(event.host)
-    if event.host not in world.fleet.by_name:
-        world.fleet.expect(event.host)
+    declared = DeclaredHost(event.declared, event.price_per_hour, event.patience_s)
+    world.fleet.expect(event.host, declared, world.now)
 
 
 def host_delayed(world: World, event: ev.HostDelayed) -> None:
-    """Note why the shell does not connect to an expected host yet. An empty reason means that it is connecting now.
-
-    Tasks that only this host can run wait for it.
-    """
-    if event.host in world.fleet.expected:
-        world.fleet.expect(event.host, event.reason)
+    """Note why the shell does not connect to a host for now. An empty reason means that it is connecting again."""
+    host = world.fleet.absent.get(event.host)
+    if host is None:
+        return
+    if event.reason:
+        host.quarantine(event.reason)
+        world.note_change()
+    elif host.state == "quarantined":
+        host.end_quarantine(world.now)
+        give_up_later(world, host)
+        world.note_change()
 
 
 def host_connected(world: World, event: ev.HostConnected) -> None:
@@ -111,23 +120,40 @@ def _has_room(world: World, host: HostRecord) -> None:
 
 
 def host_lost(world: World, event: ev.HostLost) -> None:
-    """Forget a host that is lost, or for which tasks must not wait any longer."""
+    """Forget the agent of a lost host, or note that tasks must not wait any longer for an expected host."""
     host = world.fleet.by_name.get(event.host)
     world.fleet.leave_no_more(event.host)
     if host is not None:
         lose_host(world, host, event.reason)
         if host.draining and not host.released:
             world.out.add(ReleaseHost(host.name))
-    elif event.host in world.fleet.expected:
-        _expect_no_more(world, event.host)
+    elif (absent := world.fleet.give_up(event.host, world.now, event.reason, final=event.final)) is not None:
+        # Custom allocators may have kept tasks back for this host.
+        world.note_change()
+        give_up_later(world, absent)
         world.recheck = True
     else:
         world.stale += 1
 
 
-def _expect_no_more(world: World, name: str) -> None:
-    """Forget an expected host. Ask the custom allocators again, because they may have kept tasks back for this host."""
-    world.fleet.expect_no_more(name)
+def host_abandoned(world: World, event: ev.HostAbandoned) -> None:
+    """Give a host no new work, because its agent is given up. Its tasks may still run until `HostLost`."""
+    host = world.fleet.by_name.get(event.host)
+    if host is not None and not host.abandoned:
+        host.abandon(world.now)
+        world.fleet.note_change()
+        world.note_change()
+
+
+def host_removed(world: World, event: ev.HostRemoved) -> None:
+    """Forget a host that is not in the inventory any more."""
+    world.fleet.forget_host(event.host)
+    world.note_change()
+    world.recheck = True
+
+
+def patience_over(world: World, timer: Timer) -> None:
+    """Have custom allocators asked again, because tasks may have waited for a lost host long enough."""
     world.note_change()
 
 
@@ -137,12 +163,13 @@ def host_suspected(world: World, event: ev.HostSuspected) -> None:
     if host is not None and not host.suspected:
         host.suspect(True)
         world.fleet.note_change()
+        world.note_change()
 
 
 def host_recovered(world: World, event: ev.HostRecovered) -> None:
     """Let a host that was silent get work again."""
     host = world.fleet.by_name.get(event.host)
-    if host is not None and host.suspected:
+    if host is not None and host.suspected and not host.abandoned:
         host.suspect(False)
         world.fleet.note_change()
         _has_room(world, host)
@@ -162,12 +189,15 @@ def host_drained(world: World, event: ev.HostDrained) -> None:
         world.out.add(RefuseDrain(event.host, _refusal(event.host, error)))
         return
     if host is None:
-        _expect_no_more(world, event.host)
+        if (absent := world.fleet.absent.get(event.host)) is not None:
+            absent.drain()
+        world.note_change()  # custom allocators may have kept tasks back for this host
         world.fleet.leave(event.host)
         world.out.add(ReleaseHost(event.host))
         return
     host.drain()
     world.fleet.note_change()
+    world.note_change()
     world.recheck = True
     for run in world.runs.values():
         unpin_groups(world, run, host.index)

@@ -25,13 +25,23 @@ from handout.scheduler.handlers.cancellation import (
 )
 from handout.scheduler.handlers.replicas import add_replica, copy_to, mirror, users_of
 from handout.scheduler.handlers.retries import MAX_ENVIRONMENT_FAILURES, outcome_unknown, result_lost
+from handout.scheduler.state.absent_hosts import AbsentHost
 from handout.scheduler.state.hosts import HostRecord
 from handout.scheduler.state.object_table import OUTPUT
 from handout.scheduler.state.runs import FailureCount, Run
+from handout.scheduler.state.timers import Timer, Wake
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
 
-__all__ = ["copy_failed", "lose_host", "lose_object", "objects_stored", "objects_vanished", "unpin_groups"]
+__all__ = [
+    "copy_failed",
+    "give_up_later",
+    "lose_host",
+    "lose_object",
+    "objects_stored",
+    "objects_vanished",
+    "unpin_groups",
+]
 
 #: After this many failed copies of an object to one host, the tasks that wait there for the object are placed
 #: elsewhere.
@@ -46,7 +56,7 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
     """Forget a lost host, and recover the tasks and objects that were on it."""
     world.settle()
     release_lingering(world, host)
-    world.fleet.remove(host)
+    give_up_later(world, world.fleet.remove(host, world.now, reason))
     world.out.forget(host.index)
     world.dirty.discard(host)
     world.leading.discard(host)
@@ -74,6 +84,12 @@ def _mirror(world: World, home: Run, object_: int) -> None:
     for run, o in mirror(world, home, object_):
         run.object_lost(o)
         lose_object(world, run, o)
+
+
+def give_up_later(world: World, host: AbsentHost) -> None:
+    """Have custom allocators asked again once the tasks that they place on a lost host no longer wait for it."""
+    if host.is_awaited(world.now) and host.state == "lost":
+        world.timers.set(host.until_s, Timer(Wake.GIVE_UP))
 
 
 def unpin_groups(world: World, run: Run, index: int) -> None:

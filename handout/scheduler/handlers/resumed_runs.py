@@ -5,6 +5,8 @@ A claim is an amount of a host, or of the amounts that all hosts share, that is 
 
 from __future__ import annotations
 
+from math import inf
+
 from handout.protocol.resource_ledger import Claim
 from handout.scheduler.events import AttemptsFound, AttemptsUnknown, ResultsCommitted
 from handout.scheduler.handlers.attempts import give_up_attempts, hand_over, recall, return_to_frontier
@@ -119,7 +121,7 @@ def _go_on(world: World, run: Run, t: int, host: HostRecord, attempt: int) -> No
     if granted is not None:
         run.mark_found(t, attempt)
         hand_over(world, run, t, host, *granted, found=True)
-        run.mark_started(t)
+        run.mark_started(t, -inf)  # the core does not know when the attempt started
     elif waits is not None:
         run.mark_found(t, attempt)
         hand_over(world, run, t, host, waits, 0.0, found=True)

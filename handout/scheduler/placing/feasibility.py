@@ -18,6 +18,11 @@ from handout.scheduler.task_states import Outcome, State
 
 __all__ = ["depends_on_host", "end_infeasible_runs"]
 
+#: An error tells why each of at most this many hosts is not there. Its ``lacks`` has all of them.
+_TOLD = 8
+#: What the user can do about hosts that are not there.
+_MEND = "Mend what keeps the host away: Cluster.unavailable has each error. Or add a host that can be reached."
+
 
 def end_infeasible_runs(world: World) -> None:
     """End the runs that have a task which no connected host can ever run. Hosts that are being drained do not count.
@@ -107,12 +112,29 @@ def _pinned_elsewhere(world: World, name: str, pin: str, hosts: list[HostRecord]
             id=name,
             lacks={pin: "is being drained"},
         )
+    if pin in world.fleet.absent:
+        story = world.fleet.absent[pin].story(world.now)
+        return PlacementError(f"{problem}, which is not there: it {story}.", remedy=_MEND, id=name, lacks={pin: story})
     connected = ", ".join(repr(host.name) for host in hosts) or "none"
     return PlacementError(
-        f"{problem}, which is not connected. Connected hosts: {connected}.",
-        remedy="Correct the name, or find out why that host could not be reached.",
+        f"{problem}, which is not a host of the inventory. Connected hosts: {connected}.",
+        remedy="Correct the name, or add the host to the inventory.",
         id=name,
-        lacks={pin: "is not connected"},
+        lacks={pin: "is not in the inventory"},
+    )
+
+
+def _none_there(world: World, name: str) -> PlacementError:
+    """Return the error for a task of a run that no host can get, although the inventory has hosts."""
+    lacks = {host.name: "is being drained" for host in world.fleet.by_name.values()}
+    lacks |= {host.name: host.story(world.now) for host in world.fleet.absent.values()}
+    told = "; ".join(f"host {host!r} {why}" for host, why in list(lacks.items())[:_TOLD])
+    more = f"; and {len(lacks) - _TOLD} more" if len(lacks) > _TOLD else ""
+    return PlacementError(
+        f"task {name!r} cannot be placed, because no host of the inventory is ready: {told}{more}.",
+        remedy=_MEND,
+        id=name,
+        lacks=lacks,
     )
 
 
@@ -122,6 +144,8 @@ def _placement_error(world: World, name: str, profile: Profile, hosts: list[Host
         if not pinned:
             return _pinned_elsewhere(world, name, profile.host, hosts)
         hosts = pinned
+    if not hosts and world.fleet.absent:
+        return _none_there(world, name)
     if profile.python is not None and hosts and not any(host.python == profile.python for host in hosts):
         lacks = {host.name: f"has Python {host.python}" for host in hosts}
         clauses = "; ".join(f"host {host!r} {text}" for host, text in lacks.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handout.scheduler.state.hosts import HostRecord
+from handout.allocators import HostView
 
 __all__ = ["AllocatorRequests"]
 
@@ -12,7 +12,7 @@ __all__ = ["AllocatorRequests"]
 class AllocatorRequests:
     """The open request to the allocator, and the facts that decide when the core makes the next request."""
 
-    __slots__ = ("_first_shown", "asks_again", "changed", "fleet_version", "hosts", "number", "tasks")
+    __slots__ = ("_first_shown", "asks_again", "changed", "fleet_version", "hosts", "number", "tasks", "waits_for")
 
     def __init__(self) -> None:
         #: Number of the open request, or -1 if no request is open.
@@ -20,7 +20,9 @@ class AllocatorRequests:
         #: The numbers of the tasks that the last request showed to the allocator, by task id.
         self.tasks: Mapping[str, int] = {}
         #: The hosts that the last request showed to the allocator, by name.
-        self.hosts: Mapping[str, HostRecord] = {}
+        self.hosts: Mapping[str, HostView] = {}
+        #: The hosts that are not ready and on which the last answer placed tasks, by task number.
+        self.waits_for: dict[int, str] = {}
         #: The value of `Fleet.version` at the time of the last request.
         self.fleet_version = -1
         #: Number of timers that are set because the allocator wants to be asked again at a certain time.
@@ -30,7 +32,7 @@ class AllocatorRequests:
         #: The time at which the core first showed each task to the allocator, by task number.
         self._first_shown: dict[int, float] = {}
 
-    def open(self, number: int, tasks: Mapping[str, int], hosts: Mapping[str, HostRecord], fleet_version: int) -> None:
+    def open(self, number: int, tasks: Mapping[str, int], hosts: Mapping[str, HostView], fleet_version: int) -> None:
         """Note that a request was made, and what it showed to the allocator."""
         self.number = number
         self.tasks = tasks
@@ -41,6 +43,11 @@ class AllocatorRequests:
     def close(self) -> None:
         """Note that the allocator has answered the open request, or that its answer does not count any more."""
         self.number = -1
+        self.waits_for = {}
+
+    def wait_for(self, t: int, host: str) -> None:
+        """Note that the allocator has placed a task on a host that is not ready, so that the task waits for it."""
+        self.waits_for[t] = host
 
     def note_change(self) -> None:
         """Note that the allocator may answer differently now."""

@@ -16,19 +16,21 @@ from handout.resources.names import MAX_CONCURRENCY
 from handout.resources.offer import Offer
 from handout.resources.requirement import Requirement
 from handout.scheduler.run_spec import CONTROLLER, Profile
+from handout.scheduler.state.absent_hosts import NOT_DECLARED, AbsentHost, DeclaredHost
 from handout.scheduler.state.hosts import Demand, HostRecord
 
 __all__ = ["Fleet"]
 
 
 class Fleet:
-    """The connected hosts, the expected hosts, and the amounts that all hosts of the inventory share."""
+    """The connected hosts, the hosts of the inventory without an agent, and the amounts that all hosts share."""
 
     __slots__ = (
         "_by_index",
+        "_declared",
         "_demands",
+        "absent",
         "by_name",
-        "expected",
         "leaving",
         "names",
         "shared",
@@ -42,9 +44,10 @@ class Fleet:
         self._by_index: dict[int, HostRecord] = {}
         self.by_name: dict[str, HostRecord] = {}
         self._demands: dict[Profile, tuple[Demand, ...]] = {}
-        #: The expected hosts: they have not joined yet, and tasks wait for them. Key: the host's name. Value: why the
-        #: shell does not connect to the host yet, or "" if the shell is connecting.
-        self.expected: dict[str, str] = {}
+        #: What the inventory says about its hosts, by name.
+        self._declared: dict[str, DeclaredHost] = {}
+        #: The hosts of the inventory that have no agent which the core can use, by name.
+        self.absent: dict[str, AbsentHost] = {}
         #: Names of the hosts that the caller drained before they joined. If such a host joins, it gets no work.
         self.leaving: set[str] = set()
         #: The amounts that all hosts share, by name, in parts (1/10,000 of a unit).
@@ -56,18 +59,52 @@ class Fleet:
 
     # -- members
 
-    def expect(self, name: str, reason: str = "") -> None:
-        """Note that a host is expected to join, so that tasks wait for it.
+    @property
+    def expected(self) -> dict[str, str]:
+        """The hosts that have not joined yet and for which tasks wait that no other host can run.
 
-        Args:
-            name: The host's name.
-            reason: Why the shell does not connect to the host yet, or "" if the shell is connecting.
+        Key: the host's name. Value: why the shell does not connect to the host yet, or "" if the shell is connecting.
         """
-        self.expected[name] = reason
+        return {name: host.delay for name, host in self.absent.items() if host.expected}
 
-    def expect_no_more(self, name: str) -> None:
-        """Note that tasks no longer wait for a host to join. The host may have joined, or may still join later."""
-        self.expected.pop(name, None)
+    def expect(self, name: str, declared: DeclaredHost, now: float) -> None:
+        """Note that a host of the inventory is expected to join, so that tasks wait for it."""
+        self._declared[name] = declared
+        if name in self.by_name:
+            return
+        host = self.absent.get(name)
+        if host is None or host.state == "draining":
+            host = self.absent[name] = AbsentHost(name, declared, "starting", now)
+        host.declared, host.expected = declared, True
+
+    def give_up(self, name: str, now: float, reason: str, *, final: bool) -> AbsentHost | None:
+        """Note that tasks which no other host can run no longer wait for a host. The host may still join later.
+
+        Return the host, or None if no such host is absent.
+        """
+        host = self.absent.get(name)
+        if host is not None:
+            host.expected = False
+            host.lose(now, reason, final=final)
+        return host
+
+    def forget_host(self, name: str) -> None:
+        """Forget a host that is not in the inventory any more. It has no agent."""
+        self._declared.pop(name, None)
+        self.absent.pop(name, None)
+
+    def is_known(self, name: str) -> bool:
+        """Return True if a host is in the inventory."""
+        return name in self.by_name or name in self.absent
+
+    def is_given_up(self, name: str, now: float) -> bool:
+        """Return True if a task that a custom allocator places on a host of the inventory must not wait for it."""
+        host = self.by_name.get(name)
+        return not self.absent[name].is_awaited(now) if host is None else host.draining
+
+    def awaits_some(self, now: float) -> bool:
+        """Return True if some task may wait for a host that has not joined."""
+        return any(host.expected or host.is_awaited(now) for host in self.absent.values())
 
     def leave(self, name: str) -> None:
         """Note that a host was drained before it joined. If it joins, it gets no work."""
@@ -83,19 +120,25 @@ class Fleet:
         self.names.append(name)
         self._by_index[host.index] = host
         self.by_name[name] = host
-        self.expect_no_more(name)
+        self.absent.pop(name, None)
         if name in self.leaving:
             host.drain()
             host.mark_released()
         self.note_change()
         return host
 
-    def remove(self, host: HostRecord) -> None:
-        """Forget a lost host. Its index is never used again."""
+    def remove(self, host: HostRecord, now: float, reason: str) -> AbsentHost:
+        """Forget the record of a lost host. Its index is never used again. Return the host as it is from now on."""
         host.mark_lost()
         del self._by_index[host.index]
         del self.by_name[host.name]
+        declared = self._declared.get(host.name, NOT_DECLARED)
+        since_s = now if host.abandoned_s is None else host.abandoned_s
+        until_s = since_s + declared.patience_s
+        lost = AbsentHost(host.name, declared, "lost", since_s, reason, has_joined=True, until_s=until_s)
+        self.absent[host.name] = lost
         self.note_change()
+        return lost
 
     def at(self, index: int) -> HostRecord | None:
         """Return the host with this index, or None if that host was lost."""

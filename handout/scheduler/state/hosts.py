@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from handout.allocators import HostState
 from handout.protocol.resource_ledger import Claim, Ledger
 from handout.resources.offer import Offer
 from handout.resources.units import PARTS
@@ -106,6 +107,7 @@ class HostRecord:
     """A host from the time when its agent is ready until the host is lost. A host that comes back gets a new record."""
 
     __slots__ = (
+        "abandoned_s",
         "ahead",
         "ahead_n",
         "ahead_s",
@@ -148,6 +150,9 @@ class HostRecord:
         self.price_per_hour = price
         self.alive = True
         self.suspected = False
+        #: The core's time at which the shell has given up the agent, or None. The agent's tasks may still run until the
+        #: core learns that the host is lost.
+        self.abandoned_s: float | None = None
         #: True if the caller drains the host: it gets no new work, and is let go once no run needs it.
         self.draining = False
         #: True if the core has told the shell that it may let this drained host go.
@@ -204,6 +209,24 @@ class HostRecord:
     def open(self) -> bool:
         """True if the host may get new work."""
         return self.alive and not self.suspected and not self.draining
+
+    @property
+    def state(self) -> HostState:
+        """The host's state, as allocators and callers see it."""
+        if self.abandoned:
+            return "lost"
+        if self.draining:
+            return "draining"
+        return "suspected" if self.suspected else "ready"
+
+    @property
+    def abandoned(self) -> bool:
+        """True if the shell has given up the agent."""
+        return self.abandoned_s is not None
+
+    def abandon(self, now: float) -> None:
+        """Note that the shell has given up the agent, so that the host gets no new work."""
+        self.suspected, self.abandoned_s = True, now
 
     def suspect(self, suspected: bool) -> None:
         """Note that the controller has not heard from the host for a while (True), or hears from it again (False)."""

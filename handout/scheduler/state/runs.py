@@ -257,8 +257,9 @@ class Run:
         self.cancelling: set[int] = set()
         #: Number of the attempt that the core has recalled, and for which the agent has not answered yet.
         self.recalled: dict[int, int] = {}
-        #: Tasks that run, as far as the core knows.
-        self.started: set[int] = set()
+        #: For each task that runs, as far as the core knows: the core's time at which it learned of the start, or
+        #: -inf if that is not known.
+        self.started: dict[int, float] = {}
         #: Number of the attempt that an earlier controller began and that the host goes on with. Because of such
         #: attempts, more tasks may be handed than ``max_concurrency`` allows.
         self.found: dict[int, int] = {}
@@ -503,7 +504,7 @@ class Run:
         """
         claim = self.claims[t]
         self.claims[t] = None
-        self.started.discard(t)
+        self.started.pop(t, None)
         self.recalled.pop(t, None)
         if self.stragglers is not None:
             self.stragglers.stopped(t)
@@ -517,9 +518,9 @@ class Run:
         """Note the claim that a task has on the shared amounts. The core is about to hand the task over."""
         self.shared[t] = claim
 
-    def mark_started(self, t: int) -> None:
+    def mark_started(self, t: int, now: float) -> None:
         """Note that a handed task runs."""
-        self.started.add(t)
+        self.started[t] = now
 
     def mark_recalled(self, t: int) -> bool:
         """Note that a task's attempt is recalled. Return False if it was recalled before, or is being cancelled."""
@@ -571,7 +572,7 @@ class Run:
         self.second_attempts[t] = self._present(t)
         self.claims[t] = None
         self.shared.pop(t, None)
-        self.started.discard(t)
+        self.started.pop(t, None)
 
     def mark_speculated(self, t: int) -> None:
         """Note that a task has got a second attempt, so that it never gets another second attempt."""
@@ -596,7 +597,7 @@ class Run:
 
     def _present(self, t: int) -> SecondAttempt:
         shared, variant = self.shared.get(t), self.variant.get(t, 0)
-        return SecondAttempt(self.host[t], self.attempt[t], self.claims[t], shared, variant, t in self.started)
+        return SecondAttempt(self.host[t], self.attempt[t], self.claims[t], shared, variant, self.started.get(t))
 
     def _install(self, t: int, other: SecondAttempt) -> None:
         # The highest attempt number is kept, so that no later attempt gets this number again, even if the older of the
@@ -609,7 +610,9 @@ class Run:
         self.variant.pop(t, None)
         if other.variant:
             self.variant[t] = other.variant
-        (self.started.add if other.started else self.started.discard)(t)
+        self.started.pop(t, None)
+        if other.started_s is not None:
+            self.started[t] = other.started_s
 
     # -- inputs
 

@@ -22,4 +22,4 @@ class SecondAttempt(NamedTuple):
     claim: Claim | None
     shared: Claim | None
     variant: int
-    started: bool
+    started_s: float | None

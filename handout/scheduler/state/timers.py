@@ -31,6 +31,8 @@ class Wake(Enum):
     SPECULATE = auto()
     #: A host whose capabilities dropped has had its time to offer them again.
     SHORTAGE = auto()
+    #: Tasks that a custom allocator has placed on a lost host have waited for it long enough.
+    GIVE_UP = auto()
 
 
 @dataclass(frozen=True, slots=True)
