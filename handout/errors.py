@@ -26,6 +26,8 @@ HandoutError
 │   ├── HostKeyError          a wrong or unknown host key
 │   ├── AuthenticationError   the host refused the login
 │   ├── BootstrapError        the controller connected, but the agent did not start
+│   │   ├── SetupError        the setup line of a host failed
+│   │   └── WorkdirError      tasks cannot run in the folder that the entry of a host names
 │   ├── HostLostError         the host is gone or silent
 │   └── HostUnstableError     the host was lost again and again
 ├── JournalError              a journal that cannot record or resume a run
@@ -70,6 +72,7 @@ __all__ = [
     "ResultError",
     "ResultTooLargeError",
     "RunTimeoutError",
+    "SetupError",
     "TaskCancelledError",
     "TaskError",
     "TaskExitedError",
@@ -77,6 +80,7 @@ __all__ = [
     "TrustError",
     "UnserializableError",
     "WireError",
+    "WorkdirError",
     "WorkerDiedError",
 ]
 
@@ -376,6 +380,29 @@ class BootstrapError(HostError):
     """
 
     output: str = ""
+
+
+class SetupError(BootstrapError):
+    """The setup line of a host failed, ended its shell, printed too much, or did not end in time.
+
+    Attributes:
+        output: The end of what the line printed. The name of a variable of ``Host(env=...)`` replaces its value.
+        setup: The line.
+        status: The exit status of the shell that ran the line, or None if the shell was stopped.
+    """
+
+    setup: str = ""
+    status: int | None = None
+
+
+class WorkdirError(BootstrapError):
+    """Tasks cannot run in the folder that the entry of a host names, for example because the folder does not exist.
+
+    Attributes:
+        path: The path of the folder, as the entry has it.
+    """
+
+    path: str = ""
 
 
 class HostLostError(HostError):

@@ -255,6 +255,9 @@ class Failure:
                 f"{_install(self)} A task that lacks a package is tried again only if its retry_on= names "
                 "ModuleNotFoundError."
             )
+        looked_up = self._looked_up_in_vain()
+        if looked_up:
+            return looked_up
         if self.report.get("undecided"):
             return "Fix the function, and its retry_on=, which gave no answer: another note says why."
         if self.report.get("retryable") is False:
@@ -262,6 +265,16 @@ class Failure:
         if self.attempts > 1:
             return "Fix the function, or raise retries= if one more attempt may help."
         return "Fix the function, or set retries= if another attempt may help."
+
+    def _looked_up_in_vain(self) -> str:
+        """Return what to do about a variable or a file that the host does not have. It may be the caller's."""
+        variable, file, folder = (self.report.get(name) for name in ("variable", "file", "folder"))
+        if variable is not None:
+            return _NO_VARIABLE.format(variable, self.host)
+        if file is not None:
+            where = f"in the folder {folder!r} of host {self.host!r}" if folder else f"on host {self.host!r}"
+            return _NO_FILE.format(file, where, _FOLDER if folder else "")
+        return ""
 
     def _met_the_limit(self) -> bool:
         """Return True if the operating system refused to start one more process or thread for the task."""
@@ -353,6 +366,18 @@ def of_exception(
     return found
 
 
+_NO_VARIABLE = (
+    "The variable {0!r} is not set on host {1!r}. A task has the environment that its host had when the host was "
+    "connected, and the environment of the caller does not travel. To give the host the caller's value, name the "
+    "variable: Host({1!r}, env=[{0!r}]). For another value, write Host({1!r}, env={{{0!r}: 'value'}})."
+)
+_NO_FILE = (
+    "The task looked for {0!r} {1}. Files of the caller do not travel by themselves. If the file is the caller's, pass "
+    "handout.File({0!r}) to the function as an argument, and open this.{2}"
+)
+_FOLDER = (
+    " If the file is on the host, give its whole path, or name the folder in which tasks begin: Host(workdir=...)."
+)
 #: The text of Python's error when no further thread can be started.
 _NO_THREAD = "can't start new thread"
 #: The text of the system's error when no further process can be started.

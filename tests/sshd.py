@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from handout.resources.host import Host
 from tests.ledger import handed_on
@@ -71,8 +72,9 @@ class OpenSsh:
         name: str,
         capabilities: Mapping[str, object] | None = None,
         *,
-        python: str = sys.executable,
+        python: str | None = sys.executable,
         port: int | None = None,
+        **given: Any,
     ) -> Host:
         """Return an inventory entry for this server. Each name makes another host of the one server.
 
@@ -81,6 +83,7 @@ class OpenSsh:
             capabilities: The capabilities that the entry declares.
             python: The interpreter on the host.
             port: The port of a proxy in front of the server. The client accepts the server's key at that port, too.
+            **given: Further arguments of `Host`.
         """
         options = self.options
         if port is not None:
@@ -95,6 +98,7 @@ class OpenSsh:
             python=python,
             capabilities=dict(capabilities or {}),
             ssh=options,
+            **given,
         )
 
     def inventory_file(self, hosts: Mapping[str, str], *, python: str = sys.executable) -> Path:

@@ -38,6 +38,8 @@ _LIMITS: dict[int | None, tuple[int, str]] = {
     errno.EMFILE: (resource.RLIMIT_NOFILE, "the limit on open files is {} (ulimit -n)"),
     errno.ENOMEM: (resource.RLIMIT_AS, "the limit on address space is {} bytes (ulimit -v)"),
 }
+#: The variables that the Python of a relay may need to start.
+_OF_RELAY = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
 #: What the dynamic linker says if it lacks memory. Python turns its message into an `ImportError`.
 _NO_MEMORY = ("annot allocate memory", "failed to map segment")
 
@@ -47,8 +49,9 @@ class BootError(Exception):
 
     Attributes:
         kind: ``input`` if the bundle did not arrive, ``space`` if no folder has room, ``limit`` if the processes of the
-            login have reached one of their limits, ``folder`` if no folder can be written to, ``start`` in all other
-            cases. By the kind, the controller chooses the remedy for its error message.
+            login have reached one of their limits, ``folder`` if no folder can be written to, ``workdir`` if tasks
+            cannot begin in the folder that the controller names, ``start`` in all other cases. By the kind, the
+            controller chooses the remedy for its error message.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -148,6 +151,21 @@ def give_back_python_path() -> list[str]:
     return [path for path in folders if path != start]
 
 
+def enter(path: str) -> None:
+    """Change to the folder in which tasks run. The supervisor and the workers inherit it.
+
+    Args:
+        path: Path of the folder. A leading ``~`` stands for the home folder.
+
+    Raises:
+        BootError: This is not possible.
+    """
+    try:
+        os.chdir(os.path.expanduser(path))
+    except OSError as error:
+        raise BootError("workdir", error.strerror or str(error)) from None
+
+
 def make_folder(nbytes: int) -> str:
     """Make a private folder for this run, and return the path of the folder.
 
@@ -184,20 +202,40 @@ def make_folder(nbytes: int) -> str:
 
 
 def unpack(folder: str, bundle: bytes) -> tuple[str, int]:
-    """Write the bundle into a file in the folder, and open the log. Return the file's path and the log's descriptor.
+    """Write the bundle and the variables of relays into the folder, and open the log.
+
+    Return the path of the bundle, and the descriptor of the log.
 
     Raises:
         BootError: The system refused to write a file.
     """
     path = os.path.join(folder, "bundle.zip")
     try:
-        with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+        with open(path, "wb", opener=_open_private) as file:
             file.write(bundle)
+        with open(os.path.join(folder, "relay.sh"), "wb", opener=_open_private) as file:
+            file.write(_relay_variables())
         log = os.open(os.path.join(folder, "supervisor.log"), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         problem = f"cannot write the bundle of {len(bundle)} bytes and a log to {folder}: {reason(folder, error)}"
         raise BootError(kind_of(error, "folder"), problem) from None
     return path, log
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _relay_variables() -> bytes:
+    """Return shell code that sets the variables that a relay may need.
+
+    The setup line of a host may set where the libraries of its Python are, and does not run for a relay.
+    """
+    return b"".join(
+        b"export %s='%s'\n" % (name.encode(), os.environb[name.encode()].replace(b"'", b"'\\''"))
+        for name in _OF_RELAY
+        if name in os.environ
+    )
 
 
 def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, report_fd: int, log: int) -> NoReturn:
@@ -217,8 +255,7 @@ def daemonize(folder: str, bundle: str, settings: dict[str, Any], token: bytes, 
     _detach(report_fd, log)
     _hide_inherited_mark()
     os.environ["HANDOUT_RUN"] = folder
-    settings["python_path"] = give_back_python_path()
-    sys.path[:] = [bundle] + [p for p in sys.path if p not in ("", _current_folder())]
+    sys.path.insert(0, bundle)
     status = 1
     try:
         from handout.host import supervisor
@@ -336,6 +373,12 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         BootError: The agent did not start.
     """
     bundle = read_exactly(stream, preface["size"], preface["marker"])
+    settings = preface["settings"]
+    # Before the folder changes, because PYTHONPATH may have relative paths.
+    settings["python_path"] = give_back_python_path()
+    sys.path[:] = [path for path in sys.path if path not in ("", _current_folder())]
+    if "workdir" in settings:
+        enter(settings["workdir"])
     folder = make_folder(len(bundle))
     try:
         # This process keeps the log open, because it may read the log after the supervisor has removed the folder.
@@ -344,7 +387,7 @@ def boot(preface: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            daemonize(folder, path, preface["settings"], bytes.fromhex(preface["token"]), writing, log)
+            daemonize(folder, path, settings, bytes.fromhex(preface["token"]), writing, log)
         os.close(writing)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -377,6 +377,12 @@ class Failed(NamedTuple):
     """``unserializable``: class of the part that cannot be pickled."""
     missing: str | None = None
     """``raised``, ``input``: name of the module that the task has tried to import, if the host does not have it."""
+    variable: str | None = None
+    """``raised``: name of the environment variable that the task has looked up in `os.environ`, if it is not there."""
+    file: str | None = None
+    """``raised``: path of the file that the task has tried to open, if the host does not have it."""
+    folder: str | None = None
+    """``raised``: the folder in which the task has looked for ``file``. Empty if the path is absolute."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None
@@ -637,6 +643,12 @@ class TaskFailure(NamedTuple):
     """``unserializable``: class of the part that cannot be pickled."""
     missing: str | None = None
     """``raised``, ``input``: name of the module that the task has tried to import, if the host does not have it."""
+    variable: str | None = None
+    """``raised``: name of the environment variable that the task has looked up in `os.environ`, if it is not there."""
+    file: str | None = None
+    """``raised``: path of the file that the task has tried to open, if the host does not have it."""
+    folder: str | None = None
+    """``raised``: the folder in which the task has looked for ``file``. Empty if the path is absolute."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None

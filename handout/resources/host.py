@@ -13,11 +13,14 @@ from pydantic import ValidationError
 from handout.errors import CostError, InventoryError
 from handout.resources.capabilities import Capabilities, CapabilitiesLike, as_capabilities
 from handout.resources.did_you_mean import nearest_name
+from handout.resources.host_variables import Variables, VariablesLike, read_variables, taken_from_caller
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.serialization.user_objects import brief, text
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _SSH_PORT: Final = 22
+#: Of these mappings, a repr has only the names, because the values can be passwords, and a repr may appear in logs.
+_SECRET: Final = ("env", "ssh")
 #: "full": the results of the host are unpickled. "data": only data is read from the results.
 Trust = Literal["full", "data"]
 #: The user's name ends at the last ``@``, as it does for ``ssh``. Directories have names such as ``me@example.com``.
@@ -47,6 +50,16 @@ class Host:
         trust: ``"full"``: results of the host are unpickled, so the host can run code in the controller and on other
             hosts. ``"data"``: only data is read from the host's results, which means built-in types, numpy arrays, and
             classes registered with `trust`. Default: ``"full"``.
+        env: Environment variables for the tasks on the host. Either values by name, or a list of names whose values
+            come from the caller's environment each time that the controller starts an agent there. In a mapping, the
+            value None also means this. No other variable of the caller travels to the host. Handout shows these values
+            nowhere: see [variables](../howto/security.md#environment-variables). Default: none.
+        workdir: The folder on the host in which tasks begin. The folder must exist. ``~`` is the home folder. Default:
+            the folder in which the login begins, or to which ``setup`` changes.
+        setup: A line of shell code that prepares the host, such as ``"module load cuda && source env.sh"``. A login
+            shell runs the line before Handout looks for a Python: ``bash -l``, or ``sh -l`` if the host has no bash.
+            What the line exports holds for the choice of the Python, for the agent and for the tasks. If the exit
+            status of the line is not 0, the host cannot be used, and the error is a `SetupError`. Default: none.
 
     Raises:
         InventoryError: A value is wrong. The error names the host and the key.
@@ -54,7 +67,8 @@ class Host:
     Example:
         ```python
         gpu = handout.Host("gpu1", address="10.0.0.2", username="ann", capabilities={"gpu": 2})
-        inventory = handout.Inventory([gpu, "ann@node2:2222"])
+        cpu = handout.Host("node3", env={"OMP_NUM_THREADS": "4"}, workdir="~/runs", setup="module load gcc")
+        inventory = handout.Inventory([gpu, cpu, "ann@node2:2222"])
         ```
     """
 
@@ -62,13 +76,16 @@ class Host:
         "_local",
         "address",
         "capabilities",
+        "env",
         "name",
         "port",
         "price_per_hour",
         "python",
+        "setup",
         "ssh",
         "trust",
         "username",
+        "workdir",
     )
 
     name: str
@@ -80,6 +97,9 @@ class Host:
     price_per_hour: float
     ssh: Mapping[str, Any]
     trust: Trust
+    env: Variables
+    workdir: str | None
+    setup: str | None
 
     def __init__(
         self,
@@ -93,6 +113,9 @@ class Host:
         price_per_hour: float = 0.0,
         ssh: Mapping[str, Any] = _NOTHING,
         trust: Trust = "full",
+        env: VariablesLike = _NOTHING,
+        workdir: str | None = None,
+        setup: str | None = None,
     ) -> None:
         _check_name(name, address)
         self.name = name
@@ -103,6 +126,9 @@ class Host:
         self.price_per_hour = _price(name, price_per_hour)
         self.ssh = _ssh(name, ssh)
         self.trust = _trust(name, trust)
+        self.env = read_variables(name, env)
+        self.workdir = _text(name, "workdir", workdir)
+        self.setup = _setup(name, setup)
         self._local = False
         try:
             self.capabilities = as_capabilities(capabilities)
@@ -115,14 +141,30 @@ class Host:
             _refuse(name, key, first.get("input"), first["msg"], "")
 
     @classmethod
-    def local(cls, name: str = "local", capabilities: CapabilitiesLike = _NOTHING) -> Host:
+    def local(
+        cls,
+        name: str = "local",
+        capabilities: CapabilitiesLike = _NOTHING,
+        *,
+        python: str | None = None,
+        env: VariablesLike = _NOTHING,
+        workdir: str | None = None,
+        setup: str | None = None,
+    ) -> Host:
         """Return this machine as a host. The controller starts the same agent here as elsewhere, but without SSH.
+
+        The agent here has the environment of the caller.
 
         Args:
             name: Name of the host.
             capabilities: What this machine offers. The agent probes the names that are left out.
+            python: Path or name of the Python to use. Default: the Python that runs the caller, even if ``setup``
+                activates another one.
+            env: See `Host`.
+            workdir: See `Host`. Default: the current folder of the caller, or the folder to which ``setup`` changes.
+            setup: See `Host`.
         """
-        host = cls(name, capabilities=capabilities)
+        host = cls(name, capabilities=capabilities, python=python, env=env, workdir=workdir, setup=setup)
         host._local = True
         return host
 
@@ -155,6 +197,14 @@ class Host:
     def is_local(self) -> bool:
         """True if the host is this machine, which the controller reaches without SSH."""
         return self._local
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of ``env``, with the values that the caller's environment has at the moment.
+
+        Raises:
+            InventoryError: The caller's environment lacks a variable.
+        """
+        return taken_from_caller(self.name, self.env)
 
     def connect_options(self) -> dict[str, Any]:
         """Return the arguments for ``asyncssh.connect``. asyncssh reads everything else from the SSH configuration."""
@@ -198,17 +248,17 @@ class Host:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        """Return the call that makes this host, without default values, capabilities and the values in ``ssh``."""
+        """Return the call that makes this host, without defaults, capabilities and values of ``ssh`` and ``env``."""
         given = [
             f"{name}={value!r}"
             for name, value in self._fields().items()
-            # The values of ssh are left out, because they can be passwords and keys, and a repr may appear in logs.
-            if name not in ("name", "ssh", "port", "_local", "capabilities") and value and value != "full"
+            if name not in ("name", *_SECRET, "port", "_local", "capabilities") and value and value != "full"
         ]
         if self.port != _SSH_PORT:
             given.append(f"port={self.port}")
-        if self.ssh:
-            given.append(f"ssh=<{', '.join(sorted(self.ssh))}>")
+        for name in _SECRET:
+            if names := sorted(getattr(self, name)):
+                given.append(f"{name}=<{', '.join(names)}>")
         return f"Host{'.local' if self._local else ''}({', '.join([repr(self.name), *sorted(given)])})"
 
 
@@ -243,11 +293,21 @@ def _check_name(name: Any, address: str | None) -> None:
 
 
 def _text(host: str, key: str, value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and value.strip() and not value.startswith("-")):
-        return value
-    _refuse(
-        host, key, value, "it is not text" if not isinstance(value, str) else "it is empty or begins with a dash", ""
-    )
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        _refuse(host, key, value, "it is not text", "")
+    if not value.strip() or value.startswith("-"):
+        _refuse(host, key, value, "it is empty or begins with a dash", "")
+    if "\0" in value or "\n" in value:
+        _refuse(host, key, value, "it has more than one line, or the character NUL", "")
+    return value
+
+
+def _setup(host: str, line: Any) -> str | None:
+    if line is None or (isinstance(line, str) and line.strip() and "\0" not in line):
+        return line
+    _refuse(host, "setup", line, "it is not a line of shell code", "Write a text such as 'module load cuda'.")
 
 
 def _port(host: str, port: Any) -> int:

@@ -90,7 +90,7 @@ class Inventory(Mapping[str, Host]):
         A host is a table ``[hosts.NAME]`` with arguments of `Host`, a table ``[[hosts]]`` that also has a ``name``, or
         a text in a list such as ``hosts = ["user@host:2222"]``. ``local = true`` in a table means that the host is this
         machine. ``[defaults]`` holds arguments for all hosts, and a host's own arguments win over these.
-        ``capabilities`` and ``ssh`` are merged key by key. ``[shared]``, ``interval_s`` and
+        ``capabilities``, ``ssh`` and ``env`` are merged key by key. ``[shared]``, ``interval_s`` and
         ``tracker = "module:function"`` are the arguments of `Inventory`.
 
         Args:

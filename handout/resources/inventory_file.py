@@ -13,6 +13,7 @@ from typing import Any, Final
 from handout.errors import InventoryError
 from handout.resources.did_you_mean import nearest_name
 from handout.resources.host import Host
+from handout.resources.host_variables import read_variables
 from handout.resources.toml_file import Place, TomlFile
 from handout.resources.tracker import Tracker
 
@@ -26,7 +27,12 @@ _HOST_KEYS: Final = (
     "price_per_hour",
     "ssh",
     "trust",
+    "env",
+    "workdir",
+    "setup",
 )
+#: The keys that the table of this machine may have.
+_LOCAL_KEYS: Final = ("local", "name", "capabilities", "price_per_hour", "python", "env", "workdir", "setup")
 #: Tables that are merged key by key: a key of the host's own table wins over the same key of the defaults.
 _MERGED_KEYS: Final = ("capabilities", "ssh")
 
@@ -113,6 +119,9 @@ class InventoryFile:
         local = given.pop("local", False)
         name = given.pop("name", name)
         try:
+            # `env` may be a list of names here and a table there, so it is not merged as a table.
+            variables = [read_variables(name or str(entry), each["env"]) for each in (defaults, table) if "env" in each]
+            given["env"] = {name: value for each in variables for name, value in each.items()}
             if isinstance(entry, str):
                 return Host.parse(entry, **given)
             if name is None:
@@ -128,7 +137,13 @@ class InventoryFile:
             raise self._file.error(places, problem, error.remedy, host=error.host) from error
 
     def _local(self, place: Place, host: Host, table: Mapping[str, Any]) -> Host:
-        """Return this machine as a host, with the name, capabilities and price of ``host``."""
+        """Return this machine as a host, with what ``host`` says about it.
+
+        Args:
+            place: The place of the host's table.
+            host: The host, as the table and the defaults describe it.
+            table: The host's own table. Only this table can name the Python, because the default is for other machines.
+        """
         if table["local"] is not True:
             raise self._file.error(
                 [(*place, "local")],
@@ -136,11 +151,18 @@ class InventoryFile:
                 "Write local = true, or leave out local.",
             )
         for key in table:
-            if key not in ("local", "name", "capabilities", "price_per_hour"):
+            if key not in _LOCAL_KEYS:
                 raise self._file.error(
                     [(*place, key)], "a local host is not reached over SSH.", f"Leave out either {key} or local = true."
                 )
-        here = Host.local(host.name, host.capabilities)
+        here = Host.local(
+            host.name,
+            host.capabilities,
+            python=table.get("python"),
+            env=host.env,
+            workdir=host.workdir,
+            setup=host.setup,
+        )
         here.price_per_hour = host.price_per_hour
         return here
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from handout.errors import HandoutError, HostError, HostLostError, HostUnreachableError
 from handout.protocol import messages
-from handout.transport.bootstrap import Bootstrap, StartedAgent
+from handout.transport.bootstrap import Bootstrap, StartedAgent, StartOptions
 from handout.transport.connection import Connection
 from handout.transport.conversation import Conversation, FrameHandler
 from handout.transport.handshake import HANDSHAKE_TIMEOUT_S
@@ -54,6 +54,7 @@ class AgentLink:
             objects. Each message and each piece comes once and in order.
         on_suspect: Called with True when the host has become silent, and with False when bytes come from it again.
         hash_seed: The seed of Python's hash function in the workers. None: Python chooses it.
+        options: Variables, folder and setup line of the host.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class AgentLink:
         handler: FrameHandler,
         on_suspect: Callable[[bool], None],
         hash_seed: int | None = None,
+        options: StartOptions | None = None,
     ) -> None:
         self.host = host
         self.started: StartedAgent | None = None
@@ -80,7 +82,7 @@ class AgentLink:
             "linger_s": timings.linger_s,
             "kill_after_s": timings.kill_after_s,
         }
-        self._bootstrap = Bootstrap(host, python, settings, hash_seed)
+        self._bootstrap = Bootstrap(host, python, settings, hash_seed, options)
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
         #: The conversation goes on when a connection ends. The link makes a new connection for the conversation.

@@ -1,8 +1,8 @@
 """Defines how an agent is started on a host: a command reads an input there, and prints an answer.
 
 The answer is one line, which begins with a random marker. After the marker comes the agent's hello, which describes the
-agent, or an error. This module makes the command line and the input, and reads the answer. The launchers send and
-receive the bytes.
+agent, or an error. This module makes the input, and reads the answer. `start_command` has the command. The launchers
+send and receive the bytes.
 """
 
 from __future__ import annotations
@@ -13,50 +13,37 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from handout.errors import BootstrapError
+from handout.errors import BootstrapError, SetupError, WorkdirError
 from handout.transport.bundle import agent_bundle, boot_source
-from handout.transport.start_output import HopelessOutput, MarkedOutput, quoted
+from handout.transport.start_command import (
+    CUT,
+    STAGE_0,
+    TOO_OLD,
+    candidates,
+    for_login_shell,
+    hidden_path,
+    shell_lines,
+    start_command,
+)
+from handout.transport.start_output import LINE, SETUP, HopelessOutput, MarkedOutput, quoted
 
-__all__ = ["OLDEST_PYTHON", "Bootstrap", "StartedAgent", "choose_hash_seed", "relay_command", "start_environment"]
+__all__ = ["Bootstrap", "StartOptions", "StartedAgent", "choose_hash_seed"]
 
 T = TypeVar("T")
 
-OLDEST_PYTHON = (3, 9)
-#: The command line looks for Python 3 under names such as ``python3.12``, up to this minor version.
-_NEWEST_MINOR = 15
-#: Python adds the start folder to ``sys.path``, as a relative path. This code removes it, because a module there, such
-#: as a ``random.py`` in the home folder, could take the place of a module of the standard library.
-_CLEAN_PATH = "sys.path[:]=[p for p in sys.path if p[:1]==chr(47)]"
-#: The code that Python runs on the host first. If Python is too old, the code exits with status 93 and reads no input.
-#: Otherwise the code reads the source of `handout.host.boot` from standard input and executes this source. If the input
-#: does not begin with the length of the source, the code exits with status 95.
-_STAGE_0 = (
-    f"import sys;{_CLEAN_PATH};sys.version_info<(3,9) and sys.exit(93);r=sys.stdin.buffer.read;n=r(8);"
-    "n.isdigit() or sys.exit(95);exec(r(int(n)))"
-)
-#: Hides ``PYTHONPATH`` from the Python that a shell starts next, because its folders may have modules with names of the
-#: standard library. `handout.host.boot` gives it back to the workers. From Python 3.11 on, PYTHONSAFEPATH keeps the
-#: start folder off ``sys.path`` even before the first line of code runs. The switch ``-I`` would do both. But Python
-#: passes ``-I`` on to the processes that a task starts with `multiprocessing`.
-_HIDE_PATH = (
-    'if [ -n "$PYTHONPATH" ]; then HANDOUT_PYTHONPATH=$PYTHONPATH; export HANDOUT_PYTHONPATH; unset PYTHONPATH; fi; '
-    ': "${PYTHONSAFEPATH:=handout}"; export PYTHONSAFEPATH; '
-)
-
-#: The exit status of a Python that is too old.
-TOO_OLD = 93
-#: The exit status of a Python that has begun to read its input and could not start the agent (`handout.host.boot`).
-BEGUN = 94
-#: The exit status of a start whose input does not begin as `Bootstrap.command_stdin` does.
-CUT = 95
 #: A host that prints this many of the first bytes of what Python reads sends its input back. These bytes have no line
 #: break, because a terminal changes line breaks.
 _ECHO = 48
-#: The line with the hash seed, which may come before these bytes. A terminal ends it with two bytes.
-_SEED_LINE = rb"(?:\d{1,10}\s{1,2})?"
+#: An error shows the name of a variable in place of its value, unless the value is shorter than this. A shorter value
+#: is no secret, and may be a part of any word.
+_SHORTEST_SECRET = 4
+#: Shells that trace their commands (``set -x``) or list their variables quote some characters of a value. So a piece of
+#: a value between such characters is a secret too, if it has at least so many characters.
+_SHORTEST_PIECE = 8
+_QUOTED_BY_SHELLS = re.compile(r"[\s'\"\\$`!]+")
 #: An error quotes at most this many characters of a message of `handout.host.boot`, whose end has the cause.
 _MESSAGE_KEPT = 2500
 
@@ -76,18 +63,16 @@ _REMEDIES = {
 }
 
 
-def candidates(python: str | None) -> list[str]:
-    """Return the interpreters to try on a host, in order.
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """What the inventory says about the start of an agent, besides the interpreter."""
 
-    Args:
-        python: The only interpreter to try. If this is None, the controller's own version of Python comes first, then
-            all versions from the newest to the oldest, then ``python3``.
-    """
-    if python is not None:
-        return [python]
-    minors = range(_NEWEST_MINOR, OLDEST_PYTHON[1] - 1, -1)
-    names = [f"python3.{sys.version_info.minor}", *(f"python3.{minor}" for minor in minors), "python3"]
-    return list(dict.fromkeys(names))
+    #: Environment variables, with their values. The values can be secrets.
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: The folder in which tasks run, or None for the folder in which the start command ends.
+    workdir: str | None = None
+    #: The setup line, or None.
+    setup: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +101,20 @@ class Bootstrap:
         python: The interpreter to use on the host, or None to look for one.
         settings: Settings of the supervisor and the agent, such as the timings.
         hash_seed: The seed of Python's hash function in the workers; see `choose_hash_seed`. None: Python chooses it.
+        options: Variables, folder and setup line of the host.
     """
 
-    def __init__(self, host: str, python: str | None, settings: dict[str, Any], hash_seed: int | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        python: str | None,
+        settings: dict[str, Any],
+        hash_seed: int | None = None,
+        options: StartOptions | None = None,
+    ) -> None:
         self.host = host
         self.python = python
+        self._options = options or StartOptions()
         self._hash_seed = hash_seed
         #: The secret that proves to the agent that a connection comes from the controller. The host gets it through
         #: standard input only, because every user of the host can read command lines.
@@ -129,55 +123,65 @@ class Bootstrap:
         self.output = self._new_output()
         #: The launcher sets this when it tells the host to start an agent. From then on, an agent may run on the host.
         self.command_sent = False
+        #: The interpreters to try, for messages.
+        self._tried = candidates(python)
         self._settings = settings
+        if self._options.workdir is not None:
+            self._settings = {**settings, "workdir": self._options.workdir}
 
     def begin(self) -> None:
         """Forget what an earlier start printed, because the launcher starts the agent anew."""
         self.output = self._new_output()
 
     def _new_output(self) -> MarkedOutput:
-        return MarkedOutput(self.marker, secret=self.token)
+        hidden = {self.token: "[secret]"}
+        for name, value in self._options.env.items():
+            pieces = [piece for piece in _QUOTED_BY_SHELLS.split(value) if len(piece) >= _SHORTEST_PIECE]
+            whole = [value] if len(value) >= _SHORTEST_SECRET else []
+            hidden.update(dict.fromkeys([*whole, *pieces], f"[{name}]"))
+        echo = re.compile(re.escape(f"{self.marker}{LINE}".encode()))
+        return MarkedOutput(self.marker, echo=echo, hidden=hidden)
 
     def command(self) -> str:
-        """Return a command line for any login shell. It starts ``sh``, which finds a suitable Python and runs it.
-
-        A Python that is there but fails before it has read any input is skipped too: a version manager's shim for
-        another version, or a Python whose libraries are missing. If a Python has begun to read, its end is the end of
-        the command, because no other Python could read the input from its beginning.
-
-        The shell reads the hash seed from standard input, because every user of the host can read command lines.
-        """
-        names = " ".join(_quote(name) for name in candidates(self.python))
-        seed = ""
-        if self._hash_seed is not None:
-            # There is no exclamation mark in the command, because csh would expand it.
-            is_number = f'[ "${_HASH_SEED}" -ge 0 ] 2>/dev/null'
-            seed = f"IFS= read -r {_HASH_SEED}; {is_number} || exit {CUT}; export {_HASH_SEED}; "
-        script = (
-            f'{_HIDE_PATH}{seed}for p in {names}; do command -v "$p" >/dev/null 2>&1 || continue; '
-            f'"$p" -c "{_STAGE_0}"; s=$?; '
-            f'case $s in 0|{BEGUN}|{CUT}) exit $s;; 93) o="$o $p";; *) o="$o $p=$s";; esac; done; '
-            f'echo; echo "{self.marker}no-python$o"; exit 127'
-        )
-        return _through_sh(script)
-
-    def environment(self) -> Mapping[str, str]:
-        """Return the environment variables that `argv` needs."""
-        return {} if self._hash_seed is None else {_HASH_SEED: str(self._hash_seed)}
-
-    def argv(self) -> list[str]:
-        """Return the command for the controller's own machine, which needs no shell."""
-        return [self.python or sys.executable, "-c", _STAGE_0]
+        """Return a command line for any login shell. It starts ``sh``, which finds a suitable Python and runs it."""
+        return for_login_shell(start_command(self.marker))
 
     def command_stdin(self) -> bytes:
-        """Return everything that `command` reads on its standard input: a line for the shell, and what `argv` reads."""
-        line = b"" if self._hash_seed is None else b"%d\n" % self._hash_seed
-        data = line + self.stdin()
+        """Return everything that `command` reads on its standard input: lines for the shell, and what Python reads."""
+        return self._with_shell_lines(self.python)
+
+    def local_argv(self) -> list[str]:
+        """Return the command for the controller's own machine. It needs a shell only for the setup line."""
+        if self._options.setup is not None:
+            return start_command(self.marker)
+        return [self._local_python, "-c", STAGE_0]
+
+    def local_environment(self) -> dict[str, str]:
+        """Return the environment for `local_argv`. The shell for the setup line sets the variables of the host."""
+        if self._options.setup is not None:
+            return dict(os.environ)
+        return {**hidden_path(self._options.env), **self._last_variables()}
+
+    def local_stdin(self) -> bytes:
+        """Return everything that `local_argv` reads on its standard input."""
+        return self.stdin() if self._options.setup is None else self._with_shell_lines(self._local_python)
+
+    @property
+    def _local_python(self) -> str:
+        return self.python or sys.executable
+
+    def _last_variables(self) -> dict[str, str]:
+        return {} if self._hash_seed is None else {_HASH_SEED: str(self._hash_seed)}
+
+    def _with_shell_lines(self, python: str | None) -> bytes:
+        options, self._tried = self._options, candidates(python)
+        lines = shell_lines(self.marker, python, options.env, self._last_variables(), options.setup)
+        data = lines + self.stdin()
         self.output.size = len(data)
         return data
 
     def stdin(self) -> bytes:
-        """Return everything that `argv` reads on its standard input."""
+        """Return everything that Python reads on its standard input."""
         source, bundle = boot_source(), agent_bundle()
         preface = {
             "marker": self.marker,
@@ -187,7 +191,9 @@ class Bootstrap:
         }
         main = source + b"\n"
         data = b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
-        self.output.echo, self.output.size = re.compile(_SEED_LINE + re.escape(data[:_ECHO])), len(data)
+        # The lines for the shell begin with the marker. The program that sends the input back may have read them.
+        first = f"{self.marker}{LINE}".encode(), data[:_ECHO]
+        self.output.echo, self.output.size = re.compile(b"|".join(map(re.escape, first))), len(data)
         return data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:
@@ -200,8 +206,10 @@ class Bootstrap:
             BootstrapError: There is no answer, or the answer is an error.
         """
         line = self.output.line
+        if self.is_in_setup:
+            raise self._setup_failed(exit_status)
         if line is None and exit_status == TOO_OLD:
-            line = b"no-python " + self.argv()[0].encode()
+            line = b"no-python " + self._local_python.encode()
         if line is None:
             raise self._no_answer(exit_status)
         if line.startswith(b"no-python"):
@@ -212,19 +220,29 @@ class Bootstrap:
                 return replace(_started(report), hash_seed=self._hash_seed)
             kind, message = str(report["error"]), str(report.get("message", ""))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-            text = quoted(line[:200].decode("utf-8", "replace"))
+            text = quoted(self.output.without_secrets(line.decode("utf-8", "replace"))[:200])
             raise self._error(
                 f"Host {self.host!r} answered, but not as an agent does: '{text}'.",
                 "Check the login shell on the host, because something there changes what programs print.",
             ) from None
+        message = self.output.without_secrets(message)
         text = "\n".join(quoted(each) for each in message[-_MESSAGE_KEPT:].splitlines()).rstrip(".")
+        if kind == "workdir":
+            raise self._no_workdir(text)
         raise self._error(
             f"The agent did not start on host {self.host!r}: {text}.",
             _REMEDIES.get(kind, "").replace("HOST", self.host),
         )
 
+    @property
+    def is_in_setup(self) -> bool:
+        """True if the setup line has begun, and was not seen to end. No agent runs then."""
+        return self._options.setup is not None and self.output.stage == SETUP and self.output.line is None
+
     def hopeless(self, error: HopelessOutput) -> BootstrapError:
         """Return the error for a host that prints what no start of an agent prints."""
+        if self.is_in_setup:
+            return self._setup_error(f"{error}", None, "Let the line print less, or let it print into a file.")
         return self._error(
             f"No agent can start on host {self.host!r}, because the host {error}. The start command printed: "
             f"{self.output.quoted()}.",
@@ -238,12 +256,55 @@ class Bootstrap:
 
         Args:
             within_s: The start had no progress for this many seconds.
-            login: The command that logs in to the host by hand.
+            login: The command that logs in to the host by hand, or "" for the controller's own machine.
         """
+        if self.is_in_setup:
+            remedy = "Let the line start what takes longer in the background, or outside of Handout."
+            return self._setup_error(f"did not end within {within_s:.0f} s", None, remedy)
+        if not login:
+            return self._error(
+                f"No agent answered within {within_s:.0f} s on this machine. The start command printed: "
+                f"{self.output.quoted()}.",
+                "Check whether this machine is overloaded.",
+            )
         return self._error(
             f"No agent answered on host {self.host!r}: the start made no progress for {within_s:.0f} s. The start "
             f"command printed: {self.output.quoted()}.",
             f"Check that `{login} true` ends by itself, and that the host is not overloaded.",
+        )
+
+    def _setup_failed(self, status: int | None) -> SetupError:
+        """Return the error for a setup line that has ended the start command with a status."""
+        if status == 0:
+            remedy = "Leave out `exit` and `exec`, which end the shell of the line."
+            return self._setup_error("ended its shell, with exit status 0", status, remedy)
+        return self._setup_error(
+            f"failed with exit status {status}",
+            status,
+            "Correct Host(..., setup=...). A login shell runs the line. It reads /etc/profile and ~/.bash_profile, but "
+            "not ~/.bashrc. If a command is not found, let the line first run the script that defines the command, "
+            "with `source` or `.`.",
+        )
+
+    def _setup_error(self, what: str, status: int | None, remedy: str) -> SetupError:
+        setup = self._options.setup or ""
+        return SetupError(
+            f"The setup line of host {self.host!r} {what}: '{quoted(setup)}'. It printed: {self.output.quoted()}.",
+            remedy=remedy,
+            host=self.host,
+            output=self.output.printed(),
+            setup=setup,
+            status=status,
+        )
+
+    def _no_workdir(self, text: str) -> WorkdirError:
+        workdir = self._options.workdir or ""
+        return WorkdirError(
+            f"Tasks cannot run in the folder {quoted(workdir)!r} on host {self.host!r}: {text}.",
+            remedy="Make the folder on the host, for example with Host(..., setup='mkdir -p FOLDER'), or correct "
+            "Host(..., workdir=...).",
+            host=self.host,
+            path=workdir,
         )
 
     def _no_answer(self, exit_status: int | None) -> BootstrapError:
@@ -266,7 +327,7 @@ class Bootstrap:
 
     def _no_python(self, line: bytes) -> BootstrapError:
         found = [word.rpartition("=") for word in line[len(b"no-python") :].decode("utf-8", "replace").split()]
-        tried = candidates(self.python)
+        tried = self._tried
         old = [quoted(name) for before, _, name in found if not before]
         broken = [f"{quoted(name)} failed with exit status {quoted(status)}" for name, _, status in found if name]
         told = "found none of them" if len(tried) > 1 else "did not find it"
@@ -324,40 +385,3 @@ def choose_hash_seed() -> int:
     """
     own = os.environ.get(_HASH_SEED, "")
     return int(own) if own.isascii() and own.isdigit() else secrets.randbelow(1 << 32)
-
-
-def relay_command(started: StartedAgent, marker: str) -> str:
-    """Return the command line of a relay on the host.
-
-    A relay is a program that copies bytes between an SSH session and the agent's socket. It is used if the server
-    forbids the forwarding of sockets.
-    """
-    code = (
-        f"import sys;{_CLEAN_PATH};sys.path.insert(0,sys.argv[1]);import handout.host.relay as r;r.main(*sys.argv[2:])"
-    )
-    words = [started.executable, "-c", code, started.bundle, started.socket, marker]
-    return _through_sh(_HIDE_PATH + "exec " + " ".join(_quote(word) for word in words))
-
-
-def start_environment() -> dict[str, str]:
-    """Return the environment for a start on the controller's own machine; see `_HIDE_PATH`."""
-    environment = dict(os.environ)
-    path = environment.pop("PYTHONPATH", "")
-    if path:
-        environment["HANDOUT_PYTHONPATH"] = path
-    environment["PYTHONSAFEPATH"] = environment.get("PYTHONSAFEPATH") or "handout"
-    return environment
-
-
-def _through_sh(script: str) -> str:
-    """Return a command line for any login shell that runs a script of ``sh``."""
-    script = script.replace("'", "'\\''")
-    return f"exec sh -c '{script}'"
-
-
-def _quote(word: str) -> str:
-    """Quote a word for ``sh``, in double quotes. A leading ``~`` becomes ``$HOME``, which ``sh`` then expands."""
-    home = word.startswith("~/")
-    for character in '\\"$`':
-        word = word.replace(character, "\\" + character)
-    return f'"$HOME{word[1:]}"' if home else f'"{word}"'

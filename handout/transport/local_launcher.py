@@ -9,7 +9,7 @@ import subprocess
 from typing import cast
 
 from handout.errors import BootstrapError, HostLostError, HostUnreachableError
-from handout.transport.bootstrap import Bootstrap, StartedAgent, start_environment
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
 from handout.transport.shielded import uninterrupted
 from handout.transport.start_output import HopelessOutput, MarkedOutput, read_answer
@@ -20,6 +20,10 @@ __all__ = ["LocalLauncher"]
 _START_TIMEOUT_S = 40.0
 #: A process that starts an agent has this many seconds to end after SIGTERM, and as many again after SIGKILL.
 _END_TIMEOUT_S = 0.5
+#: When the process has ended, its output may take this many more seconds to arrive.
+_REST_S = 1.0
+#: Seconds between two looks at a process that is about to end.
+_POLL_S = 0.01
 
 
 class LocalLauncher:
@@ -32,13 +36,13 @@ class LocalLauncher:
     async def start(self, bootstrap: Bootstrap) -> StartedAgent:
         """See `Launcher`."""
         # This call is made in a thread, because the first such call makes the bundle and would block the loop.
-        stdin = await in_thread(bootstrap.stdin)
+        stdin = await in_thread(bootstrap.local_stdin)
         try:
             process = await _start_process(bootstrap)
         except OSError as error:
             raise BootstrapError(
-                f"Python {bootstrap.python!r} cannot be started: {error.strerror}.",
-                remedy="Check Host(..., python=...).",
+                f"The program {bootstrap.local_argv()[0]!r} cannot be started: {error.strerror}.",
+                remedy="Check Host.local(..., python=...).",
                 host=bootstrap.host,
             ) from None
         try:
@@ -48,13 +52,7 @@ class LocalLauncher:
         except HopelessOutput as error:
             raise bootstrap.hopeless(error) from None
         except TimeoutError:
-            raise BootstrapError(
-                f"No agent answered within {_START_TIMEOUT_S:.0f} s on this machine. The start command printed: "
-                f"{bootstrap.output.quoted()}.",
-                remedy="Check whether this machine is overloaded.",
-                host=bootstrap.host,
-                output=bootstrap.output.printed(),
-            ) from None
+            raise bootstrap.late(_START_TIMEOUT_S, "") from None
         finally:
             if process.returncode is None:
                 await _end(process)
@@ -97,11 +95,11 @@ async def _start_process(bootstrap: Bootstrap) -> asyncio.subprocess.Process:
     pipe = subprocess.PIPE
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
-            *bootstrap.argv(),
+            *bootstrap.local_argv(),
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
-            env={**start_environment(), **bootstrap.environment()},
+            env=bootstrap.local_environment(),
             start_new_session=True,
         )
     )
@@ -125,8 +123,31 @@ async def _communicate(process: asyncio.subprocess.Process, stdin: bytes, output
     assert process.stderr is not None
     process.stdin.write(stdin)
     process.stdin.close()  # asyncio still writes the bytes that it holds
-    await read_answer(output, process.stdout, process.stderr)
-    await process.wait()
+    reading = asyncio.ensure_future(read_answer(output, process.stdout, process.stderr))
+    ending = asyncio.ensure_future(_ended(process))
+    try:
+        await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            await asyncio.wait({reading}, timeout=_REST_S)
+        if reading.done():
+            reading.result()
+        await ending
+    finally:
+        for task in (reading, ending):
+            task.cancel()
+        await uninterrupted(asyncio.wait({reading, ending}))
+        if not reading.cancelled():
+            reading.exception()  # reads the exception, so that asyncio does not log it
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Wait until a process has ended.
+
+    asyncio's own wait also waits until the pipes of the process are closed, and a program that the process has left in
+    the background may hold them open for long.
+    """
+    while process.returncode is None:  # noqa: ASYNC110 - asyncio sets no event when a process ends
+        await asyncio.sleep(_POLL_S)
 
 
 async def _end_started(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
@@ -163,7 +184,10 @@ async def _retrieve_broken_pipe(process: asyncio.subprocess.Process) -> None:
     try:
         async with asyncio.timeout(_END_TIMEOUT_S):
             await process.stdin.wait_closed()
-    except (OSError, TimeoutError):
+    except TimeoutError:
+        # A program that the process has left holds its end of the pipe, and does not read the rest of the input.
+        process.stdin.transport.abort()
+    except OSError:
         pass  # the caller reports how the process ended
 
 

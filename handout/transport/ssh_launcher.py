@@ -16,8 +16,9 @@ import asyncssh
 
 from handout.errors import HostLostError
 from handout.resources import Host
-from handout.transport.bootstrap import Bootstrap, StartedAgent, relay_command
+from handout.transport.bootstrap import Bootstrap, StartedAgent
 from handout.transport.byte_stream import Receiver, Transport
+from handout.transport.relay_command import relay_command
 from handout.transport.shielded import uninterrupted
 from handout.transport.ssh_login import CONNECT_TIMEOUT_S, SshLogin
 from handout.transport.start_output import HopelessOutput, MarkedOutput, quoted, read_answer
@@ -99,6 +100,10 @@ class SshLauncher:
     def _tell_slow(self, bootstrap: Bootstrap) -> None:
         """Log how far a start has come that takes long, because a slow line looks like a start that hangs."""
         output, advice = bootstrap.output, ""
+        if bootstrap.is_in_setup:
+            told = "The setup line of host %s has not ended after %.0f s. Handout gives it %.0f s."
+            logger.warning(told, self._host.name, _SLOW_S, _START_TIMEOUT_S)
+            return
         if not bootstrap.command_sent:
             how, advice = "the login is not complete", _SLOW_LOGIN
         elif output.received:

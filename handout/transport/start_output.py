@@ -2,19 +2,31 @@
 
 The marked line begins with a random marker, by which the controller finds the line. All other text is noise. An error
 message quotes the noise, because the noise often says why no marked line came.
+
+Before that, further lines with the marker tell how far the start has come: how much of the input has arrived, and
+whether the setup line has begun and ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from handout.serialization.printable import printable_line
 
-__all__ = ["PROGRESS", "HopelessOutput", "MarkedOutput", "quoted", "read_answer"]
+__all__ = ["LINE", "PROGRESS", "READY", "SETUP", "WAITING", "HopelessOutput", "MarkedOutput", "quoted", "read_answer"]
+
+#: After the marker, this begins a line of the input.
+LINE = "="
+#: After the marker, these say in the output that the setup line begins, and that it has ended without an error.
+SETUP, READY = "setup", "ready"
+#: After the marker, this says from time to time that the setup line still runs.
+WAITING = "waiting"
+#: What the command says next about the setup line. It says each of them once.
+_NEXT = {"": SETUP, SETUP: READY}
 
 #: This many bytes of noise are kept for each of the two output streams.
 _NOISE_KEPT = 4096
@@ -57,15 +69,20 @@ class MarkedOutput:
     errors: bytes = b""
     #: The number of bytes in the command's input. The command cannot report that it has received more.
     size: int = 0
-    #: Matches the first bytes of the command's input. A host that prints them sends its input back.
+    #: Matches bytes of the command's input. A host that prints them sends its input back.
     echo: re.Pattern[bytes] | None = None
-    #: A secret in the command's input. A host that sends its input back prints the secret.
-    secret: str = ""
-    #: Called when the command reports that it has received more of its input.
+    #: Secrets in the command's input, which the command may print. An error shows the other text in their place.
+    hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: How far the setup line has come: "", `SETUP` while it runs, `READY` when it has ended.
+    stage: str = ""
+    #: Called when the command reports that it has received more of its input, and that the stage has changed.
     on_progress: Callable[[], None] = lambda: None
     #: How many bytes of its input the command has reported.
     received: int = 0
     _nbytes: int = 0
+    #: True if the beginning of the noise was dropped, and True if that of the errors was.
+    _was_cut: bool = False
+    _were_errors_cut: bool = False
 
     def feed(self, data: bytes) -> bool:
         """Add bytes of the standard output. Return True if the marked line is complete.
@@ -74,6 +91,7 @@ class MarkedOutput:
             HopelessOutput: The command prints what no start of an agent prints.
         """
         self.noise += data
+        self._check_echo(self.noise)
         while (start := self.noise.find(b"\n" + self.marker.encode())) >= 0:
             end = self.noise.find(b"\n", start + 1)
             if end < 0:
@@ -81,16 +99,28 @@ class MarkedOutput:
                     return False
                 end = len(self.noise)  # no agent sends such a long line, so `Bootstrap.result` will refuse it
             line = self.noise[start + 1 + len(self.marker) : end]
-            if line != b"+" or self.received >= self.size:
+            if line == WAITING.encode() and self.stage == SETUP:
+                self.noise = self.noise[:start] + self.noise[end + 1 :]
+                continue
+            if not self._tells_progress(line):
                 self.line, self.noise = line, self.noise[:start]
                 return True
-            self.noise = self.noise[:start] + self.noise[end:]
-            self.received += PROGRESS
+            # Of what came before the setup line, nothing is quoted, because it says nothing about a later error.
+            self.noise = (self.noise[:start] if line != SETUP.encode() else b"") + self.noise[end:]
             self.on_progress()
         self._count(data)
-        self._check_echo(self.noise)
-        if len(self.noise) > 2 * _NOISE_KEPT:
-            self.noise = self.noise[-_NOISE_KEPT:]
+        if len(self.noise) > 2 * _NOISE_KEPT + self._longest:
+            self.noise, self._was_cut = self.noise[-_NOISE_KEPT - self._longest :], True
+        return False
+
+    def _tells_progress(self, line: bytes) -> bool:
+        """Note what a line with the marker says about the progress of the start. Return False if it says nothing."""
+        if line == b"+" and self.received < self.size:
+            self.received += PROGRESS
+            return True
+        if line == _NEXT.get(self.stage, "").encode() and line:
+            self.stage = line.decode()
+            return True
         return False
 
     def feed_errors(self, data: bytes) -> bool:
@@ -99,27 +129,46 @@ class MarkedOutput:
         Raises:
             HopelessOutput: The command prints what no start of an agent prints.
         """
-        self._check_echo(self.errors + data)
-        self.errors = (self.errors + data)[-_NOISE_KEPT:]
+        self.errors += data
+        self._check_echo(self.errors)
+        kept = _NOISE_KEPT + self._longest
+        if len(self.errors) > kept:
+            self.errors, self._were_errors_cut = self.errors[-kept:], True
         self._count(data)
         return False
 
     def _check_echo(self, printed: bytes) -> None:
-        """Refuse output that has the beginning of the input. None of it is quoted, because the input has a secret."""
-        if self.echo is not None and (found := self.echo.search(printed)):
-            self.noise, self.errors = printed[: found.start()], b""
+        """Refuse output that has bytes of the input. Nothing is quoted, because the input has secrets."""
+        if self.echo is not None and self.echo.search(printed):
+            self.noise = self.errors = b""
             raise HopelessOutput("sends its input back instead of running the start command")
 
     def _count(self, data: bytes) -> None:
         self._nbytes += len(data)
         if self._nbytes > _MAX_NOISE:
-            raise HopelessOutput(f"printed more than {_MAX_NOISE >> 20} MiB, but started no agent")
+            raise HopelessOutput(f"printed more than {_MAX_NOISE >> 20} MiB")
 
     def printed(self) -> str:
         """Return the end of the noise as text: of the standard output, then of the standard error."""
-        parts = (part.decode("utf-8", "replace").strip() for part in (self.noise[-_NOISE_KEPT:], self.errors))
-        text = "\n".join(part for part in parts if part)
-        return text.replace(self.secret, "[secret]") if self.secret else text
+        parts = (self._readable(self.noise, self._was_cut), self._readable(self.errors, self._were_errors_cut))
+        return "\n".join(part for part in parts if part)
+
+    def _readable(self, printed: bytes, was_cut: bool) -> str:
+        """Return the end of what was printed as text, without secrets."""
+        text = self.without_secrets(printed.decode("utf-8", "replace"))
+        # If the beginning is missing, the text may begin with the end of a secret.
+        return (text[self._longest :] if was_cut else text)[-_NOISE_KEPT:].strip()
+
+    def without_secrets(self, text: str) -> str:
+        """Return a text without the secrets of the input."""
+        for secret in sorted(self.hidden, key=len, reverse=True):  # one secret may be a part of another
+            text = text.replace(secret, self.hidden[secret])
+        return text
+
+    @property
+    def _longest(self) -> int:
+        """The length of the longest secret in bytes."""
+        return max((len(secret.encode("utf-8", "surrogateescape")) for secret in self.hidden), default=0)
 
     def quoted(self) -> str:
         """Return the end of the noise for an error message, in quotes, or the word ``nothing``."""

@@ -106,6 +106,20 @@ def test_this_machine_is_local() -> None:
         ({"price_per_hour": "free"}, "price_per_hour"),
         ({"ssh": ["x"]}, "ssh"),
         ({"ssh": {"host": "b"}}, "ssh.host"),
+        ({"env": "TOKEN"}, "env"),
+        ({"env": 3}, "env"),
+        ({"env": ["A", "B=1"]}, "env"),
+        ({"env": [3]}, "env"),
+        ({"env": {"A-B": "1"}}, "env"),
+        ({"env": {"A": 1}}, "env.A"),
+        ({"env": {"A": "x\0"}}, "env.A"),
+        ({"env": {"A": "\ud800"}}, "env.A"),
+        ({"env": {"PYTHONHASHSEED": "1"}}, "env.PYTHONHASHSEED"),
+        ({"env": ["HANDOUT_RUN"]}, "env.HANDOUT_RUN"),
+        ({"workdir": ""}, "workdir"),
+        ({"workdir": "a\nb"}, "workdir"),
+        ({"setup": " "}, "setup"),
+        ({"setup": ["module load x"]}, "setup"),
         ({"capabilities": {"memory": "8 GX"}}, "capabilities.memory"),
         ({"capabilities": "8 GB"}, "capabilities"),
     ],
@@ -118,10 +132,35 @@ def test_what_cannot_be_names_the_host_and_the_key(given: dict[str, Any], key: s
     assert key.rpartition(".")[2] in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "env", ["hunter2", ["hunter2=x"], ["hunter 2"], {"A": b"hunter2"}, {"A": ["hunter2"]}, {"A": "hunter2\0"}]
+)
+def test_an_error_about_variables_shows_no_value(env: Any) -> None:
+    with pytest.raises(InventoryError, match="env") as caught:
+        Host("a", env=env)
+    assert "hunter" not in f"{caught.value!r}{caught.value}{vars(caught.value)}"
+
+
+def test_variables_are_given_by_value_or_taken_from_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDOUT_TEST_TAKEN", "1")
+    given: list[Any] = [["HANDOUT_TEST_TAKEN"], {"HANDOUT_TEST_TAKEN"}, {"HANDOUT_TEST_TAKEN": None}]
+    for env in given:
+        assert Host("a", env=env).environment() == {"HANDOUT_TEST_TAKEN": "1"}
+    host = Host("a", env={"HANDOUT_TEST_TAKEN": None, "GIVEN": "2"})
+    monkeypatch.setenv("HANDOUT_TEST_TAKEN", "3")
+    assert host.environment() == {"HANDOUT_TEST_TAKEN": "3", "GIVEN": "2"}
+    monkeypatch.delenv("HANDOUT_TEST_TAKEN")
+    with pytest.raises(InventoryError, match=r"host 'a'.*HANDOUT_TEST_TAKEN.*no such variable"):
+        host.environment()
+
+
 def test_hosts_are_compared_by_what_they_say_and_travel() -> None:
     host = Host("a", port=2222, capabilities={"camera": {"flir"}}, ssh={"tunnel": "jump"})
     assert host == Host("a", port=2222, capabilities={"camera": {"flir"}}, ssh={"tunnel": "jump"})
     assert host != Host("a")
+    one, other = (Host("a", env={"A": value}, workdir="~/w", setup="true") for value in "12")
+    assert one != other
+    assert pickle.loads(pickle.dumps(one)) == one == copy.deepcopy(one)
     assert host != Host.local("a")
     assert pickle.loads(pickle.dumps(host)) == host == copy.deepcopy(host)
     assert len({host, Host("a", port=2222, capabilities={"camera": {"flir"}}, ssh={"tunnel": "jump"})}) == 1
@@ -132,6 +171,8 @@ def test_a_repr_shows_what_is_unusual_and_no_secret() -> None:
     assert repr(Host.local()) == "Host.local('local')"
     text = repr(Host("a", port=2222, username="ann", ssh={"password": "hunter2"}))
     assert text == "Host('a', port=2222, ssh=<password>, username='ann')"
+    text = repr(Host.local(env={"TOKEN": "hunter2", "MODE": None}, workdir="~/w", setup="module load x"))
+    assert text == "Host.local('local', env=<MODE, TOKEN>, setup='module load x', workdir='~/w')"
 
 
 def test_trust_is_one_of_two_words(tmp_path: Path) -> None:

@@ -153,6 +153,44 @@ def test_a_file_gives_defaults_and_each_host_overrides_them(tmp_path: Path) -> N
     assert inventory.interval_s == 10
 
 
+def test_a_file_gives_variables_folders_and_setup_lines(tmp_path: Path) -> None:
+    inventory = Inventory.load(
+        write(
+            tmp_path,
+            """
+            [defaults]
+            env = ["MY_TOKEN"]
+            workdir = "~/runs"
+            setup = "module load gcc"
+            python = "/opt/python"
+
+            [hosts.plain]
+
+            [hosts.gpu]
+            env = { OMP_NUM_THREADS = "4", MY_TOKEN = "own" }
+            workdir = "/scratch"
+
+            [hosts.more]
+            env = ["OTHER_TOKEN"]
+
+            [hosts.here]
+            local = true
+            setup = "true"
+
+            [hosts.there]
+            local = true
+            python = "python3"
+            """,
+        )
+    )
+    plain, gpu, more, here, there = inventory.values()
+    assert (plain.env, plain.workdir, plain.setup) == ({"MY_TOKEN": None}, "~/runs", "module load gcc")
+    assert (gpu.env, gpu.workdir) == ({"MY_TOKEN": "own", "OMP_NUM_THREADS": "4"}, "/scratch")
+    assert more.env == {"MY_TOKEN": None, "OTHER_TOKEN": None}
+    assert (here.env, here.workdir, here.setup, here.python) == ({"MY_TOKEN": None}, "~/runs", "true", None)
+    assert (there.setup, there.python) == ("module load gcc", "python3")
+
+
 def test_hosts_may_be_a_list_of_tables_or_of_texts(tmp_path: Path) -> None:
     tables = Inventory.load(write(tmp_path, '[[hosts]]\nname = "a"\nport = 2222\n[[hosts]]\nname = "b"\n'))
     assert [(host.name, host.port) for host in tables.values()] == [("a", 2222), ("b", 22)]
@@ -200,6 +238,11 @@ WRONG_FILES = [
     ("[[hosts]]\nname = 'a'\n[hosts.capabilities]\nmemory = 'x'\n", 4, "hosts.0.capabilities.memory", "not an amount"),
     ("[hosts.'ann@a']\n", 1, "hosts.ann@a.name", "user nor a port"),
     ("[hosts.a]\nlocal = true\nport = 22\n", 3, "hosts.a.port", "not reached over SSH"),
+    ("[hosts.a]\nenv = 'TOKEN'\n", 2, "hosts.a.env", "a list of names"),
+    ("[hosts.a]\n[hosts.a.env]\nA = '1'\nB = 2\n", 4, "hosts.a.env.B", "is not text"),
+    ("[defaults]\nenv = ['A B']\n[hosts.a]\n", 2, "hosts.a.env", "not the name of a variable"),
+    ("hosts = ['a']\n[defaults]\nenv = [1]\n", 3, "hosts.0.env", "not the name of a variable"),
+    ("[hosts.a]\nsetup = ''\n", 2, "hosts.a.setup", "not a line of shell code"),
     ("[hosts.a]\nlocal = 'yes'\n", 2, "hosts.a.local", "neither true nor false"),
     ("interval_s = 0\n[hosts.a]\n", 1, "interval_s", "number of seconds above 0"),
     ("[hosts.a]\n[shared]\nlicence = 'many'\n", 3, "shared.licence", "not an amount"),

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handout.errors import BootstrapError
+from handout.errors import BootstrapError, SetupError
 from handout.host import boot
-from handout.transport import bootstrap as bootstrap_module
-from handout.transport import start_output
-from handout.transport.bootstrap import Bootstrap, StartedAgent, candidates, choose_hash_seed, relay_command
+from handout.transport import start_command, start_output
+from handout.transport.bootstrap import Bootstrap, StartedAgent, StartOptions, choose_hash_seed
+from handout.transport.relay_command import relay_command
+from handout.transport.start_command import candidates
 from handout.transport.start_output import MarkedOutput
 from tests.patience import HANG_S
 
@@ -39,6 +40,12 @@ def answered(line: bytes, noise: bytes = b"") -> Bootstrap:
     bootstrap = Bootstrap("far", None, {})
     assert bootstrap.output.feed(noise + b"\n" + bootstrap.marker.encode() + line + b"\n")
     return bootstrap
+
+
+def shell(bootstrap: Bootstrap, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a start command in a shell, as a login does."""
+    command, stdin = ["sh", "-c", bootstrap.command()], bootstrap.command_stdin()
+    return subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=HANG_S, **options)
 
 
 def test_the_named_interpreter_is_the_only_candidate() -> None:
@@ -62,19 +69,15 @@ def test_any_path_of_an_interpreter_reaches_it(tmp_path: Path, name: str) -> Non
     script = folder / "python"
     script.write_text('#!/bin/sh\necho "ran $0"\n')
     script.chmod(0o755)
-    command = Bootstrap("far", str(script), {}).command()
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=HANG_S)
-    assert done.stdout == f"ran {script}\n"
+    assert shell(Bootstrap("far", str(script), {})).stdout == b"ran %s\n" % bytes(script)
 
 
 def test_a_path_may_begin_with_the_home_folder(tmp_path: Path) -> None:
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho here\n")
     script.chmod(0o755)
-    command = Bootstrap("far", "~/python", {}).command()
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=environment)
-    assert done.stdout == "here\n"
+    assert shell(Bootstrap("far", "~/python", {}), env=environment).stdout == b"here\n"
 
 
 def test_the_interpreter_starts_with_the_seed_of_the_cluster(tmp_path: Path) -> None:
@@ -83,10 +86,8 @@ def test_the_interpreter_starts_with_the_seed_of_the_cluster(tmp_path: Path) -> 
     script.chmod(0o755)
     for seed in (0, (1 << 32) - 1):
         bootstrap = Bootstrap("far", str(script), {}, seed)
-        given_input = bootstrap.command_stdin()
-        command = ["sh", "-c", bootstrap.command()]
-        assert f"{(1 << 32) - 1}" not in command[2]  # every user of the host can read it
-        done = subprocess.run(command, input=given_input, capture_output=True, check=False, timeout=HANG_S)
+        assert f"{(1 << 32) - 1}" not in bootstrap.command()  # every user of the host can read it
+        done = shell(bootstrap)
         assert done.stdout == b"seed %d\n" % seed + bootstrap.stdin()
 
 
@@ -100,15 +101,32 @@ def test_a_cluster_takes_the_seed_of_its_program_if_there_is_one(monkeypatch: py
 
 def test_without_a_python_the_shell_itself_answers() -> None:
     bootstrap = Bootstrap("far", "no-such-python", {})
-    done = subprocess.run(["sh", "-c", bootstrap.command()], capture_output=True, check=False, timeout=HANG_S)
+    done = shell(bootstrap)
     assert bootstrap.output.feed(done.stdout)
     words = r"No Python 3\.9 or newer was found on host 'far'.*no-such-python, and did not find it.*python="
     with pytest.raises(BootstrapError, match=words):
         bootstrap.result(done.returncode)
 
 
-def test_the_relay_command_survives_a_shell() -> None:
-    started = StartedAgent("/f", "/f/a.sock", "/a b/$x", sys.executable, (3, 12, 0), {}, True, "a")
+def test_a_relay_gets_the_variables_that_its_python_may_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/it's $HOME/lib\nb")
+    monkeypatch.setenv("TOKEN", "secret")
+    _, log = boot.unpack(str(tmp_path), b"bundle")
+    os.close(log)
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    started = StartedAgent(str(tmp_path), "/f/a.sock", "/f/b", sys.executable, (3, 12, 0), {}, True, "a")
+    command = relay_command(started, "mark").replace(
+        "import handout.host.relay as r;r.main(*", 'import os;print(os.environ[\\"LD_LIBRARY_PATH\\"],'
+    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=HANG_S)
+    assert done.stdout.startswith("/it's $HOME/lib\nb ")
+    assert "secret" not in (tmp_path / "relay.sh").read_text()
+    assert stat.S_IMODE((tmp_path / "relay.sh").stat().st_mode) == 0o600
+
+
+def test_the_relay_command_survives_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "relay.sh").touch()
+    started = StartedAgent(str(tmp_path), "/f/a.sock", "/a b/$x", sys.executable, (3, 12, 0), {}, True, "a")
     command = relay_command(started, "mark").replace("import handout.host.relay as r;r.main(*", "print(sys.argv,*")
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert "'/a b/$x', '/f/a.sock', 'mark'" in done.stdout
@@ -133,6 +151,55 @@ def test_much_noise_is_not_kept_and_hides_no_answer() -> None:
     assert not answer.feed(b"\nhandout-1")
     assert answer.feed(b"2ab:x\n")
     assert answer.line == b"x"
+
+
+SETUP_OPTIONS = StartOptions({"TOKEN": "a secret of many words"}, None, "module load x")
+
+
+def in_setup(*parts: bytes) -> Bootstrap:
+    """Return a start whose setup line has printed some parts."""
+    bootstrap = Bootstrap("far", None, {}, None, SETUP_OPTIONS)
+    bootstrap.output.feed(b"noise of the login\n%ssetup\n" % bootstrap.marker.encode().join([b"\n", b""]))
+    for part in parts:
+        assert not bootstrap.output.feed(part.replace(b"MARK", bootstrap.marker.encode()))
+    return bootstrap
+
+
+def test_what_a_setup_line_printed_is_told_from_its_beginning() -> None:
+    bootstrap = in_setup(b"one\n\nMARKwaiting\n", b"two and \nMARKwait", b"ing\nthree")
+    with pytest.raises(SetupError, match=r"exit status 7: 'module load x'\. It printed: 'one\\ntwo and three'"):
+        bootstrap.result(7)
+
+
+def test_a_setup_line_that_has_ended_is_not_blamed_for_a_later_error() -> None:
+    bootstrap = in_setup(b"warned\n\nMARKready\n")
+    with pytest.raises(BootstrapError, match=r"exit status 7.*The command printed: 'warned'") as caught:
+        bootstrap.result(7)
+    assert type(caught.value) is BootstrapError
+
+
+def test_each_stage_of_a_setup_line_is_told_once() -> None:
+    progress: list[str] = []
+    bootstrap = Bootstrap("far", None, {}, None, SETUP_OPTIONS)
+    bootstrap.output.on_progress = lambda: progress.append(bootstrap.output.stage)
+    mark = b"\n" + bootstrap.marker.encode()
+    assert not bootstrap.output.feed(mark + b"setup\n" + mark + b"waiting\n" + mark + b"ready\n")
+    assert progress == ["setup", "ready"]  # the time limit begins anew
+    assert bootstrap.output.feed(mark + b"setup\n")
+    with pytest.raises(BootstrapError, match="answered, but not as an agent does"):
+        bootstrap.result(0)
+
+
+@pytest.mark.parametrize("size", [4090, 4096, 4100, 8192, 9000])
+def test_a_secret_is_not_told_where_the_output_is_cut(size: int) -> None:
+    secret = "a secret of many words"
+    for feed in ("feed", "feed_errors"):
+        for shift in range(len(secret)):
+            bootstrap = Bootstrap("far", None, {}, None, SETUP_OPTIONS)
+            data = f"{secret} {'x' * (size - shift)}".encode()
+            for at in range(0, len(data), 1000):
+                getattr(bootstrap.output, feed)(data[at : at + 1000])
+            assert not any(piece in bootstrap.output.printed() for piece in ("secret", "words", "ords"))
 
 
 def test_a_hello_says_where_the_agent_is() -> None:
@@ -164,10 +231,15 @@ def test_no_answer_shows_what_was_printed() -> None:
         bootstrap.result(1)
 
 
-def test_the_token_travels_on_standard_input_only() -> None:
-    bootstrap = Bootstrap("far", None, {})
-    assert bootstrap.token not in bootstrap.command()
-    assert bootstrap.token.encode() in bootstrap.stdin()
+def test_the_token_the_variables_and_the_setup_line_travel_on_standard_input_only() -> None:
+    bootstrap = Bootstrap("far", None, {}, None, SETUP_OPTIONS)
+    stdin = bootstrap.command_stdin()
+    for text in (bootstrap.token, "a secret of many words", "module load x"):
+        assert text not in f"{bootstrap.command()}{bootstrap.local_argv()}"
+        assert text.encode() in stdin
+    assert b"a secret" not in bootstrap.stdin()
+    assert "a secret" not in repr(SETUP_OPTIONS)
+    assert not set("!\\\n") & set(bootstrap.command())  # login shells change them
 
 
 def test_no_room_anywhere_is_an_error_that_names_the_places() -> None:
@@ -208,4 +280,4 @@ def test_a_folder_is_private_whatever_the_umask_is(tmp_path: Path, monkeypatch: 
 
 
 def test_both_ends_of_a_start_have_the_same_numbers() -> None:
-    assert (bootstrap_module.BEGUN, start_output.PROGRESS) == (boot.BEGUN, boot.PROGRESS)
+    assert (start_command.BEGUN, start_output.PROGRESS) == (boot.BEGUN, boot.PROGRESS)

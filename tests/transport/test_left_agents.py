@@ -16,10 +16,11 @@ import pytest
 from handout.errors import BootstrapError, HostError
 from handout.host.system import processes
 from handout.transport.agent_link import AgentLink
-from handout.transport.bootstrap import BEGUN, Bootstrap
+from handout.transport.bootstrap import Bootstrap
 from handout.transport.launcher import Launcher
 from handout.transport.local_launcher import LocalLauncher
 from handout.transport.ssh_launcher import SshLauncher
+from handout.transport.start_command import BEGUN
 from handout.transport.timings import Timings
 from tests.ledger import Ledger, Place
 from tests.patience import HANG_S, stretched
@@ -73,7 +74,7 @@ async def test_an_agent_that_was_started_and_never_spoken_to_ends_with_its_lease
 def test_an_agent_whose_answer_is_lost_ends_by_itself(ledger: Ledger) -> None:
     bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
     with open("/dev/full", "wb") as full:
-        told = subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=full, check=False, timeout=HANG_S)
+        told = subprocess.run(bootstrap.local_argv(), input=bootstrap.stdin(), stdout=full, check=False, timeout=HANG_S)
     assert told.returncode == 0
 
 
@@ -82,7 +83,7 @@ def test_an_agent_whose_answer_has_no_reader_ends_by_itself(ledger: Ledger) -> N
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb") as unread:
-        subprocess.run(bootstrap.argv(), input=bootstrap.stdin(), stdout=unread, check=False, timeout=HANG_S)
+        subprocess.run(bootstrap.local_argv(), input=bootstrap.stdin(), stdout=unread, check=False, timeout=HANG_S)
 
 
 async def test_an_agent_that_has_reported_ends_with_a_bootstrap_that_is_ended_before_it_answers(ledger: Ledger) -> None:
@@ -108,7 +109,7 @@ async def test_a_supervisor_that_is_killed_as_it_begins_leaves_nothing(ledger: L
 
 def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> None:
     bootstrap = Bootstrap("far", None, {"host_timeout_s": _HOUR_S})
-    command = ["sh", "-c", 'exec "$@" >&-', "sh", *bootstrap.argv()]
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *bootstrap.local_argv()]
     told = subprocess.run(command, input=bootstrap.stdin(), stderr=subprocess.PIPE, check=False, timeout=HANG_S)
     assert told.returncode == BEGUN
     assert b"Bad file descriptor" in told.stderr
@@ -118,7 +119,7 @@ def test_where_no_answer_can_be_given_no_agent_is_started(ledger: Ledger) -> Non
 def _begun(bootstrap: Bootstrap) -> Iterator[subprocess.Popen[bytes]]:
     """Start a bootstrap, and write all of its input to its standard input."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(bootstrap.argv(), stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen(bootstrap.local_argv(), stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
         process.stdin.write(bootstrap.stdin())
         process.stdin.close()

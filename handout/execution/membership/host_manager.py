@@ -36,6 +36,7 @@ from handout.protocol.frames import ProtocolError
 from handout.resources import Capabilities, Host, Tracker, compile_capabilities
 from handout.scheduler import events as ev
 from handout.transport.agent_link import STOP_TIMEOUT_S, AgentLink, release_error
+from handout.transport.bootstrap import StartOptions
 from handout.transport.launcher import Launcher
 from handout.transport.timings import Timings
 
@@ -297,6 +298,8 @@ class HostManager:
             raise release_error(self.host.name)
 
     async def _new_link(self) -> AgentLink:
+        # An agent gets the values that the caller's environment has when the agent is started.
+        options = StartOptions(self.host.environment(), self.host.workdir, self.host.setup)
         launcher = await self._launcher()
         self._check_wanted()
         link = AgentLink(
@@ -307,6 +310,7 @@ class HostManager:
             self._on_frames,
             self._suspect,
             self._hash_seed,
+            options,
         )
         self._link = link
         return link

@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple
 from handout.host.system import processes
 from handout.host.worker import importer
 from handout.host.worker.call_loader import MissingBundleError
+from handout.host.worker.looked_up import looked_up_in_vain
 from handout.host.worker.objects import DiskFullError, OversizedResultError, StoreAccessError
 from handout.protocol import frames, messages
 from handout.serialization import diagnosis, exceptions, pickling
@@ -82,7 +83,7 @@ def _kind_of(error: Any, cancelled: bool) -> tuple[str, dict[str, Any]]:
         return "exited", {"exit": _status(error)}
     if issubclass(kind, asyncio.CancelledError) and cancelled:
         return "cancelled", {}
-    return "raised", {"missing": importer.explain_missing(error)}
+    return "raised", {"missing": importer.explain_missing(error), **looked_up_in_vain(error)._asdict()}
 
 
 def _status(error: BaseException) -> int | str | None:
