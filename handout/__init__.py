@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         later,
         options,
     )
+    from handout.graph.stored import Stored
     from handout.host.handout_stub import Current, File, current
     from handout.resources import (
         Amount,
@@ -168,6 +169,7 @@ __all__ = [
     "RunView",
     "Runnable",
     "SetupError",
+    "Stored",
     "Task",
     "TaskCancelledError",
     "TaskError",
@@ -270,6 +272,7 @@ _HOMES = {
     "Input": "handout.graph",
     "Options": "handout.graph",
     "Output": "handout.graph",
+    "Stored": "handout.graph.stored",
     "Outs": "handout.graph",
     "Runnable": "handout.graph",
     "function": "handout.graph",

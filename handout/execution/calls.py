@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from handout.allocators import Allocator
@@ -54,6 +54,9 @@ class Calls:
         Raises:
             Exception: The exception that the function raised, or another reason for which there is no result.
         """
+        for value in call.bytes.values:
+            if not isinstance(value, Sequence):
+                value.check(self._driver)
         bundle = await _bundle(call.bytes.modules)
         ended = asyncio.get_running_loop().create_future()
         run = self._run_for(call.options.priority)

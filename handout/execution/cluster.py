@@ -19,7 +19,9 @@ from handout.execution.executor import ClusterExecutor
 from handout.execution.results import Results
 from handout.execution.run_options import RunOptions
 from handout.execution.run_view import RunView, views_of
+from handout.execution.stored_object import put
 from handout.graph import Options, Runnable, as_graph
+from handout.graph.stored import Stored
 from handout.resources import Host, Inventory, InventoryLike
 from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.submission.single_call import CallOptions, encode_call
@@ -29,6 +31,7 @@ __all__ = ["Cluster", "Require"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Cluster:
@@ -278,6 +281,35 @@ class Cluster:
         calls = runtime.calls
         companions = registered_by_value() if runtime.has_data_hosts else ()
         return await calls.run(encode_call(fn, args, kwargs, self._options, companions))
+
+    async def put(self, value: T, /) -> Stored[T]:
+        """Store a value, so that graphs and calls of this cluster can take it without sending it again.
+
+        The value is pickled before this method waits for anything. The controller keeps the bytes, those of a large
+        value in a file. A host gets them when one of its tasks needs the value for the first time, and keeps them until
+        the value is dropped.
+
+        Args:
+            value: Any value that can be pickled.
+
+        Returns:
+            The stored object, which stands where the value is wanted.
+
+        Raises:
+            UnserializableError: The value cannot be pickled.
+            HostError: The cluster is not open.
+
+        Example:
+            ```python
+            async def main() -> None:
+                async with handout.Cluster() as cluster:
+                    table = await cluster.put(list(range(1000)))
+                    print(await cluster.call(sum, table))
+            ```
+        """
+        runtime = self._runtime
+        stored: Stored[T] = await put(runtime.driver, runtime.next_run(), value)
+        return stored
 
     async def add(self, host: Host | str, /) -> None:
         """Add a host, and return as soon as the host is usable. Runs that have begun can use the host too.

@@ -27,6 +27,7 @@ from handout.execution.shell.run_state import GraphRun
 from handout.execution.shell.run_submission import make_run
 from handout.execution.sliced import sliced
 from handout.execution.start_hint import STARTS, Start
+from handout.execution.stored_object import keep
 from handout.graph import Graph, Output
 from handout.graph.check import check_placement
 from handout.graph.plan import Plan
@@ -115,7 +116,12 @@ class Execution:
         options = self._options
         if not self._owns_cluster:
             _ = self._cluster.driver  # raises if the cluster is not open, whatever is wrong with the graph
-        plan = await sliced(self._graph._compile(options.get("outputs"), options.get("given")))
+        if self._owns_cluster and options.get("keep") is not None:
+            raise HandoutError(
+                "keep= leaves objects on the hosts of a cluster, and the hosts of this run are released after it.",
+                remedy="Open a Cluster, and run the graph on it: async with Cluster(...) as cluster: ...",
+            )
+        plan = await sliced(self._graph._compile(options.get("outputs"), options.get("given"), options.get("keep")))
         await sliced(check_placement(plan, self._cluster.inventory))
         journal = options.get("journal")
         try:
@@ -169,6 +175,8 @@ class Execution:
         encoded = await sliced(encode_plan(plan, companions))
         if encoded.bulk and not all(host.is_local for host in self._cluster.inventory.values()):
             logger.warning("%s", printable(encoded.bulk))
+        for home in encoded.borrowed.values():
+            home.check(self._cluster.driver)
         return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
 
     async def _until_enough(self, run: GraphRun) -> None:
@@ -250,7 +258,10 @@ class Execution:
                 driver.post(ev.CancelRequested(run.number))
                 with anyio.move_on_after(_LEAVE_TIMEOUT_S - (_CLOSE_S if self._owns_cluster else 0.0)):
                     await run.ended.wait()
-            driver.forget(run)
+            if driver.is_held(run):
+                run.recorder = None  # the journal is closed below, and what is made again is not recorded
+            else:
+                driver.forget(run)
             run.finish(None)
         if self._owns_cluster:
             if self._start is not None:
@@ -292,6 +303,8 @@ class Execution:
         await run.ended.wait()
         if self._results is None:
             self._results = Results(run)
+            if run.plan.keep and run.error is None and self._driver is not None:
+                self._results._keep(keep(self._driver, run))
         if run.error is not None:
             raise self._explained(run.error)
         if run.policy.on_failure == "fail_fast":

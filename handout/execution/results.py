@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from handout.errors import DamagedFileError, DependencyError, GraphError, HandoutError, ResultError
 from handout.failures import Failure, refused
 from handout.graph import Output
+from handout.graph.stored import Home, Stored
 from handout.scheduler.task_states import Outcome
 from handout.serialization import calls, exceptions, pickling
 from handout.serialization.calls import Path
@@ -51,6 +52,8 @@ class Results(Mapping[str, Any]):
 
     def __init__(self, run: GraphRun) -> None:
         self._run = run
+        #: What stays on hosts, by object number.
+        self._stored: Mapping[int, Home] = {}
 
     @overload
     def __getitem__(self, key: Output[R], /) -> R: ...
@@ -91,6 +94,45 @@ class Results(Mapping[str, Any]):
         except (GraphError, TypeError):
             return False
         return number in self._run.objects
+
+    def _keep(self, stored: Mapping[int, Home]) -> None:
+        """Set what stays on hosts, by object number."""
+        self._stored = stored
+
+    def stored(self, output: Output[R], /) -> Stored[R]:
+        """Return an object that ``keep=[...]`` has left on hosts. Later graphs and calls of the cluster can take it.
+
+        Args:
+            output: One of the outputs in ``keep``.
+
+        Returns:
+            The stored object. It stays on the hosts as long as there is a reference to it or to these results.
+
+        Raises:
+            KeyError: The output was not in ``keep``.
+            Exception: The function of the output failed, or the run ended without it.
+
+        Example:
+            ```python
+            async def main() -> None:
+                async with handout.Cluster() as cluster:
+                    first = handout.Graph()
+                    table = first.add(list, range(1000))
+                    kept = (await cluster.execute(first, keep=[table])).stored(table)
+                    second = handout.Graph()
+                    total = second.add(sum, kept)
+                    print((await cluster.execute(second))[total])
+            ```
+        """
+        run = self._run
+        number, path = run.plan.locate(output)
+        home = self._stored.get(number)
+        if home is not None and not path:
+            return Stored(home, 0)
+        failure = run.failures.get(run.spec.producer[number])
+        if failure is not None:
+            raise failure.exception
+        raise KeyError(f"{output.id!r} was not kept on hosts. List this output in keep=[...] of the run.")
 
     @property
     def failures(self) -> Mapping[str, Failure]:

@@ -27,6 +27,9 @@ class RunOptions(TypedDict, total=False):
             `locality` if the cluster has none.
         outputs: Outputs whose values the run brings back. Functions that are not needed for these outputs do not run.
             Default: each result that no other function takes.
+        keep: Outputs whose values stay on the hosts of the cluster after the run, as `Stored` objects that
+            `Results.stored` returns. Only `Cluster.execute`, `Cluster.start` and `Cluster.run` have this option. An
+            output in ``keep`` that no function takes is not brought back unless ``outputs`` names it. Default: none.
         given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. The
             `Results` of an earlier run can be given too. A function whose output is replaced runs only if another of
             its outputs is needed. Default: none.
@@ -69,6 +72,7 @@ class RunOptions(TypedDict, total=False):
 
     allocator: Allocator | None
     outputs: Iterable[Output[Any]] | None
+    keep: Iterable[Output[Any]] | None
     given: Given
     retries: int
     on_failure: Literal["fail_fast", "continue"]
@@ -132,6 +136,7 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: value is None or callable(value),
     ),
     "outputs": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
+    "keep": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
     "given": ("a mapping of outputs or ids to values", lambda value: value is None or isinstance(value, Mapping)),
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),

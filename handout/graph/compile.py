@@ -27,7 +27,9 @@ Outs = Iterable[Output[Any]] | None
 _NO_KWARGS: dict[str, Any] = {}
 
 
-def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: Given | None) -> Slices[Plan]:
+def compile_nodes(
+    nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: Given | None, keep: Outs = None
+) -> Slices[Plan]:
     """Return the plan of one run; see `Graph.compile`."""
     wiring = Wiring(nodes)
     yield from wiring.scan()
@@ -36,13 +38,15 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given:
     consumed = yield from _consumed(wiring)
     _check_inline(wiring, consumed)
     replaced = yield from Replacements.of(wiring, given)
-    wanted = yield from (_sinks(wiring, consumed) if outputs is None else _listed(wiring, outputs))
+    kept = yield from _listed(wiring, () if keep is None else keep, "keep")
+    wanted = yield from (_sinks(wiring, consumed, kept) if outputs is None else _listed(wiring, outputs, "outputs"))
     everything = outputs is None and not replaced
-    needed = None if everything else (yield from _needed(wiring, order, replaced, wanted))
+    needed = None if everything else (yield from _needed(wiring, order, replaced, [*wanted, *kept]))
     task_nodes, task_of = yield from _tasks(wiring, order, needed, replaced)
     objects = ObjectNumbers(wiring, replaced, task_of, len(task_nodes))
     inputs = yield from _inputs(wiring, order, needed, task_of, objects)
-    wanted_numbers = yield from _numbers(objects, wanted)
+    wanted_numbers = yield from _numbers(objects, wanted, "outputs")
+    kept_numbers = yield from _numbers(objects, kept, "keep")
     ids = yield from _ids(wiring, task_nodes)
     # A dump node has no entry in ``nodes.options`` and ``nodes.kwargs``, unless the graph has got a node with the same
     # number since the wiring was made.
@@ -65,6 +69,7 @@ def compile_nodes(nodes: Nodes, signatures: Signatures, *, outputs: Outs, given:
         groups=groups,
         extras=objects.extras,
         outputs=wanted_numbers,
+        keep=_made(objects, kept, kept_numbers),
         objects=objects,
         wiring=wiring,
     )
@@ -106,7 +111,7 @@ def _check_calls(wiring: Wiring, signatures: Signatures) -> Slices[None]:
     for node, refs in enumerate(wiring.refs):
         if is_slice_end(node):
             yield
-        if node >= wiring.count:  # the dump of an Arg
+        if node in wiring.dumped:
             signatures.check(wiring.function(node), 1, (), wiring.id_of(node))
         for ref in refs:
             if type(ref) is not Output and isinstance(ref, Arg):
@@ -153,20 +158,21 @@ def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
             )
 
 
-def _sinks(wiring: Wiring, consumed: bytearray) -> Slices[list[Output[Any]]]:
-    """Return the default of ``outputs``: the results that no function of the graph takes."""
+def _sinks(wiring: Wiring, consumed: bytearray, kept: list[Output[Any]]) -> Slices[list[Output[Any]]]:
+    """Return the default of ``outputs``: the results that no function of the graph takes, and that are not kept."""
+    stay = {wiring.node_of(output) for output in kept}
     found: list[Output[Any]] = []
     for node in range(wiring.count):
         if is_slice_end(node):
             yield
-        if not consumed[node] and wiring.fns[node] is not None:
+        if not consumed[node] and wiring.fns[node] is not None and node not in stay:
             found.append(Output(wiring.nodes, node))
     return found
 
 
-def _listed(wiring: Wiring, outputs: Any) -> Slices[list[Output[Any]]]:
+def _listed(wiring: Wiring, outputs: Any, option: str) -> Slices[list[Output[Any]]]:
     if isinstance(outputs, Input | str):
-        raise GraphError(f"outputs={brief(outputs)} is not a list.", remedy="Write outputs=[...].")
+        raise GraphError(f"{option}={brief(outputs)} is not a list.", remedy=f"Write {option}=[...].")
     found: list[Output[Any]] = []
     for each in outputs:
         if is_slice_end(len(found)):
@@ -176,18 +182,29 @@ def _listed(wiring: Wiring, outputs: Any) -> Slices[list[Output[Any]]]:
             node = wiring.nodes.find(each)
             if node is None:
                 remedy = wiring.nodes.did_you_mean(each)
-                raise GraphError(f"outputs= names {each!r}, which does not exist.", remedy=remedy)
+                raise GraphError(f"{option}= names {each!r}, which does not exist.", remedy=remedy)
             output = Output(wiring.nodes, node)
         if not isinstance(output, Output):
             raise GraphError(
-                f"outputs= holds {brief(each)}, which is not an output.", remedy="Give outputs of this graph."
+                f"{option}= holds {brief(each)}, which is not an output.", remedy="Give outputs of this graph."
             )
         wiring.node_of(output)  # raises `GraphError` if the output belongs to another graph
         found.append(output)
     return found
 
 
-def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> Slices[list[int]]:
+def _made(objects: ObjectNumbers, kept: list[Output[Any]], numbers: list[int]) -> list[int]:
+    """Check that functions of this run make all outputs that stay on hosts."""
+    for output, number in zip(kept, numbers, strict=False):
+        if not objects.is_made(number):
+            raise GraphError(
+                f"keep= holds {output.id!r}, which is a value, and which no function of this run makes.",
+                remedy="To keep a value on hosts, write `await cluster.put(value)`.",
+            )
+    return numbers
+
+
+def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]], option: str) -> Slices[list[int]]:
     numbers: dict[int, None] = {}
     for place, output in enumerate(outputs):
         if is_slice_end(place):
@@ -195,7 +212,7 @@ def _numbers(objects: ObjectNumbers, outputs: list[Output[Any]]) -> Slices[list[
         number = objects.number(output)
         if number is None:
             raise GraphError(
-                f"outputs= holds {output.id!r}, which is inline, so it exists only inside the functions that take it.",
+                f"{option}= holds {output.id!r}, which is inline, so it exists only inside the functions that take it.",
                 remedy="Leave out inline=True.",
             )
         numbers[number] = None

@@ -194,9 +194,9 @@ class Graph(TypedCalls):
         """
         return at_once(self._compile(outputs, given))
 
-    def _compile(self, outputs: Outs, given: Given | None) -> Slices[Plan]:
+    def _compile(self, outputs: Outs, given: Given | None, keep: Outs = None) -> Slices[Plan]:
         """Do the work of `compile` in slices."""
-        return compile_nodes(self._nodes, self._checks.signatures, outputs=outputs, given=given)
+        return compile_nodes(self._nodes, self._checks.signatures, outputs=outputs, given=given, keep=keep)
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""

@@ -108,6 +108,10 @@ class ObjectNumbers:
         task = self._task_of[node]
         return None if task < 0 else Pick(task, path)
 
+    def is_made(self, number: int) -> bool:
+        """Return True if a task of the run makes an object."""
+        return number < self._tasks or isinstance(self.extras[number - self._tasks], Pick)
+
     def find(self, output: Output[Any]) -> tuple[int | None, Path]:
         """Return the number of the object that an output names, and the path from this object to the output's value.
 

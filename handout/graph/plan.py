@@ -46,6 +46,8 @@ class Plan:
     extras: Sequence[Pick | Value | GivenValue | Borrowed]
     #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
+    #: Numbers of the objects that stay on their hosts after the run, each once.
+    keep: Sequence[int]
     #: Finds the object of an output or an id.
     objects: ObjectNumbers
     wiring: Wiring

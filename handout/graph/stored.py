@@ -32,6 +32,18 @@ class Home(Protocol):
         """Return `id`. The caller gives 0 as the node."""
         ...
 
+    def check(self, driver: Any) -> None:
+        """Raise `HandoutError` if a run of the cluster with this driver cannot take the object."""
+        ...
+
+    def use(self) -> None:
+        """Note that one more open run uses the object."""
+        ...
+
+    def unuse(self) -> None:
+        """Undo `use`."""
+        ...
+
     async def fetch(self, path: Path, to: str | PathLike[str] | None) -> Any:
         """Return the object, or an element of it; see `Stored.fetch`."""
         ...

@@ -18,6 +18,7 @@ from handout.allocators import ClusterView, Task
 from handout.scheduler.task_states import Outcome
 
 __all__ = [
+    "AnnounceObjectsLost",
     "AnnouncePause",
     "AnnounceRunEnded",
     "AnnounceSecondAttempt",
@@ -187,6 +188,16 @@ class AnnounceRunEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnounceObjectsLost:
+    """Objects that a run keeps were lost after its end, and making them again failed."""
+
+    run: int
+    objects: list[int]
+    #: The failure of the task that was to make them, as in `AnnounceTasksEnded`.
+    failure: object
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseHost:
     """Let a drained host go. The host has nothing that a run needs, or the host is lost."""
 
@@ -213,6 +224,7 @@ Command = (
     | AnnounceSecondAttempt
     | AnnounceTasksEnded
     | AnnounceRunEnded
+    | AnnounceObjectsLost
     | ReleaseHost
     | RefuseDrain
 )

@@ -83,6 +83,15 @@ class SimulatedHome:
         """Return the id."""
         return self.id
 
+    def check(self, driver: Any) -> None:
+        """Do nothing."""
+
+    def use(self) -> None:
+        """Do nothing, because the simulated controller counts the runs that borrow."""
+
+    def unuse(self) -> None:
+        """Do nothing."""
+
     async def fetch(self, path: Any, to: Any) -> Any:
         """Do nothing, because no caller fetches a simulated object."""
 
@@ -120,6 +129,8 @@ class RunPlan:
     bad: Mapping[int, tuple[int, Fate]]
     #: The number of a run of which this run borrows objects, or 0.
     borrows: int = 0
+    #: Tasks of which only the first attempt can end well.
+    only_once: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.functions)
@@ -208,5 +219,7 @@ class RunPlan:
 
     def fate(self, t: int, attempt: int) -> Fate:
         """Return how an attempt ends."""
+        if attempt > 1 and t in self.only_once:
+            return Fate.RAISES
         times, fate = self.bad.get(t, (0, Fate.WELL))
         return fate if attempt <= times else Fate.WELL

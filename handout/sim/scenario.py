@@ -77,7 +77,7 @@ class Scenario:
         homes = [run.number for run in runs if run.keep]
         if homes and len(runs) > 1 and calls.random() < 0.7:
             home = calls.choice(homes)
-            runs = [run if run.number == home else replace(run, borrows=home) for run in runs]
+            runs = [_home(calls, run) if run.number == home else replace(run, borrows=home) for run in runs]
         shared = {"seat": rng.randint(1, 2) * PARTS}
         if calls.random() < 0.15:
             shared[MAX_CONCURRENCY] = calls.randint(1, 4) * PARTS
@@ -92,6 +92,17 @@ class Scenario:
             and not self.weather.rate
             and not self.weather.only_at
         )
+
+
+def _home(rng: Random, run: RunPlan) -> RunPlan:
+    """Return a run of which others borrow. Often, only hosts have what it keeps, and it cannot be made again."""
+    if rng.random() < 0.5:
+        options: RunOptions = {**run.options, "journal_results": "outputs"}
+        outputs = [o for o in run.outputs if o not in run.keep]
+        run = replace(run, sizes=[10**6] * len(run.sizes), options=options, outputs=outputs)
+        if run.speculation is None and rng.random() < 0.7:
+            run = replace(run, only_once=frozenset(run.keep))
+    return run
 
 
 def _host(rng: Random, name: str) -> HostPlan:

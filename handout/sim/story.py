@@ -131,6 +131,7 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     do.AnnounceSecondAttempt: lambda c: f"Task {c.task} of run {c.run} gets a second attempt on host {c.host}.",
     do.AnnounceTasksEnded: _ends,
     do.AnnounceRunEnded: lambda c: f"The controller announced that run {c.run} ended: {c.outcome.value}.",
+    do.AnnounceObjectsLost: lambda c: f"The controller announced that {_objects(c.run, c.objects)} are lost for good.",
     do.ReleaseHost: lambda c: f"The controller released host {c.host}.",
     do.RefuseDrain: lambda c: f"The controller refused to drain host {c.host}: {c.error}",
 }

@@ -104,6 +104,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> Slices[tupl
         nbytes=encoded.nbytes,
         borrowed={number: home.place for number, home in encoded.borrowed.items()},
         outputs=outputs,
+        keep=plan.keep,
         priority=priorities,
         group=plan.groups if max(plan.groups, default=-1) >= 0 else None,
         on_failure=policy.on_failure,

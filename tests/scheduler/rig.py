@@ -206,6 +206,8 @@ class Scene:
                 return [("ask", command.request, *(task.id for task in command.frontier))]
             case cmd.AnnounceRunEnded():
                 return [("over", command.outcome.value)]
+            case cmd.AnnounceObjectsLost():
+                return [("lost", *named(command.objects))]
             case cmd.AnnouncePause() | cmd.AnnounceSecondAttempt():
                 return []
             case cmd.RefuseDrain():

@@ -23,6 +23,10 @@ BATCH = 100
 DAILY = 200
 
 
+#: Seeds in which what a run keeps is lost after its end, and cannot be made again. Few seeds have such a story.
+LOSES_WHAT_IS_KEPT = (833, 834)
+
+
 @pytest.mark.parametrize(
     "first",
     [pytest.param(first, marks=[pytest.mark.full] if first >= DAILY else []) for first in range(0, SEEDS, BATCH)],
@@ -47,7 +51,7 @@ def test_the_seeds_inject_every_kind_of_fault_and_stale_answers() -> None:
     faults: Counter[Fault] = Counter()
     kinds: Counter[str] = Counter()
     stale = calm = 0
-    for seed in range(400):
+    for seed in (*range(400), *LOSES_WHAT_IS_KEPT):
         report = simulate(seed)
         faults.update(report.faults)
         kinds.update(report.story.kinds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from handout.allocators.answer import read_answer
@@ -77,6 +77,8 @@ class Driver:
         self.runs: dict[int, RunState] = {}
         self.classes = TaskClassTable()
         self._code_uses = CodeUses()
+        #: For each run that is kept: the objects because of which it is kept.
+        self._held: dict[int, set[int]] = {}
         #: Records every agent in a journal. None unless the cluster belongs to one run that has a journal.
         self.recorder: Recorder | None = None
         self._spawn = spawn
@@ -109,6 +111,7 @@ class Driver:
             do.AnnounceSecondAttempt: self._announce_second,
             do.AnnounceTasksEnded: self._tasks_ended,
             do.AnnounceRunEnded: self._run_ended,
+            do.AnnounceObjectsLost: self._objects_lost,
             do.ReleaseHost: self._release_host,
             do.RefuseDrain: self._refuse_drain,
         }
@@ -186,6 +189,15 @@ class Driver:
         if deadline is not None:
             self._timer = self._loop.call_at(deadline, self.post)
 
+    @property
+    def is_closed(self) -> bool:
+        """True if the cluster was closed, or the core or the driver has failed."""
+        return self._closed or self.broken is not None
+
+    def is_held(self, run: RunState) -> bool:
+        """Return True if a run is kept because of objects that stay on hosts."""
+        return bool(self._held.get(run.number))
+
     def close(self) -> None:
         """Give the core no more events. End every open run with an error."""
         self._closed = True
@@ -198,6 +210,8 @@ class Driver:
         for run in list(self.runs.values()):
             if not run.ended.is_set():
                 run.finish(self.broken or _closed_under(run))
+            elif self.is_held(run):
+                run.finish(None)  # a caller may wait for an object of it
 
     # ---- runs and hosts ----------------------------------------------------------------------------------------
 
@@ -223,8 +237,24 @@ class Driver:
         """Note that an open run begins to use a function or a bundle; see `CodeUses.add`."""
         self._code_uses.add(function, bundle)
 
+    def hold(self, run: RunState, objects: Collection[int]) -> None:
+        """Keep a run until `release` was called for each of these objects, which the run keeps."""
+        if objects:
+            self._held[run.number] = set(objects)
+
+    def release(self, run: RunState, number: int) -> None:
+        """Let an object go that a run keeps. With the last one, forget the run."""
+        held = self._held.get(run.number, set())
+        if number not in held:
+            return
+        held.discard(number)
+        if held:
+            self.post(ev.ObjectsReleased(run.number, [number]))
+        else:
+            self.forget(run)
+
     def forget(self, run: RunState) -> None:
-        """Drop a run that its caller has left. Tell agents to drop the code that no other run uses."""
+        """Drop a run that its caller has left, and what it keeps. Tell agents to drop code that no other run uses."""
         asking = self._asking.pop(run.number, None)
         if asking is not None:
             asking.cancel()
@@ -232,6 +262,8 @@ class Driver:
             for host, task, attempt in run.recorder.release_all():
                 run.recorder.not_started([task], [attempt])
                 self.post(ev.TasksRecalled(host, run.number, [task], [attempt]))
+        self._held.pop(run.number, None)
+        run.give_back(list(run.homes))
         if self.runs.pop(run.number, None) is None:
             return
         functions, bundles = self._code_uses.end(run)
@@ -451,6 +483,14 @@ class Driver:
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]
             )
+
+    def _objects_lost(self, command: do.AnnounceObjectsLost) -> None:
+        run = self.runs.get(command.run)
+        if run is None:
+            return
+        for number in command.objects:
+            run.lost[number] = command.failure
+            run.arrived(number)
 
     def _run_ended(self, command: do.AnnounceRunEnded) -> None:
         run = self.runs.get(command.run)

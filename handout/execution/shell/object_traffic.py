@@ -120,8 +120,12 @@ class ObjectTraffic:
 
         Only results are in files or in a journal. The values that the caller gave are in memory.
         """
-        id = run.ids[run.spec.producer[number]]
-        logger.warning("The result of task %r is made again, because it cannot be read. %s", id, error.problem)
+        producer = run.spec.producer[number]
+        if producer >= 0:
+            what = f"The result of task {run.ids[producer]!r} is made again, because it cannot be read."
+        else:
+            what = "A value that was put on the cluster cannot be read any more, and is not sent to further hosts."
+        logger.warning("%s %s", what, error.problem)
         run.objects.drop([number])
 
     def _note_source(self, run: RunState, number: int, source: str) -> None:

@@ -119,6 +119,8 @@ class RunState:
     #: For each object whose bytes have passed through a host with ``trust="data"``, that host. Such bytes are untrusted
     #: on every host.
     suspects: dict[int, str] = field(default_factory=dict)
+    #: For each object that the run keeps and that is lost for good: why.
+    lost: dict[int, object] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
     #: The tasks that failed, in the order of their failures.
     failed_order: list[int] = field(default_factory=list)
@@ -162,7 +164,8 @@ class RunState:
 
     def name_of(self, number: int) -> str:
         """Return the id of an object: the id of the task that makes it."""
-        return self.ids[self.spec.producer[number]]
+        producer = self.spec.producer[number]
+        return self.ids[producer] if producer >= 0 else f"value-{number}"
 
     def options_of(self, task: int) -> TaskOptions:
         """Return the options of a task. The run's options replace those that were not set for the function."""
@@ -176,14 +179,17 @@ class RunState:
     def borrow(self, number: int, home: Home) -> None:
         """Note that an object is one that another run keeps."""
         self.homes[number] = home
+        home.use()
         run, object_ = home.place
         self.borrowed[number] = numbering.base(run) | object_
 
     def give_back(self, numbers: Iterable[int]) -> None:
         """Undo `borrow` for some objects."""
         for number in numbers:
-            self.homes.pop(number, None)
             self.borrowed.pop(number, None)
+            home = self.homes.pop(number, None)
+            if home is not None:
+                home.unuse()
 
     def key_of(self, number: int) -> int:
         """Return the key of an object, by which agents know it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from handout.errors import HostLostError, OutcomeUnknownError
-from handout.scheduler.commands import AnnounceRunEnded
+from handout.scheduler.commands import AnnounceObjectsLost, AnnounceRunEnded
 from handout.scheduler.handlers.attempts import give_up_attempts
 from handout.scheduler.handlers.replicas import drop_unused, release_inputs
+from handout.scheduler.state.object_table import KEEP
 from handout.scheduler.state.run_preparation import empty_run
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.timers import Timer, Wake
@@ -17,6 +18,7 @@ __all__ = [
     "ABORT_S",
     "abort",
     "abort_due",
+    "announce_lost",
     "cancel",
     "close",
     "end",
@@ -51,8 +53,18 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
             drop_unused(world, run, o)
     release_inputs(world, run, t)
     world.ending.add(run)
+    if run.announced:
+        announce_lost(world, run, t, failure)
     if run.borrowers:
         fail_borrowers(world, run, t)
+
+
+def announce_lost(world: World, run: Run, t: int, failure: object) -> None:
+    """Announce that a task cannot make again what a run keeps after its end."""
+    objects = run.objects
+    lost = [o for o in run.objects_of(t) if objects.flags[o] & KEEP and not objects.replicas[o]]
+    if lost:
+        world.out.add(AnnounceObjectsLost(run.number, lost, failure))
 
 
 def fail_borrowers(world: World, home: Run, t: int) -> None:

@@ -146,7 +146,10 @@ def _check_hope(world: World, run: Run) -> None:
     # A drained host that was released gets no work any more. Any other host that gets no work now may get work again or
     # be lost, which may change the answer.
     busy = any(h.handed or h.lingering or not (h.open or h.released) for h in world.fleet.by_name.values())
-    if busy or run.requests.changed or run.requests.asks_again or world.fleet.awaits_some(world.now):
+    # The tasks of another run may have ended in this call of the core, so that hosts have got room; see `note_room`.
+    if busy or world.dirty or run.requests.changed or run.requests.asks_again:
+        return
+    if world.fleet.awaits_some(world.now):
         return
     if any(timer.wake in _MAY_CHANGE and timer.run in (-1, run.number) for timer in world.timers.pending()):
         return

@@ -6,6 +6,7 @@ The tasks of a lost host return to the frontier. Lost objects that are still nee
 from __future__ import annotations
 
 from handout.errors import HostLostError, WorkerDiedError
+from handout.scheduler.commands import AnnounceObjectsLost
 from handout.scheduler.events import CopyFailed, ObjectsStored, ObjectsVanished
 from handout.scheduler.handlers.attempts import (
     end_attempt,
@@ -16,10 +17,12 @@ from handout.scheduler.handlers.attempts import (
 )
 from handout.scheduler.handlers.cancellation import (
     abort,
+    announce_lost,
     end,
     end_dependents,
     fail,
     fail_borrowers,
+    fail_consumers,
     give_up_output,
     withdraw,
 )
@@ -145,6 +148,8 @@ def lose_object(world: World, run: Run, o: int) -> None:
     if run.over or run.aborting or not run.objects.needed(o):
         return
     producer = run.spec.producer[o]
+    if producer < 0 and o not in run.borrowed:
+        _lose_value(world, run, o)
     if producer < 0 or not run.ended(producer):
         return
     if run.state[producer] == State.DONE:
@@ -156,6 +161,17 @@ def lose_object(world: World, run: Run, o: int) -> None:
     cancelled = run.state[producer] == State.CANCELLED
     end_dependents(world, run, producer, Outcome.CANCELLED if cancelled else Outcome.SKIPPED)
     fail_borrowers(world, run, producer)
+    if run.announced:
+        announce_lost(world, run, producer, "the task that makes it has failed before")
+
+
+def _lose_value(world: World, run: Run, o: int) -> None:
+    """Fail the tasks that take a value of the caller, because the controller cannot read it any more."""
+    fail_consumers(world, run, o)
+    for other, borrowed in list(run.borrowers.get(o, ())):
+        fail_consumers(world, other, borrowed)
+    if run.announced:
+        world.out.add(AnnounceObjectsLost(run.number, [o], "the controller cannot read the value any more"))
 
 
 def _repeat(world: World, run: Run, first: int) -> None:
@@ -283,7 +299,7 @@ def copy_failed(world: World, event: CopyFailed) -> None:
         world.stale += 1
         return
     run.objects.end_copy(o, index)
-    if event.missing and source in run.objects.replicas[o] and run.spec.producer[o] >= 0:
+    if event.missing and source in run.objects.replicas[o]:
         if _lose_replica(world, run, o, source):
             return
     if not _is_wanted_at(run, o, index):
