@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pickle
@@ -118,8 +119,37 @@ def _content(path: str) -> tuple[int, Any]:
         status = os.fstat(stream.fileno())
         if status.st_size == 0:
             return status.st_mode & 0o777, stream.read()  # files in /proc have content although their size is 0
-        mapped = mmap.mmap(stream.fileno(), status.st_size, access=mmap.ACCESS_READ)
+        mapped = _mapping_class()(stream.fileno(), status.st_size, access=mmap.ACCESS_READ)
+    mapped.path, mapped.stamp = os.path.abspath(path), stamp_of(status)
     return status.st_mode & 0o777, pickle.PickleBuffer(mapped)
+
+
+@functools.lru_cache(maxsize=1)
+def _mapping_class() -> Any:
+    import mmap
+
+    class MappedFile(mmap.mmap):
+        """The content of a file."""
+
+        #: The path of the file, and the file's `stamp_of` when it was mapped.
+        path = ""
+        stamp: tuple[int, ...] = ()
+
+    return MappedFile
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return numbers of a file that change with its content, unless two changes follow each other within a clock tick.
+
+    The last two numbers are the times of the last changes in nanoseconds.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def mapped_file(view: memoryview) -> tuple[str, tuple[int, ...]] | None:
+    """Return the path of the file whose content a `File` has mapped, and the file's stamp; None for other memory."""
+    mapped = view.obj
+    return (mapped.path, mapped.stamp) if issubclass(type(mapped), _mapping_class()) else None
 
 
 def _receive(name: bytes, mode: int, content: Any) -> File:

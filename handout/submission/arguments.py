@@ -16,6 +16,7 @@ from handout.errors import GraphError, UnserializableError
 from handout.graph.objects import Pick
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
+from handout.project.sources import own_sources
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
@@ -23,7 +24,9 @@ from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Sl
 from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
-from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
+from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sources, function_ref
+from handout.submission.function_identity import function_digest
+from handout.submission.identities import CallDigests, Digester
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 
@@ -60,6 +63,8 @@ class EncodedRun:
     values: Mapping[int, Sequence[Segment]]
     #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
+    #: The digests of the calls, functions and values, by which a later run recognizes the tasks.
+    digests: CallDigests
 
 
 def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
@@ -81,6 +86,9 @@ class _Encoder:
         self.plan = plan
         self.companions = companions
         self.snapshot = Snapshot()
+        self.digester = Digester(self.snapshot)
+        #: The digests of functions, with the modules that each refers to, by the function's ``id``.
+        self.function_digests: dict[int, tuple[bytes, frozenset[str]]] = {}
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
@@ -108,6 +116,7 @@ class _Encoder:
                 self.paths.setdefault(extra.task, []).append(extra.path)
             else:
                 self._supply(number, extra.value, plan.name_of(number))
+                yield from self.digester.settle()
         calls: list[bytes] = []
         fn: list[int] = []
         inputs: list[tuple[int, ...]] = []
@@ -118,11 +127,15 @@ class _Encoder:
             calls.append(blob)
             inputs.append(needs)
             fn.append(self._function(task, by_value))
-        bundle = yield from bundle_modules(self.snapshot.modules)
+            if self.digester.is_unsettled:
+                yield from self.digester.settle()
+        sources = yield from own_sources(self.snapshot.modules)
+        bundle = yield from bundle_sources(sources)
+        digests = yield from self.digester.finish(sources.packages)
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
-        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle)
+        return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, digests)
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -144,6 +157,9 @@ class _Encoder:
                 )
             known = self.function_index[id(fn), by_value] = len(self.functions)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
+            if id(fn) not in self.function_digests:
+                self.function_digests[id(fn)] = function_digest(fn)
+            self.digester.function(*self.function_digests[id(fn)])
         return known
 
     def _supply(self, number: int, value: Any, id: str) -> None:
@@ -158,6 +174,7 @@ class _Encoder:
             kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
+        self.digester.value(number, kept, code.modules, code.seen)
         if code.seen:
             self.code_objects.add(number)
 
@@ -175,6 +192,7 @@ class _Encoder:
         call = _CallEncoder(self, task, paths or ())
         with _CodeWatch(self.snapshot) as code:
             blob = call.encode(args, kwargs)
+        self.digester.call(call.pathless, code.modules, code.seen)
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> Slices[bytes | None]:
@@ -190,7 +208,7 @@ class _Encoder:
                     return None
             if not args and not paths:
                 return self._share((), ((), None, None, None))
-            return pickle.dumps((args, None, tuple(paths) if paths else None, None), 5)
+            return self._note((args, None, None, None), paths)
         fills: list[tuple[int, Fill]] = []
         index: dict[int, int] = {}
         rest = False
@@ -219,7 +237,7 @@ class _Encoder:
             holes = list(args)
             for position, _ in fills:
                 holes[position] = None
-            return pickle.dumps((tuple(holes), None, tuple(paths) if paths else None, fills), 5)
+            return self._note((tuple(holes), None, None, fills), paths)
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
     def _indices(self, outputs: Sequence[Any], index: Mapping[int, int]) -> Slices[list[int]]:
@@ -246,10 +264,17 @@ class _Encoder:
         number, path = self.plan.objects.find(output)
         return -1 if number is None or path else number
 
+    def _note(self, call: tuple[Any, Any, None, Any], paths: list[Path] | None) -> bytes:
+        """Return the blob of a simple call. Note the call's digest, of which the paths are no part."""
+        blob = pickle.dumps(call, 5)
+        self.digester.call(blob)
+        return pickle.dumps((*call[:2], tuple(paths), call[3]), 5) if paths else blob
+
     def _share(self, key: Any, call: Any) -> bytes:
         blob = self.shared.get(key)
         if blob is None:
             blob = self.shared[key] = pickle.dumps(call, 5)
+        self.digester.call(blob)
         return blob
 
 
@@ -266,23 +291,29 @@ def _has_repeated_sequence(args: tuple[Any, ...]) -> bool:
 class _CodeWatch:
     """A context manager. After its block, `seen` is True if the block has pickled code by value.
 
+    `modules` then has the names of the modules to which the block has referred.
+
     It is a class because ``contextlib.contextmanager`` would take as much time as the pickling itself.
     """
 
-    __slots__ = ("before", "seen", "snapshot")
+    __slots__ = ("before", "modules", "modules_before", "seen", "snapshot")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.before = snapshot.by_value
+        self.before, self.modules_before = snapshot.by_value, snapshot.modules
         self.seen = False
+        self.modules: set[str] = set()
 
     def __enter__(self) -> _CodeWatch:
-        self.snapshot.by_value = False
+        self.snapshot.by_value, self.snapshot.modules = False, self.modules
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seen = self.snapshot.by_value
         self.snapshot.by_value = self.before or self.seen
+        self.modules = self.snapshot.modules
+        self.snapshot.modules = self.modules_before
+        self.snapshot.modules |= self.modules
 
 
 class _CallEncoder:
@@ -298,6 +329,8 @@ class _CallEncoder:
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
+        #: The blob without the paths of the elements that are taken from the task's result.
+        self.pathless = b""
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Turn large arguments into objects, add these objects to `inputs`, and return the blob of the call."""
@@ -308,7 +341,10 @@ class _CallEncoder:
                 held = tuple(self._shrink(arg) for arg in held)
                 named = {name: self._shrink(arg) for name, arg in named.items()}
                 segments = self._dump(held, named)
-            return b"".join(segments)
+            blob = b"".join(segments)
+            paths, self.paths = self.paths, ()
+            self.pathless = b"".join(self._dump(held, named)) if paths else blob
+            return blob
         except GraphError:
             raise
         except BaseException as error:  # a __reduce__ may raise anything, also SystemExit

@@ -1,0 +1,311 @@
+"""The identities of a run's tasks. An identity is a digest by which a later run of this process recognizes a task.
+
+Two tasks have the same identity if the hosts get the same bytes for both: the same function with the same sources of the
+user's own modules, the same arguments, and the results of tasks with the same identities. One graph may have several
+tasks that are equal in this way. Their identities differ, because the place among these tasks is a part of them.
+
+The bytes of the calls, functions and values of a run are made once, before the run begins. So what the caller changes
+later makes no difference. Digests of calls and functions are made together with these bytes. Values may be large, so
+their digests are made only when a later run needs them.
+
+A journal has other identities (see `journal.identity`), because it recognizes tasks of other processes, in which the
+bytes of equal objects may differ. Where two objects are equal but their bytes are not, the identities here differ, and
+the later run does not use the result of the earlier one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from handout.graph.objects import Pick
+from handout.graph.plan import Plan
+from handout.project.package import Package
+from handout.serialization.calls import Path
+from handout.serialization.file import mapped_file, stamp_of
+from handout.serialization.pickling import Segment, Snapshot
+from handout.slices import Slices, is_slice_end
+from handout.submission.function_identity import digest, path_digest
+
+__all__ = ["CallDigests", "Digester", "TaskIdentity", "ValueDigest", "task_identities"]
+
+_SIZE: Final = 16
+#: Bytes that are digested in one slice. They take 5 ms.
+_PIECE: Final = 1 << 22
+#: The pickler writes what is not a large text or large bytes in segments of at most this many bytes.
+_FRAME: Final = 1 << 18
+#: A file that was changed at least so many nanoseconds ago gets another time with its next change. The coarsest common
+#: clock of a file system, that of FAT, has steps of 2 s.
+_SETTLED_NS: Final = 3_000_000_000
+
+
+# ---- values --------------------------------------------------------------------------------------------------
+
+
+class ValueDigest:
+    """The digest of a value of the caller. It is made from the value's bytes when it is first asked for."""
+
+    __slots__ = ("_known", "_parts", "_versions")
+
+    def __init__(self, parts: Sequence[Callable[[], Slices[bytes]]]) -> None:
+        """Start without a digest. Each part returns a digest of some of the value's bytes."""
+        self._parts = parts
+        self._versions = b""
+        self._known: bytes | None = None
+
+    def add(self, versions: bytes) -> None:
+        """Let the digest depend on the versions of the modules whose classes and functions the value refers to."""
+        self._versions = versions
+
+    def made(self) -> Slices[bytes]:
+        """Return the digest."""
+        known = self._known
+        if known is None:
+            found = [self._versions]
+            for part in self._parts:
+                found.append((yield from part()))
+            known = self._known = digest(*found)
+            self._parts = ()
+        return known
+
+
+def _of_bytes(data: Segment) -> Slices[bytes]:
+    made = hashlib.blake2b(digest_size=_SIZE)
+    view = memoryview(data).cast("B")
+    for start in range(0, view.nbytes, _PIECE):
+        made.update(view[start : start + _PIECE])
+        yield
+    return made.digest()
+
+
+def _of_file(path: str, stamp: tuple[int, ...]) -> Slices[bytes]:
+    """Return the digest of a file's content; a random digest if the file has changed since it had this stamp."""
+    made = hashlib.blake2b(digest_size=_SIZE)
+    try:
+        with open(path, "rb") as file:
+            is_same = stamp_of(os.fstat(file.fileno())) == stamp
+            while is_same and (piece := file.read(_PIECE)):
+                made.update(piece)
+                yield
+            is_same = is_same and stamp_of(os.fstat(file.fileno())) == stamp
+    except OSError:
+        is_same = False
+    return made.digest() if is_same else os.urandom(_SIZE)
+
+
+def _known(made: bytes) -> Slices[bytes]:
+    yield from ()
+    return made
+
+
+# ---- what the encoder notes ----------------------------------------------------------------------------------
+
+
+class CallDigests:
+    """The digests of what one run sends."""
+
+    __slots__ = ("_calls", "functions", "values")
+
+    def __init__(self, calls: bytes, functions: Sequence[bytes], values: Mapping[int, ValueDigest]) -> None:
+        self._calls = calls
+        #: For each entry of `EncodedRun.functions`.
+        self.functions = functions
+        #: By object number.
+        self.values = values
+
+    def call(self, task: int) -> bytes:
+        """Return the digest of a task's arguments, in which its inputs have only their places."""
+        return self._calls[_SIZE * task : _SIZE * (task + 1)]
+
+
+class Digester:
+    """Makes the digests while the encoder of a run makes the bytes.
+
+    Args:
+        snapshot: The snapshot of the run.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        #: As pickle writes the serial, which differs in each run.
+        self._serial = snapshot.serial.to_bytes(8, "little")
+        self._calls = bytearray()
+        self._functions: list[bytes] = []
+        self._values: dict[int, ValueDigest] = {}
+        #: The modules that calls, functions and values refer to, if there are any.
+        self._call_modules: dict[int, frozenset[str]] = {}
+        self._function_modules: dict[int, frozenset[str]] = {}
+        self._value_modules: dict[int, frozenset[str]] = {}
+        #: The values with memory that may change later.
+        self._unsettled: list[tuple[list[Callable[[], Slices[bytes]]], int]] = []
+
+    def call(self, blob: bytes, modules: Iterable[str] = (), by_value: bool = False) -> None:
+        """Note the next task's call, without the paths of the elements that are taken from its result."""
+        if modules:
+            self._call_modules[len(self._calls) // _SIZE] = frozenset(modules)
+        self._calls += hashlib.blake2b(self._timeless(blob) if by_value else blob, digest_size=_SIZE).digest()
+
+    def function(self, made: bytes, modules: Iterable[str]) -> None:
+        """Note the next function, of which `function_identity.function_digest` has made a digest."""
+        self._function_modules[len(self._functions)] = frozenset(modules)
+        self._functions.append(made)
+
+    def value(self, number: int, segments: Sequence[Segment], modules: Iterable[str], by_value: bool) -> None:
+        """Note a value."""
+        parts: list[Callable[[], Slices[bytes]]] = []
+        for segment in segments:
+            parts.append(lambda segment=segment: _of_bytes(segment))  # type: ignore[misc]
+            if isinstance(segment, bytes):
+                if by_value and len(segment) <= _FRAME:
+                    made = digest(self._timeless(segment))
+                    parts[-1] = lambda made=made: _known(made)  # type: ignore[misc]
+                continue
+            file = mapped_file(segment) if isinstance(segment, memoryview) else None
+            if file is not None:
+                parts[-1] = lambda file=file: _of_file(*file)  # type: ignore[misc]
+            if file is None or time.time_ns() - max(file[1][-2:]) < _SETTLED_NS:
+                self._unsettled.append((parts, len(parts) - 1))
+        self._values[number] = ValueDigest(parts)
+        if modules:
+            self._value_modules[number] = frozenset(modules)
+
+    @property
+    def is_unsettled(self) -> bool:
+        """True if `settle` has something to do."""
+        return bool(self._unsettled)
+
+    def settle(self) -> Slices[None]:
+        """Make the digests of memory that may change later."""
+        while self._unsettled:
+            parts, at = self._unsettled.pop()
+            made = yield from parts[at]()
+            parts[at] = lambda made=made: _known(made)  # type: ignore[misc]
+
+    def finish(self, packages: Mapping[str, Package]) -> Slices[CallDigests]:
+        """Return the digests.
+
+        Args:
+            packages: The user's own packages that the run sends, by top-level name.
+        """
+        versions = _Versions(packages)
+        calls = self._calls
+        for seen, (task, modules) in enumerate(self._call_modules.items()):
+            if is_slice_end(seen):
+                yield
+            at = _SIZE * task
+            calls[at : at + _SIZE] = digest(calls[at : at + _SIZE], versions.of(modules))
+        for index, modules in self._function_modules.items():
+            self._functions[index] = digest(self._functions[index], versions.of(modules))
+        for number, modules in self._value_modules.items():
+            self._values[number].add(versions.of(modules))
+        return CallDigests(bytes(calls), self._functions, self._values)
+
+    def _timeless(self, blob: bytes) -> bytes:
+        """Return bytes of code by value without the serial of the run's snapshot."""
+        return blob.replace(self._serial, bytes(8))
+
+
+class _Versions:
+    """The versions of the user's own packages. A package gets another version when something that it sends changes."""
+
+    def __init__(self, packages: Mapping[str, Package]) -> None:
+        self._packages = packages
+        self._known: dict[frozenset[str], bytes] = {}
+
+    def of(self, modules: frozenset[str]) -> bytes:
+        """Return the versions of the packages of these modules, and of those that they import, directly or not."""
+        known = self._known.get(modules)
+        if known is None:
+            queue, found = [module.partition(".")[0] for module in modules], dict[str, int]()
+            while queue:
+                package = self._packages.get(top := queue.pop())
+                if package is not None and top not in found:
+                    found[top] = package.version
+                    queue.extend(package.imports)
+            known = self._known[modules] = repr(sorted(found.items())).encode()
+        return known
+
+
+# ---- tasks ---------------------------------------------------------------------------------------------------
+
+
+class TaskIdentity:
+    """The identities of a run's tasks, and the parts of which they are made.
+
+    Args:
+        plan: The graph of the run.
+        inputs: For each task, the numbers of the objects that it takes.
+        function_of: For each task, the index of its function in ``digests``.
+        digests: The digests of what the run sends.
+    """
+
+    def __init__(
+        self, plan: Plan, inputs: Sequence[tuple[int, ...]], function_of: Sequence[int], digests: CallDigests
+    ) -> None:
+        self._plan, self._inputs, self._function_of, self._digests = plan, inputs, function_of, digests
+        self.tasks: list[bytes] = []
+        self._objects: dict[int, bytes] = {}
+
+    def function(self, task: int) -> bytes:
+        """Return the digest of a task's function."""
+        return self._digests.functions[self._function_of[task]]
+
+    def call(self, task: int) -> bytes:
+        """Return the digest of a task's arguments, in which its inputs have only their places."""
+        return self._digests.call(task)
+
+    def inputs(self, task: int) -> list[bytes]:
+        """Return the identities of the objects that a task takes."""
+        return [self.object(number) for number in self._inputs[task]]
+
+    def object(self, number: int) -> bytes:
+        """Return the identity of an object. The task that makes it must have its identity already."""
+        return self.tasks[number] if number < len(self._plan) else self._objects[number]
+
+    def _element(self, number: int) -> bytes:
+        known = self._objects.get(number)
+        if known is None:
+            extra = self._plan.extras[number - len(self._plan)]
+            assert isinstance(extra, Pick)
+            known = self._objects[number] = element_identity(self.tasks[extra.task], extra.path)
+        return known
+
+    def compute(self) -> Slices[None]:
+        """Compute all identities."""
+        count, digests, tasks = len(self._plan), self._digests, self.tasks
+        for number, value in digests.values.items():
+            self._objects[number] = yield from value.made()
+        seen: dict[bytes, int] = {}
+        for task, inputs in enumerate(self._inputs):
+            if is_slice_end(task):
+                yield
+            made = hashlib.blake2b(self.function(task), digest_size=_SIZE)
+            made.update(digests.call(task))
+            for number in inputs:
+                if number < count:
+                    made.update(tasks[number])
+                else:
+                    made.update(self._objects.get(number) or self._element(number))
+            found = made.digest()
+            earlier = seen.get(found, 0)
+            seen[found] = earlier + 1
+            tasks.append(digest(found, b"again %d" % earlier) if earlier else found)
+        for number, extra in enumerate(self._plan.extras, count):
+            if is_slice_end(number):
+                yield
+            if isinstance(extra, Pick):
+                self._element(number)
+
+
+def element_identity(task: bytes, path: Path) -> bytes:
+    """Return the identity of an element of the result of a task that has this identity."""
+    return digest(task, path_digest(path))
+
+
+def task_identities(plan: Plan, encoded: Any) -> Slices[TaskIdentity]:
+    """Return the identities of the tasks of a run."""
+    made = TaskIdentity(plan, encoded.inputs, encoded.fn, encoded.digests)
+    yield from made.compute()
+    return made
