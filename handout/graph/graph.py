@@ -173,7 +173,7 @@ class Graph(TypedCalls):
 
         Args:
             outputs: The outputs that the caller wants. None: all results that no function of the graph takes.
-            given: Values that replace outputs, by output or by id, or the `Results` of an earlier run.
+            given: Values that replace outputs, by output or by id.
 
         Returns:
             The plan that a run executes.

@@ -7,6 +7,7 @@ class, and not only its name.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from handout.errors import GraphError, UnserializableError
 from handout.graph.objects import Pick
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
-from handout.project.sources import own_sources
+from handout.project.sources import Sources, own_sources
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
@@ -67,18 +68,20 @@ class EncodedRun:
     digests: CallDigests
 
 
-def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
+def encode_plan(plan: Plan, companions: Sequence[type] = (), *, is_lenient: bool = False) -> Slices[EncodedRun]:
     """Pickle the functions, arguments and values of a plan.
 
     Args:
         plan: The plan.
         companions: Classes to send along with each function that is sent by value.
+        is_lenient: True if only the digests are needed. What cannot be pickled then gets a digest that matches no other.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
             that failed.
     """
-    return (yield from _Encoder(plan, companions).run())
+    encoder = _LenientEncoder(plan, companions) if is_lenient else _Encoder(plan, companions)
+    return (yield from encoder.run())
 
 
 class _Encoder:
@@ -130,12 +133,15 @@ class _Encoder:
             if self.digester.is_unsettled:
                 yield from self.digester.settle()
         sources = yield from own_sources(self.snapshot.modules)
-        bundle = yield from bundle_sources(sources)
+        bundle = yield from self._bundle(sources)
         digests = yield from self.digester.finish(sources.packages)
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
         return EncodedRun(calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, digests)
+
+    def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:
+        return bundle_sources(sources)
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -276,6 +282,35 @@ class _Encoder:
             blob = self.shared[key] = pickle.dumps(call, 5)
         self.digester.call(blob)
         return blob
+
+
+class _LenientEncoder(_Encoder):
+    """Makes the digests of a run whose bytes are not sent. What cannot be pickled gets a digest that matches no other."""
+
+    def hold(self, number: int, value: Any) -> None:
+        try:
+            super().hold(number, value)
+        except diagnosis.CannotPickleError:
+            self.digester.value(number, [os.urandom(16)], (), False)
+
+    def _call(self, task: int) -> Slices[tuple[bytes, tuple[int, ...], bool]]:
+        try:
+            return (yield from super()._call(task))
+        except GraphError:
+            self.digester.call(os.urandom(16))
+            return b"", self.plan.inputs[task], False
+
+    def _function(self, task: int, by_value: bool) -> int:
+        try:
+            return super()._function(task, by_value)
+        except GraphError:
+            self.digester.function(os.urandom(16), ())
+            self.functions.append(FunctionBlob(0, b"", by_value=False, needs_bundle=False))
+            return len(self.functions) - 1
+
+    def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:
+        yield from ()
+        return None
 
 
 _SIZED = frozenset({str, bytes})

@@ -19,7 +19,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
@@ -30,7 +30,10 @@ from handout.serialization.pickling import Segment, Snapshot
 from handout.slices import Slices, is_slice_end
 from handout.submission.function_identity import digest, path_digest
 
-__all__ = ["CallDigests", "Digester", "TaskIdentity", "ValueDigest", "task_identities"]
+if TYPE_CHECKING:
+    from handout.submission.arguments import EncodedRun
+
+__all__ = ["CallDigests", "Digester", "RunIdentities", "ValueDigest", "element_identity"]
 
 _SIZE: Final = 16
 #: Bytes that are digested in one slice. They take 5 ms.
@@ -231,34 +234,36 @@ class _Versions:
 # ---- tasks ---------------------------------------------------------------------------------------------------
 
 
-class TaskIdentity:
+class RunIdentities:
     """The identities of a run's tasks, and the parts of which they are made.
 
     Args:
         plan: The graph of the run.
-        inputs: For each task, the numbers of the objects that it takes.
-        function_of: For each task, the index of its function in ``digests``.
-        digests: The digests of what the run sends.
+        encoded: The bytes of the run.
     """
 
-    def __init__(
-        self, plan: Plan, inputs: Sequence[tuple[int, ...]], function_of: Sequence[int], digests: CallDigests
-    ) -> None:
-        self._plan, self._inputs, self._function_of, self._digests = plan, inputs, function_of, digests
+    def __init__(self, plan: Plan, encoded: EncodedRun) -> None:
+        self._plan, self._encoded, self._digests = plan, encoded, encoded.digests
+        #: The identity of each task. `compute` makes them.
         self.tasks: list[bytes] = []
+        #: The identities of values, and of elements of results.
         self._objects: dict[int, bytes] = {}
 
     def function(self, task: int) -> bytes:
         """Return the digest of a task's function."""
-        return self._digests.functions[self._function_of[task]]
+        return self._digests.functions[self._encoded.fn[task]]
 
     def call(self, task: int) -> bytes:
         """Return the digest of a task's arguments, in which its inputs have only their places."""
         return self._digests.call(task)
 
+    def numbers(self, task: int) -> Sequence[int]:
+        """Return the numbers of the objects that a task takes."""
+        return self._encoded.inputs[task]
+
     def inputs(self, task: int) -> list[bytes]:
         """Return the identities of the objects that a task takes."""
-        return [self.object(number) for number in self._inputs[task]]
+        return [self.object(number) for number in self._encoded.inputs[task]]
 
     def object(self, number: int) -> bytes:
         """Return the identity of an object. The task that makes it must have its identity already."""
@@ -278,7 +283,7 @@ class TaskIdentity:
         for number, value in digests.values.items():
             self._objects[number] = yield from value.made()
         seen: dict[bytes, int] = {}
-        for task, inputs in enumerate(self._inputs):
+        for task, inputs in enumerate(self._encoded.inputs):
             if is_slice_end(task):
                 yield
             made = hashlib.blake2b(self.function(task), digest_size=_SIZE)
@@ -303,9 +308,3 @@ def element_identity(task: bytes, path: Path) -> bytes:
     """Return the identity of an element of the result of a task that has this identity."""
     return digest(task, path_digest(path))
 
-
-def task_identities(plan: Plan, encoded: Any) -> Slices[TaskIdentity]:
-    """Return the identities of the tasks of a run."""
-    made = TaskIdentity(plan, encoded.inputs, encoded.fn, encoded.digests)
-    yield from made.compute()
-    return made

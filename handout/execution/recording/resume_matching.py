@@ -216,6 +216,7 @@ class PriorRuns:
             committed = known.get(identity)
             if committed is not None:
                 self.reused.add(task)
+                run.reused[task] = f"a result in the journal {str(self._journal.path)!r}"
                 self.done.append(task)
                 run.hosts[task] = committed.host
                 self._replicas += self._take(run, task, committed, data_only)

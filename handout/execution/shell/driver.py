@@ -441,6 +441,8 @@ class Driver:
             run.tell(
                 [
                     TaskEnded(at_s, run.plan.ids[t], o.value, h or None, run.failures.get(t))
+                    if t not in run.reused
+                    else run.reused_event(t, at_s)
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]
             )
@@ -451,7 +453,8 @@ class Driver:
             return
         if run.watchers:
             counts = run.counts()
-            run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome))])
+            reused = sum(1 for task in run.reused if run.outcomes[task] is Outcome.DONE)
+            run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome), reused=reused)])
         if run.recorder is None:
             run.finish(command.error)
         else:

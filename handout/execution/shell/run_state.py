@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
-from handout.events import RunEvent
+from handout.events import RunEvent, TaskEnded, TaskNotReused
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.task_logs import RunLogs
@@ -24,7 +25,9 @@ from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
 from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import Outcome
+from handout.slices import Slices
 from handout.submission.arguments import EncodedRun
+from handout.submission.identities import RunIdentities
 from handout.submission.plan_to_spec import RunPolicy, Traits
 
 __all__ = ["HeldAttempt", "RunRecorder", "RunState"]
@@ -134,6 +137,12 @@ class RunState:
     prepared: Run | None = None
     #: Records the run, if it has a journal.
     recorder: RunRecorder | None = None
+    #: For each task whose result comes from an earlier run, or is not needed because of such results: what the caller
+    #: is told about that.
+    reused: dict[int, str] = field(default_factory=dict)
+    #: If the caller gave the results of an earlier run: for each task that runs, why these have no result for it.
+    anew: dict[int, str] = field(default_factory=dict)
+    _identities: RunIdentities | None = None
 
     def __post_init__(self) -> None:
         self.outcomes = [None] * len(self.plan)
@@ -143,6 +152,23 @@ class RunState:
     def base(self) -> int:
         """The upper bits of the keys of this run's objects."""
         return numbering.base(self.number)
+
+    def identities(self) -> Slices[RunIdentities]:
+        """Return the identities of the run's tasks. They are computed when they are first asked for."""
+        known = self._identities
+        if known is None:
+            known = RunIdentities(self.plan, self.encoded)
+            yield from known.compute()
+            self._identities = known
+        return known
+
+    def note_identities(self, identities: RunIdentities) -> None:
+        """Keep identities that were computed before the run began."""
+        self._identities = identities
+
+    def holds(self, number: int) -> bool:
+        """Return True if the controller still holds an object, so that another run can use it."""
+        return self.objects.is_lasting(number)
 
     def suspect(self, task: int, host: str) -> None:
         """Note that all results of a task come from a host with ``trust="data"``."""
@@ -163,6 +189,19 @@ class RunState:
         while came_from.get(way[-1], -1) >= 0:
             way.append(came_from[way[-1]])
         return way[::-1] if way[-1] == task else [task, cause]
+
+    def reused_event(self, task: int, at_s: float) -> TaskEnded:
+        """Return the event that tells that a task's result comes from an earlier run."""
+        return TaskEnded(at_s, self.plan.ids[task], "reused", self.hosts[task] or None, None, self.reused[task])
+
+    def events_so_far(self, at_s: float) -> Iterator[RunEvent]:
+        """Return the events about results of earlier runs that a watcher has missed that begins to watch now."""
+        ended = [task for task in self.reused if self.outcomes[task] is not None]
+        ids = self.plan.ids
+        return chain(
+            (TaskNotReused(at_s, ids[task], self.anew[task]) for task in sorted(self.anew)),
+            (self.reused_event(task, at_s) for task in ended),
+        )
 
     def tell(self, events: Sequence[RunEvent]) -> None:
         """Hand events to the watchers."""

@@ -1,0 +1,223 @@
+"""Finds the results of an earlier run that a run can use, because the functions that made them are the same.
+
+A result is used if the task that made it has the same identity in both runs (see `submission.identities`). Ids are not
+compared: an id may name another function in another graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from handout.execution.reuse_reasons import Reasons
+from handout.graph.objects import Pick
+from handout.graph.plan import Plan
+from handout.scheduler.task_states import Outcome
+from handout.serialization.calls import Path
+from handout.slices import Slices, is_slice_end
+from handout.submission.arguments import EncodedRun
+from handout.submission.identities import RunIdentities, element_identity
+
+__all__ = ["EarlierRun", "Found", "Reuse", "find_reusable"]
+
+logger = logging.getLogger("handout")
+
+_NOT_NEEDED = "no function that runs takes its result"
+#: How many tasks a log record names.
+_NAMED = 10
+
+
+class EarlierRun(Protocol):
+    """What this module reads of a run that has ended."""
+
+    @property
+    def plan(self) -> Plan:
+        """The graph of the run."""
+        ...
+
+    @property
+    def outcomes(self) -> Sequence[Outcome | None]:
+        """How each task ended."""
+        ...
+
+    def identities(self) -> Slices[RunIdentities | None]:
+        """Return the identities of the run's tasks; None if they were not noted."""
+        ...
+
+    def holds(self, number: int) -> bool:
+        """Return True if the run still holds an object, so that another run can use it."""
+        ...
+
+
+#: Returns an object of the earlier run, or an element of it, in the form in which the new run needs it. None if the new
+#: run needs no other form. It may raise any `Exception`, because reading an object runs user code.
+Take = Callable[[int, Path], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object of the earlier run that a run can use."""
+
+    #: The number of the object in the earlier run.
+    number: int
+    #: What `Take` returned.
+    taken: Any
+
+
+@dataclass(slots=True)
+class Reuse:
+    """What a run takes from an earlier one."""
+
+    identities: RunIdentities
+    #: For each task that does not run: the task of the earlier run that made its result, or -1 if no task or caller
+    #: needs its result.
+    done: dict[int, int] = field(default_factory=dict)
+    #: By object number: the objects that tasks or the caller need, and that tasks of the earlier run have made.
+    objects: dict[int, Found] = field(default_factory=dict)
+    #: For each task that runs: why the earlier run has no result for it.
+    anew: dict[int, str] = field(default_factory=dict)
+
+    def is_made(self, task: int, number: int) -> bool:
+        """Return True if the run makes an object, or has it from the earlier run."""
+        return task not in self.done or number in self.objects
+
+    def reused(self, earlier: Plan) -> dict[int, str]:
+        """Return for each task that does not run where its result comes from, in words."""
+        return {
+            task: f"the result of {earlier.ids[made_by]!r} in given=" if made_by >= 0 else _NOT_NEEDED
+            for task, made_by in self.done.items()
+        }
+
+
+def find_reusable(plan: Plan, encoded: EncodedRun, earlier: EarlierRun, take: Take) -> Slices[Reuse]:
+    """Find what a run can take from an earlier one, and tell the log.
+
+    Args:
+        plan: The graph of the run.
+        encoded: The bytes of the run.
+        earlier: The earlier run.
+        take: Takes objects out of the earlier run.
+    """
+    mine = RunIdentities(plan, encoded)
+    yield from mine.compute()
+    theirs = yield from earlier.identities()
+    search = _Search(plan, encoded, earlier, take, mine, theirs)
+    yield from search.run()
+    _tell(plan, search.found)
+    return search.found
+
+
+class _Search:
+    def __init__(
+        self,
+        plan: Plan,
+        encoded: EncodedRun,
+        earlier: EarlierRun,
+        take: Take,
+        mine: RunIdentities,
+        theirs: RunIdentities | None,
+    ) -> None:
+        self._plan, self._encoded, self._earlier, self._take = plan, encoded, earlier, take
+        self._mine, self._theirs = mine, theirs
+        self.found = Reuse(mine)
+        #: The tasks of the earlier run that are done, and the objects that it still has, by identity.
+        self._done: dict[bytes, int] = {}
+        self._held: dict[bytes, int] = {}
+        #: For each object, 1 if a task that runs, or the caller, needs it.
+        self._needed = bytearray(len(encoded.producers))
+        #: For each task with elements that are objects of their own, the numbers of these objects.
+        self._elements: dict[int, list[int]] = {}
+
+    def run(self) -> Slices[None]:
+        if self._theirs is not None:
+            yield from self._index(self._theirs)
+        for number, extra in enumerate(self._plan.extras, len(self._plan)):
+            if is_slice_end(number):
+                yield
+            if isinstance(extra, Pick):
+                self._elements.setdefault(extra.task, []).append(number)
+        for number in self._plan.outputs:
+            self._needed[number] = 1
+        reasons = yield from Reasons.of(self._plan, self._mine, self._earlier, self._theirs)
+        for task in reversed(range(len(self._plan))):
+            if is_slice_end(task):
+                yield
+            yield from self._decide(task, reasons)
+
+    def _index(self, theirs: RunIdentities) -> Slices[None]:
+        earlier = self._earlier
+        for task, outcome in enumerate(earlier.outcomes):
+            if is_slice_end(task):
+                yield
+            if outcome is Outcome.DONE:
+                self._done[theirs.tasks[task]] = task
+        for number, producer in enumerate(earlier.plan.producers):
+            if is_slice_end(number):
+                yield
+            if producer >= 0 and earlier.holds(number):
+                self._held[theirs.object(number)] = number
+
+    def _decide(self, task: int, reasons: Reasons) -> Slices[None]:
+        """Decide whether a task runs. All tasks that take its result have been decided before."""
+        needed = [number for number in (task, *self._elements.get(task, ())) if self._needed[number]]
+        if not needed:
+            self.found.done[task] = -1
+            return
+        made_by = self._done.get(self._mine.tasks[task])
+        objects = (yield from self._objects(task, needed)) if made_by is not None else None
+        if made_by is not None and objects is not None:
+            self.found.done[task] = made_by
+            self.found.objects.update(objects)
+            return
+        self.found.anew[task] = reasons.why(task)
+        for number in self._encoded.inputs[task]:
+            self._needed[number] = 1
+
+    def _objects(self, task: int, needed: list[int]) -> Slices[dict[int, Found] | None]:
+        """Return the needed objects of a task; None if the earlier run does not have all of them."""
+        objects: dict[int, Found] = {}
+        for number in needed:
+            held = self._locate(task, number)
+            if held is None:
+                return None
+            yield
+            try:
+                objects[number] = Found(held[0], self._take(*held))
+            except Exception as error:
+                name = self._plan.name_of(number)
+                logger.warning("The earlier result of %r in given= is not used, because it cannot be read: %s", name, error)
+                return None
+        return objects
+
+    def _locate(self, task: int, number: int) -> tuple[int, Path] | None:
+        """Return the object of the earlier run that holds an object of a task, and the path to it; None if none does."""
+        whole = self._mine.tasks[task]
+        path: Path = ()
+        if number != task:
+            extra: Any = self._plan.extras[number - len(self._plan)]
+            path = extra.path
+        for end in range(len(path), -1, -1):
+            there = self._held.get(element_identity(whole, path[:end]) if end else whole)
+            if there is not None:
+                return there, path[end:]
+        return None
+
+
+def _tell(plan: Plan, found: Reuse) -> None:
+    """Tell the log what is reused, and what runs anew and why."""
+    used = sum(1 for made_by in found.done.values() if made_by >= 0)
+    lines = [f"{plan.ids[task]!r}: {found.anew[task]}" for task in sorted(found.anew)[:_NAMED]]
+    more = f"; and {len(found.anew) - len(lines)} more" if len(found.anew) > len(lines) else ""
+    logger.log(
+        logging.INFO if used or not found.anew else logging.WARNING,
+        "Of the results in given=, the run uses those of %d functions. Of its %d functions, %d run%s%s%s.",
+        used,
+        len(plan),
+        len(found.anew),
+        ": " if lines else "",
+        "; ".join(lines),
+        more,
+    )
+
