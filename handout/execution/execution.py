@@ -173,10 +173,10 @@ class Execution:
     async def _prepare(self, plan: Plan, earlier: RunState | None) -> tuple[RunState, Reuse | None]:
         """Return the run, and what it takes from the results of an earlier run."""
         number = self._cluster.next_run()
-        if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
-            number = self._recorder.prior.number_after(number)
         are_read = any(host.trust == "data" for host in self._cluster.inventory.values())
         encoded = await sliced(encode_plan(plan, registered_by_value() if are_read else ()))
+        if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
+            number = await sliced(self._recorder.prior.number_after(number, encoded))
         allocator = self._cluster.allocator
         if earlier is None:
             return await sliced(make_run(plan, encoded, self._options, number, allocator)), None

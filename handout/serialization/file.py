@@ -148,7 +148,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 def mapped_file(view: memoryview) -> tuple[str, tuple[int, ...]] | None:
     """Return the path of the file whose content a `File` has mapped, and the file's stamp; None for other memory."""
-    mapped = view.obj
+    mapped: Any = view.obj
     return (mapped.path, mapped.stamp) if issubclass(type(mapped), _mapping_class()) else None
 
 

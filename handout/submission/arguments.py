@@ -26,7 +26,7 @@ from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sources, function_ref
-from handout.submission.function_identity import function_digest
+from handout.submission.function_identity import FunctionDigests
 from handout.submission.identities import CallDigests, Digester
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
@@ -90,8 +90,7 @@ class _Encoder:
         self.companions = companions
         self.snapshot = Snapshot()
         self.digester = Digester(self.snapshot)
-        #: The digests of functions, with the modules that each refers to, by the function's ``id``.
-        self.function_digests: dict[int, tuple[bytes, frozenset[str]]] = {}
+        self.function_digests = FunctionDigests(self.snapshot)
         self.producers: list[int] = list(plan.producers)
         self.nbytes: list[int] = [-1] * len(self.producers)
         self.values: dict[int, list[Segment]] = {}
@@ -150,7 +149,8 @@ class _Encoder:
         known = self.function_index.get((id(fn), by_value))
         if known is None:
             try:
-                blob = function_ref(fn, self.snapshot, self.companions)
+                with _CodeWatch(self.snapshot) as code:
+                    blob = function_ref(fn, self.snapshot, self.companions)
             except diagnosis.CannotPickleError as error:
                 raise _refused(self.plan.ids[task], error) from error
             if len(blob.blob) > MAX_PAYLOAD:
@@ -163,9 +163,7 @@ class _Encoder:
                 )
             known = self.function_index[id(fn), by_value] = len(self.functions)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
-            if id(fn) not in self.function_digests:
-                self.function_digests[id(fn)] = function_digest(fn)
-            self.digester.function(*self.function_digests[id(fn)])
+            self.digester.function(self.function_digests.of(fn, blob.blob, blob.by_value), code.modules)
         return known
 
     def _supply(self, number: int, value: Any, id: str) -> None:

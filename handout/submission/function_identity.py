@@ -19,17 +19,15 @@ from handout.serialization.definitions import Blob, Definitions
 from handout.serialization.pickling import Pickler, Snapshot, dumps, write_definition
 from handout.serialization.user_objects import is_interruption
 
-__all__ = ["digest", "function_digest", "path_digest"]
+__all__ = ["SIZE", "FunctionDigests", "digest", "path_digest", "timeless"]
 
-_SIZE: Final = 16
+#: The size of a digest in bytes.
+SIZE: Final = 16
 
 
 def digest(*parts: bytes | bytearray | memoryview) -> bytes:
     """Return the digest of these parts, one after another."""
-    made = hashlib.blake2b(digest_size=_SIZE)
-    for part in parts:
-        made.update(part)
-    return made.digest()
+    return hashlib.sha256(parts[0] if len(parts) == 1 else b"".join(parts)).digest()[:SIZE]
 
 
 class _TimelessSnapshot(Snapshot):
@@ -38,7 +36,6 @@ class _TimelessSnapshot(Snapshot):
     def __init__(self) -> None:
         super().__init__()
         self.serial = 0
-        self._spaces: dict[int, int] = {}
 
     def write(self, obj: Any) -> Blob:
         """Write the definition, but do not note that this process has sent it."""
@@ -48,29 +45,50 @@ class _TimelessSnapshot(Snapshot):
         """Return the code without the names of files and the numbers of lines."""
         return functions_by_value.marshalled(_placeless(code))
 
-    def key(self, space: dict[str, Any]) -> functions_by_value.Key:
-        """Return a key that tells namespaces apart by their order."""
-        self.kept_alive.append(space)
-        return "", 0, self._spaces.setdefault(id(space), len(self._spaces))
-
 
 def _placeless(code: types.CodeType) -> types.CodeType:
     constants = tuple([_placeless(each) if type(each) is types.CodeType else each for each in code.co_consts])
     return code.replace(co_filename="", co_firstlineno=1, co_linetable=b"", co_consts=constants)
 
 
-def function_digest(fn: Callable[..., Any]) -> tuple[bytes, frozenset[str]]:
-    """Return the digest of a function, and the names of the modules that it refers to.
+class FunctionDigests:
+    """Makes the digests of the functions of one run.
 
-    If the function cannot be pickled twice, the digest matches no other.
+    A graph may have thousands of lambdas and closures, and to pickle these twice would make such a run a fifth slower.
+    So their digests are made from the bytes that travel, without the serial of the run. Such a function is equal only
+    to one that was defined in the same line of the same file.
+
+    Args:
+        snapshot: The snapshot of the run.
     """
-    snapshot = _TimelessSnapshot()
-    try:
-        return digest(*dumps(fn, snapshot)), frozenset(snapshot.modules)
-    except BaseException as error:  # a __reduce__ may raise anything
-        if is_interruption(error):
-            raise
-        return os.urandom(_SIZE), frozenset()
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._serial = snapshot.serial
+        self._timeless = _TimelessSnapshot()
+
+    def of(self, fn: Callable[..., Any], blob: bytes, is_by_value: bool) -> bytes:
+        """Return the digest of a function. If the function cannot be pickled twice, the digest matches no other.
+
+        Args:
+            fn: The function.
+            blob: The function as it travels.
+            is_by_value: True if these bytes hold code.
+        """
+        if not is_by_value:
+            return digest(blob)
+        if type(fn) is types.FunctionType and "<" in fn.__qualname__:  # "<lambda>" or "outer.<locals>.inner"
+            return digest(timeless(blob, self._serial))
+        try:
+            return digest(*dumps(fn, self._timeless))
+        except BaseException as error:  # a __reduce__ may raise anything
+            if is_interruption(error):
+                raise
+            return os.urandom(SIZE)
+
+
+def timeless(blob: bytes, serial: int) -> bytes:
+    """Return bytes that hold code by value without the serial of the run's snapshot, which differs in each run."""
+    return blob.replace(serial.to_bytes(8, "little"), bytes(8))  # as pickle writes the number
 
 
 def path_digest(path: Path) -> bytes:
@@ -82,4 +100,4 @@ def path_digest(path: Path) -> bytes:
     except BaseException as error:  # a __reduce__ may raise anything
         if is_interruption(error):
             raise
-        return os.urandom(_SIZE)
+        return os.urandom(SIZE)

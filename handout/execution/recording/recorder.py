@@ -191,7 +191,8 @@ class Recorder:
         self._objects = frozenset(run.spec.outputs)
         facts = self.prior.facts(run, found)
         classes = [ClassName(*token, module, name) for token, module, name in tokens.own_classes()]
-        self._journal.begin_run(self._ids, self._tasks, len({*self.prior.done, *run.reused}), run.number, classes)
+        reused = len({*self.prior.done, *run.reused})
+        self._journal.begin_run(self._ids, [*self._tasks, self.prior.objects], reused, run.number, classes)
         return facts
 
     def watch(self, lost: Callable[[Exception], None]) -> None:

@@ -454,7 +454,8 @@ class Driver:
         if run.watchers:
             counts = run.counts()
             reused = sum(1 for task in run.reused if run.outcomes[task] is Outcome.DONE)
-            run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome), reused=reused)])
+            done, failed, skipped, cancelled = (counts[outcome] for outcome in Outcome)
+            run.tell([RunEndedNotice(self.now - run.started_at, done, failed, skipped, cancelled, reused)])
         if run.recorder is None:
             run.finish(command.error)
         else:
