@@ -63,12 +63,13 @@ if TYPE_CHECKING:
     from handout.events import RunEvent as Event
     from handout.execution import Cluster, ClusterOptions, Ended, Execution, Results, RunOptions, execute, run, start
     from handout.execution.evaluate import evaluate
+    from handout.execution.results import Reused
+    from handout.execution.run_options import Given
     from handout.execution.trusted_classes import trust
     from handout.failures import Failure, failure
     from handout.graph import (
         Arg,
         Function,
-        Given,
         Graph,
         Input,
         Options,
@@ -152,6 +153,7 @@ __all__ = [
     "ResultError",
     "ResultTooLargeError",
     "Results",
+    "Reused",
     "RunOptions",
     "RunTimeoutError",
     "Runnable",
@@ -239,6 +241,7 @@ _HOMES = {
     "Ended": "handout.execution",
     "Execution": "handout.execution",
     "Results": "handout.execution",
+    "Reused": "handout.execution.results",
     "RunOptions": "handout.execution",
     "execute": "handout.execution",
     "run": "handout.execution",
@@ -248,7 +251,7 @@ _HOMES = {
     "failure": "handout.failures",
     "Arg": "handout.graph",
     "Function": "handout.graph",
-    "Given": "handout.graph",
+    "Given": "handout.execution.run_options",
     "Graph": "handout.graph",
     "Input": "handout.graph",
     "Options": "handout.graph",

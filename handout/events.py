@@ -125,7 +125,8 @@ class TaskEnded(RunEvent):
         outcome: ``done``, ``reused``, ``failed``, ``skipped`` or ``cancelled``. A task is reused if it did not run,
             because its result comes from the results in ``given=`` or from the journal, or because only such tasks
             took its result.
-        host: The name of the host of the last attempt, also if that was in an earlier run. None if no host had the task.
+        host: The name of the host of the last attempt, which a reused task had in an earlier run. None if no host had
+            the task.
         failure: Why the task has no result, or None if it is done or reused.
         reason: Where the result of a reused task comes from, in words. Otherwise empty.
     """

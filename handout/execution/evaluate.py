@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from handout.execution.in_process import HERE, evaluate_plan
 from handout.execution.results import Results, fresh_value_of, run_of
 from handout.execution.reuse import Reuse, Take, find_reusable
+from handout.execution.run_options import Given
 from handout.failures import Failure
-from handout.graph import Given, Outs, Plan, Runnable, as_graph
+from handout.graph import Outs, Plan, Runnable, as_graph
 from handout.scheduler.task_states import Outcome
 from handout.slices import Slices, at_once
 from handout.submission.arguments import encode_plan
@@ -65,7 +66,7 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
         else:
             known = {number: each.taken for number, each in found.objects.items()}
             run = _Evaluated(plan, evaluate_plan(plan, scratch, found.done, known))
-            run.reused = found.reused(earlier.plan)
+            run.reused = {task: found.source(task, earlier.plan) for task in found.done}
             run.anew = found.anew
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)

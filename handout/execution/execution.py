@@ -21,7 +21,7 @@ from handout.execution.event_streams import Ended, watch_ends, watch_events, wat
 from handout.execution.recording.recorder import Recorder
 from handout.execution.results import Results, run_of, value_of
 from handout.execution.reuse import Reuse, find_reusable
-from handout.execution.reused_results import elements_of, hand_over, with_reused
+from handout.execution.reused_results import HandedOver, elements_of, hand_over
 from handout.execution.run_options import RunOptions, check_run_options
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import RunState
@@ -148,21 +148,20 @@ class Execution:
         """
         recorder = run.recorder = self._recorder
         if recorder is None:
+            handed = HandedOver()
             if earlier is not None and found is not None:
-                hand_over(run, earlier, found)
-                self._submit(run, with_reused(run, found, []))
-            else:
-                self._submit(run, [])
+                handed = await sliced(hand_over(run, earlier, found))
+            self._submit(run, handed.added_to(run, []))
             return
         hosts = self._cluster.inventory.values()
         await recorder.prior.read(run, {host.name for host in hosts if host.trust != "full"})
         await self._cluster.wait_until_adopted()
+        handed = HandedOver()
         if earlier is not None and found is not None:
-            hand_over(run, earlier, found, recorder.prior.reused)
-        # `adopted` is called only after both waits above, because it leaves out agents that were lost during them.
+            handed = await sliced(hand_over(run, earlier, found, recorder.prior.reused))
+        # `adopted` is called only after all waits above, because it leaves out agents that were lost during them.
         facts = recorder.begin(run, self._cluster.adopted())
-        if found is not None:
-            facts = with_reused(run, found, facts, frozenset(recorder.prior.done))
+        facts = handed.added_to(run, facts, frozenset(recorder.prior.done))
         if self._owns_cluster:
             # Agents of a shared cluster are not recorded, because they serve other runs too and outlive this run.
             self._cluster.driver.recorder = recorder

@@ -107,7 +107,7 @@ class Results(Mapping[str, Any]):
 
     @property
     def reused(self) -> Reused:
-        """The functions that did not run, because their results come from ``given=`` or from the journal; see `Reused`."""
+        """The functions that did not run, because ``given=`` or the journal has their results; see `Reused`."""
         return Reused(self._run)
 
     def raise_failures(self) -> None:

@@ -15,7 +15,10 @@ from handout.execution.reuse_reasons import Reasons
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
 from handout.scheduler.task_states import Outcome
+from handout.serialization import exceptions
 from handout.serialization.calls import Path
+from handout.serialization.printable import printable
+from handout.serialization.user_objects import short_name
 from handout.slices import Slices, is_slice_end
 from handout.submission.arguments import EncodedRun
 from handout.submission.identities import RunIdentities, element_identity
@@ -83,12 +86,10 @@ class Reuse:
         """Return True if the run makes an object, or has it from the earlier run."""
         return task not in self.done or number in self.objects
 
-    def reused(self, earlier: Plan) -> dict[int, str]:
-        """Return for each task that does not run where its result comes from, in words."""
-        return {
-            task: f"the result of {earlier.ids[made_by]!r} in given=" if made_by >= 0 else _NOT_NEEDED
-            for task, made_by in self.done.items()
-        }
+    def source(self, task: int, earlier: Plan) -> str:
+        """Return in words where the result of a task comes from that does not run."""
+        made_by = self.done[task]
+        return f"the result of {earlier.ids[made_by]!r} in given=" if made_by >= 0 else _NOT_NEEDED
 
 
 def find_reusable(plan: Plan, encoded: EncodedRun, earlier: EarlierRun, take: Take) -> Slices[Reuse]:
@@ -186,13 +187,17 @@ class _Search:
             try:
                 objects[number] = Found(held[0], self._take(*held))
             except Exception as error:
-                name = self._plan.name_of(number)
-                logger.warning("The earlier result of %r in given= is not used, because it cannot be read: %s", name, error)
+                logger.warning(
+                    "The result of %r in given= is not used, because it cannot be read: %s: %s",
+                    self._plan.name_of(number),
+                    short_name(error),
+                    printable(exceptions.message(error)),
+                )
                 return None
         return objects
 
     def _locate(self, task: int, number: int) -> tuple[int, Path] | None:
-        """Return the object of the earlier run that holds an object of a task, and the path to it; None if none does."""
+        """Return the earlier run's object that holds an object of a task, and the path to it. None: there is none."""
         whole = self._mine.tasks[task]
         path: Path = ()
         if number != task:
@@ -220,4 +225,3 @@ def _tell(plan: Plan, found: Reuse) -> None:
         "; ".join(lines),
         more,
     )
-

@@ -34,9 +34,7 @@ class Reasons:
         self._by_identity: dict[bytes, int] = {}
 
     @classmethod
-    def of(
-        cls, plan: Plan, mine: RunIdentities, earlier: EarlierRun, theirs: RunIdentities | None
-    ) -> Slices[Reasons]:
+    def of(cls, plan: Plan, mine: RunIdentities, earlier: EarlierRun, theirs: RunIdentities | None) -> Slices[Reasons]:
         """Make the object, and index the tasks of the earlier run."""
         made = cls(plan, mine, earlier, theirs)
         for task, id in enumerate(earlier.plan.ids if theirs is not None else ()):

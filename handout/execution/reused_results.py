@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from handout.execution.results import fresh_value_of
 from handout.execution.reuse import Reuse, Take
@@ -12,8 +12,9 @@ from handout.scheduler import events as ev
 from handout.scheduler.run_spec import CONTROLLER
 from handout.serialization.calls import Path
 from handout.serialization.pickling import dumps
+from handout.slices import Slices, is_slice_end
 
-__all__ = ["elements_of", "hand_over", "with_reused"]
+__all__ = ["HandedOver", "elements_of", "hand_over"]
 
 
 def elements_of(earlier: RunState) -> Take:
@@ -26,21 +27,64 @@ def elements_of(earlier: RunState) -> Take:
     return take
 
 
-def hand_over(run: RunState, earlier: RunState, found: Reuse, done: Collection[int] = ()) -> None:
+@dataclass(slots=True)
+class HandedOver:
+    """What a run has from an earlier run, in the columns of `ResultsCommitted`."""
+
+    tasks: list[int] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+    nbytes: list[int] = field(default_factory=list)
+
+    def added_to(self, run: RunState, facts: Sequence[ev.Event], done: Collection[int] = ()) -> list[ev.Event]:
+        """Add the tasks and objects to the facts that the core gets with a run.
+
+        Args:
+            run: The run.
+            facts: What the journal knows. An event about committed results comes first.
+            done: The tasks in ``facts`` that are done. What belongs to these is left out.
+        """
+        tasks, objects, nbytes = self.tasks, self.objects, self.nbytes
+        if done:
+            producer = run.spec.producer
+            tasks = [task for task in tasks if task not in done]
+            nbytes = [size for number, size in zip(objects, nbytes, strict=True) if producer[number] not in done]
+            objects = [number for number in objects if producer[number] not in done]
+        hosts = [CONTROLLER] * len(objects)
+        first, rest = (facts[0], facts[1:]) if facts else (None, ())
+        if not isinstance(first, ev.ResultsCommitted):
+            return [ev.ResultsCommitted(run.number, tasks, objects, nbytes, hosts), *facts] if tasks else [*facts]
+        both = ev.ResultsCommitted(
+            run.number,
+            [*first.tasks, *tasks],
+            [*first.objects, *objects],
+            [*first.nbytes, *nbytes],
+            [*first.hosts, *hosts],
+        )
+        return [both, *rest]
+
+
+def hand_over(run: RunState, earlier: RunState, found: Reuse, done: Collection[int] = ()) -> Slices[HandedOver]:
     """Put objects of an earlier run into a run, and note what the caller is told about them.
 
     Args:
-        run: The run. Its tasks that do not run must be told to the core, see `with_reused`.
+        run: The run. The core must learn what is returned.
         earlier: The earlier run.
         found: What the run takes from the earlier one.
-        done: Tasks that do not run for another reason. Their objects are left out.
+        done: Tasks of which the run has the results from its journal.
     """
-    run.reused.update((task, text) for task, text in found.reused(earlier.plan).items() if task not in done)
-    for task, made_by in found.done.items():
-        if made_by >= 0 and task not in done:
+    handed = HandedOver()
+    for seen, (task, made_by) in enumerate(found.done.items()):
+        if is_slice_end(seen):
+            yield
+        if task in done:
+            continue
+        handed.tasks.append(task)
+        run.reused[task] = found.source(task, earlier.plan)
+        if made_by >= 0:
             run.hosts[task] = earlier.hosts[made_by]
-    run.anew.update((task, why) for task, why in found.anew.items() if task not in done)
-    for number, each in found.objects.items():
+    for seen, (number, each) in enumerate(found.objects.items()):
+        if is_slice_end(seen):
+            yield
         if run.spec.producer[number] in done:
             continue
         if each.taken is None:
@@ -49,17 +93,7 @@ def hand_over(run: RunState, earlier: RunState, found: Reuse, done: Collection[i
             run.objects.put_new(number, each.taken)
         if each.number in earlier.suspects:
             run.suspects[number] = earlier.suspects[each.number]
-
-
-def with_reused(run: RunState, found: Reuse, facts: Sequence[ev.Event], done: Collection[int] = ()) -> list[ev.Event]:
-    """Add what a run takes from an earlier one to the facts for the core; see `hand_over` for the arguments."""
-    tasks = [task for task in found.done if task not in done]
-    numbers = [number for number in found.objects if run.spec.producer[number] not in done]
-    sizes = [run.objects.size(number) for number in numbers]
-    columns: list[list[Any]] = [tasks, numbers, sizes, [CONTROLLER] * len(numbers)]
-    rest = list(facts)
-    if rest and isinstance(rest[0], ev.ResultsCommitted):
-        known = rest.pop(0)
-        assert isinstance(known, ev.ResultsCommitted)
-        columns = [[*a, *b] for a, b in zip((known.tasks, known.objects, known.nbytes, known.hosts), columns, strict=True)]
-    return [ev.ResultsCommitted(run.number, *columns), *rest] if columns[0] else rest
+        handed.objects.append(number)
+        handed.nbytes.append(run.objects.size(number))
+    run.anew = {task: why for task, why in found.anew.items() if task not in done} if done else found.anew
+    return handed

@@ -8,13 +8,21 @@ from typing import Any, Final, Literal, TypedDict
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError
-from handout.graph import Given, Options, Output
+from handout.execution.results import Results
+from handout.graph import GivenValues, Options, Output
 from handout.resources import InventoryLike, nearest_name
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.serialization.user_objects import brief
 from handout.transport.timings import Timings
 
-__all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
+__all__ = ["ClusterOptions", "Given", "RunOptions", "check_run_options"]
+
+Given = GivenValues | Results
+"""What a run takes instead of running functions.
+
+A mapping of outputs, or of ids, to values: each value replaces its output, whatever the function of the output is. Or
+the `Results` of an earlier run: the run uses the result of each function that is the same in both runs, with the same
+arguments and inputs, and runs all other functions. An id alone makes no function the same."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -27,9 +35,10 @@ class RunOptions(TypedDict, total=False):
             `locality` if the cluster has none.
         outputs: Outputs whose values the run brings back. Functions that are not needed for these outputs do not run.
             Default: each result that no other function takes.
-        given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. The
-            `Results` of an earlier run can be given too. A function whose output is replaced runs only if another of
-            its outputs is needed. Default: none.
+        given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. A function
+            whose output is replaced runs only if another of its outputs is needed. The `Results` of an earlier run can
+            be given too. Then the run uses the results of the functions that are the same in both runs, with the same
+            arguments and inputs, and `Results.reused` says which these are. Default: none.
         retries: How often a function is attempted again after it raised an exception, or took too much time or memory.
             Applies to functions without ``retries`` of their own. Default: 0.
         on_failure: ``"fail_fast"`` cancels the run when the first function fails, and raises the function's exception.

@@ -13,14 +13,12 @@ from handout.serialization.calls import Path, apply_path
 from handout.serialization.user_objects import brief
 from handout.slices import Slices, is_slice_end
 
-__all__ = ["Given", "GivenValue", "Replacements"]
+__all__ = ["GivenValue", "GivenValues", "Replacements"]
 
-Given = Mapping[str, Any] | Mapping[Output[Any], Any]
-"""What ``given=`` takes: a mapping of outputs, or of ids, to the values that replace these outputs in one run.
+GivenValues = Mapping[str, Any] | Mapping[Output[Any], Any]
+"""A mapping of outputs, or of ids, to the values that replace these outputs in one run.
 
-Such a value replaces the output, whatever the function of the output is. ``given=`` also takes the `Results` of an
-earlier run. Of these, a run uses only the results of functions that are the same in both runs, with the same arguments
-and the same inputs.
+Such a value replaces the output, whatever the function of the output is.
 """
 
 
@@ -60,13 +58,13 @@ class Replacements:
 
     __slots__ = ("_by_node", "_source")
 
-    def __init__(self, given: Given | None) -> None:
+    def __init__(self, given: GivenValues | None) -> None:
         """Start without replacements. `of` adds those in ``given``."""
         self._by_node: dict[int, dict[Any, Any]] = {}
         self._source: Any = given
 
     @classmethod
-    def of(cls, wiring: Wiring, given: Given | None) -> Slices[Replacements]:
+    def of(cls, wiring: Wiring, given: GivenValues | None) -> Slices[Replacements]:
         """Return the replacements that the caller gave.
 
         Raises:
@@ -120,4 +118,3 @@ class Replacements:
             if key is not None:
                 return GivenValue(self._source, key, path[end:])
         return None
-

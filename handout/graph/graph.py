@@ -10,7 +10,7 @@ from handout.errors import GraphError
 from handout.graph._overloads import TypedCalls
 from handout.graph.arg import Arg
 from handout.graph.check import check_placement
-from handout.graph.compile import Given, Outs, compile_nodes
+from handout.graph.compile import GivenValues, Outs, compile_nodes
 from handout.graph.function import Function
 from handout.graph.function_options import OPTION_NAMES, Options, check_options
 from handout.graph.naming import name_of
@@ -168,7 +168,7 @@ class Graph(TypedCalls):
         """
         at_once(check_placement(self.compile(), inventory))
 
-    def compile(self, *, outputs: Outs = None, given: Given | None = None) -> Plan:
+    def compile(self, *, outputs: Outs = None, given: GivenValues | None = None) -> Plan:
         """Check the graph and number the tasks and objects of one run.
 
         Args:
@@ -183,7 +183,7 @@ class Graph(TypedCalls):
         """
         return at_once(self._compile(outputs, given))
 
-    def _compile(self, outputs: Outs, given: Given | None) -> Slices[Plan]:
+    def _compile(self, outputs: Outs, given: GivenValues | None) -> Slices[Plan]:
         """Do the work of `compile` in slices."""
         return compile_nodes(self._nodes, self._signatures, outputs=outputs, given=given)
 

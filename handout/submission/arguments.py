@@ -74,7 +74,7 @@ def encode_plan(plan: Plan, companions: Sequence[type] = (), *, is_lenient: bool
     Args:
         plan: The plan.
         companions: Classes to send along with each function that is sent by value.
-        is_lenient: True if only the digests are needed. What cannot be pickled then gets a digest that matches no other.
+        is_lenient: True if only the digests are needed. What cannot be pickled then gets a digest that matches nothing.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
@@ -283,7 +283,7 @@ class _Encoder:
 
 
 class _LenientEncoder(_Encoder):
-    """Makes the digests of a run whose bytes are not sent. What cannot be pickled gets a digest that matches no other."""
+    """Makes the digests of a run whose bytes are not sent. What cannot be pickled gets a digest that matches nothing."""
 
     def hold(self, number: int, value: Any) -> None:
         try:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from handout.serialization import functions_by_value
 from handout.serialization.calls import PLAIN_TYPES, Path
-from handout.serialization.definitions import Blob, Definitions
-from handout.serialization.pickling import Pickler, Snapshot, dumps, write_definition
+from handout.serialization.definitions import Blob
+from handout.serialization.pickling import Snapshot, dumps, write_definition
 from handout.serialization.user_objects import is_interruption
 
 __all__ = ["SIZE", "FunctionDigests", "digest", "path_digest", "timeless"]

@@ -1,8 +1,9 @@
 """The identities of a run's tasks. An identity is a digest by which a later run of this process recognizes a task.
 
-Two tasks have the same identity if the hosts get the same bytes for both: the same function with the same sources of the
-user's own modules, the same arguments, and the results of tasks with the same identities. One graph may have several
-tasks that are equal in this way. Their identities differ, because the place among these tasks is a part of them.
+Two tasks have the same identity if the hosts get the same bytes for both: the same function with the same sources of
+the user's own modules, the same arguments, and the results of tasks with the same identities. One graph may have
+several tasks that are equal in this way. Their identities differ, because the place among these tasks is a part of
+them.
 
 The bytes of the calls, functions and values of a run are made once, before the run begins. So what the caller changes
 later makes no difference. Digests of calls and functions are made together with these bytes. Values may be large, so
@@ -19,6 +20,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from handout.graph.objects import Pick
@@ -139,7 +141,7 @@ class Digester:
         self._call_modules: dict[int, frozenset[str]] = {}
         self._function_modules: dict[int, frozenset[str]] = {}
         self._value_modules: dict[int, frozenset[str]] = {}
-        #: The values with memory that may change later.
+        #: The memory of values that may change later: the parts of a value's digest, and the index of one of them.
         self._unsettled: list[tuple[list[Callable[[], Slices[bytes]]], int]] = []
 
     def call(self, blob: bytes, modules: Iterable[str] = (), by_value: bool = False) -> None:
@@ -157,15 +159,14 @@ class Digester:
         """Note a value."""
         parts: list[Callable[[], Slices[bytes]]] = []
         for segment in segments:
-            parts.append(lambda segment=segment: _of_bytes(segment))  # type: ignore[misc]
+            parts.append(partial(_of_bytes, segment))
             if isinstance(segment, bytes):
                 if by_value and len(segment) <= _FRAME:
-                    made = digest(timeless(segment, self._serial))
-                    parts[-1] = lambda made=made: _known(made)  # type: ignore[misc]
+                    parts[-1] = partial(_known, digest(timeless(segment, self._serial)))
                 continue
             file = mapped_file(segment) if isinstance(segment, memoryview) else None
             if file is not None:
-                parts[-1] = lambda file=file: _of_file(*file)  # type: ignore[misc]
+                parts[-1] = partial(_of_file, *file)
             if file is None or time.time_ns() - max(file[1][-2:]) < _SETTLED_NS:
                 self._unsettled.append((parts, len(parts) - 1))
         self._values[number] = ValueDigest(parts)
@@ -181,8 +182,7 @@ class Digester:
         """Make the digests of memory that may change later."""
         while self._unsettled:
             parts, at = self._unsettled.pop()
-            made = yield from parts[at]()
-            parts[at] = lambda made=made: _known(made)  # type: ignore[misc]
+            parts[at] = partial(_known, (yield from parts[at]()))
 
     def finish(self, packages: Mapping[str, Package]) -> Slices[CallDigests]:
         """Return the digests.
@@ -305,4 +305,3 @@ class RunIdentities:
 def element_identity(task: bytes, path: Path) -> bytes:
     """Return the identity of an element of the result of a task that has this identity."""
     return digest(task, path_digest(path))
-

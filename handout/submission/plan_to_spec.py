@@ -194,9 +194,7 @@ def _duration_keys(encoded: EncodedRun) -> Slices[Sequence[int]]:
     return (yield from column(of_function.__getitem__, encoded.fn))
 
 
-def _journaled_objects(
-    plan: Plan, encoded: EncodedRun, results: JournalResults, is_made: IsMade
-) -> Slices[list[int]]:
+def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults, is_made: IsMade) -> Slices[list[int]]:
     """Return the objects that a run with a journal brings to the controller. The run's outputs come first.
 
     If a function must not run twice and another function takes its result, this result is always among the objects,

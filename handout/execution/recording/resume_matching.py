@@ -73,8 +73,8 @@ class PriorRuns:
     def number_after(self, number: int, encoded: EncodedRun) -> Slices[int]:
         """Return the number that the new run gets.
 
-        If the last run in the journal had the same tasks and objects, the new run gets that run's number. This number is
-        part of the names of the attempts and objects on agents that outlived that run. Otherwise the new run gets a
+        If the last run in the journal had the same tasks and objects, the new run gets that run's number. This number
+        is part of the names of the attempts and objects on agents that outlived that run. Otherwise the new run gets a
         number that is new in the journal.
 
         Args:
