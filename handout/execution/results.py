@@ -146,9 +146,9 @@ class Reused(Mapping[Any, str]):
         ```python
         graph = handout.Graph()
         base = graph.add(pow, 2, 10)
-        first = handout.run(graph)
+        first = await handout.execute(graph)
         root = graph.add(pow, base, 0.5)
-        second = handout.run(graph, given=first)
+        second = await handout.execute(graph, given=first)
         assert dict(second.reused) == {"pow": "the result of 'pow' in given="}
         assert dict(second.reused.anew) == {"pow-2": "the earlier run has no such function"}
         ```

@@ -1,16 +1,18 @@
 """Finds the results of an earlier run that a run can use, because the functions that made them are the same.
 
-A result is used if the task that made it has the same identity in both runs (see `submission.identities`). Ids are not
-compared: an id may name another function in another graph.
+A result is used if the task that made it has the same identity in both runs (see `submission.run_identities`). Ids are
+not compared: an id may name another function in another graph.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any
 
+from handout.execution.earlier_run import EarlierRun
 from handout.execution.reuse_reasons import Reasons
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
@@ -21,37 +23,15 @@ from handout.serialization.printable import printable
 from handout.serialization.user_objects import short_name
 from handout.slices import Slices, is_slice_end
 from handout.submission.arguments import EncodedRun
-from handout.submission.identities import RunIdentities, element_identity
+from handout.submission.run_identities import RunIdentities, element_identity
 
-__all__ = ["EarlierRun", "Found", "Reuse", "find_reusable"]
+__all__ = ["Found", "Reuse", "Take", "find_reusable"]
 
 logger = logging.getLogger("handout")
 
 _NOT_NEEDED = "no function that runs takes its result"
 #: How many tasks a log record names.
 _NAMED = 10
-
-
-class EarlierRun(Protocol):
-    """What this module reads of a run that has ended."""
-
-    @property
-    def plan(self) -> Plan:
-        """The graph of the run."""
-        ...
-
-    @property
-    def outcomes(self) -> Sequence[Outcome | None]:
-        """How each task ended."""
-        ...
-
-    def identities(self) -> Slices[RunIdentities | None]:
-        """Return the identities of the run's tasks; None if they were not noted."""
-        ...
-
-    def holds(self, number: int) -> bool:
-        """Return True if the run still holds an object, so that another run can use it."""
-        ...
 
 
 #: Returns an object of the earlier run, or an element of it, in the form in which the new run needs it. None if the new
@@ -79,8 +59,10 @@ class Reuse:
     done: dict[int, int] = field(default_factory=dict)
     #: By object number: the objects that tasks or the caller need, and that tasks of the earlier run have made.
     objects: dict[int, Found] = field(default_factory=dict)
-    #: For each task that runs: why the earlier run has no result for it.
+    #: For each task that runs: why the earlier run has no result for it. The last tasks come first.
     anew: dict[int, str] = field(default_factory=dict)
+    #: How many tasks of the earlier run have made what the run takes.
+    used: int = 0
 
     def is_made(self, task: int, number: int) -> bool:
         """Return True if the run makes an object, or has it from the earlier run."""
@@ -104,13 +86,13 @@ def find_reusable(plan: Plan, encoded: EncodedRun, earlier: EarlierRun, take: Ta
     mine = RunIdentities(plan, encoded)
     yield from mine.compute()
     theirs = yield from earlier.identities()
-    search = _Search(plan, encoded, earlier, take, mine, theirs)
-    yield from search.run()
-    _tell(plan, search.found)
-    return search.found
+    matching = _Matching(plan, encoded, earlier, take, mine, theirs)
+    yield from matching.run()
+    _tell(plan, matching.found)
+    return matching.found
 
 
-class _Search:
+class _Matching:
     def __init__(
         self,
         plan: Plan,
@@ -171,6 +153,7 @@ class _Search:
         if made_by is not None and objects is not None:
             self.found.done[task] = made_by
             self.found.objects.update(objects)
+            self.found.used += 1
             return
         self.found.anew[task] = reasons.why(task)
         for number in self._encoded.inputs[task]:
@@ -212,13 +195,12 @@ class _Search:
 
 def _tell(plan: Plan, found: Reuse) -> None:
     """Tell the log what is reused, and what runs anew and why."""
-    used = sum(1 for made_by in found.done.values() if made_by >= 0)
-    lines = [f"{plan.ids[task]!r}: {found.anew[task]}" for task in sorted(found.anew)[:_NAMED]]
+    lines = [f"{plan.ids[task]!r}: {found.anew[task]}" for task in islice(reversed(found.anew), _NAMED)]
     more = f"; and {len(found.anew) - len(lines)} more" if len(found.anew) > len(lines) else ""
     logger.log(
-        logging.INFO if used or not found.anew else logging.WARNING,
+        logging.INFO if found.used or not found.anew else logging.WARNING,
         "Of the results in given=, the run uses those of %d functions. Of its %d functions, %d run%s%s%s.",
-        used,
+        found.used,
         len(plan),
         len(found.anew),
         ": " if lines else "",

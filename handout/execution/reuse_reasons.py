@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from handout.execution.earlier_run import EarlierRun
 from handout.graph.objects import Pick
 from handout.graph.plan import Plan
 from handout.scheduler.task_states import Outcome
 from handout.slices import Slices, is_slice_end
-from handout.submission.identities import RunIdentities
-
-if TYPE_CHECKING:
-    from handout.execution.reuse import EarlierRun
+from handout.submission.run_identities import RunIdentities
 
 __all__ = ["Reasons"]
 

@@ -25,9 +25,9 @@ from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Sl
 from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
+from handout.submission.call_digests import CallDigests, Digester
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sources, function_ref
 from handout.submission.function_identity import FunctionDigests
-from handout.submission.identities import CallDigests, Digester
 
 __all__ = ["LARGE", "EncodedRun", "encode_plan"]
 
@@ -212,7 +212,7 @@ class _Encoder:
                     return None
             if not args and not paths:
                 return self._share((), ((), None, None, None))
-            return self._note((args, None, None, None), paths)
+            return self._note(args, None, paths)
         fills: list[tuple[int, Fill]] = []
         index: dict[int, int] = {}
         rest = False
@@ -241,7 +241,7 @@ class _Encoder:
             holes = list(args)
             for position, _ in fills:
                 holes[position] = None
-            return self._note((tuple(holes), None, None, fills), paths)
+            return self._note(tuple(holes), fills, paths)
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
     def _indices(self, outputs: Sequence[Any], index: Mapping[int, int]) -> Slices[list[int]]:
@@ -268,11 +268,11 @@ class _Encoder:
         number, path = self.plan.objects.find(output)
         return -1 if number is None or path else number
 
-    def _note(self, call: tuple[Any, Any, None, Any], paths: list[Path] | None) -> bytes:
+    def _note(self, args: tuple[Any, ...], fills: list[tuple[int, Fill]] | None, paths: list[Path] | None) -> bytes:
         """Return the blob of a simple call. Note the call's digest, of which the paths are no part."""
-        blob = pickle.dumps(call, 5)
+        blob = pickle.dumps((args, None, None, fills), 5)
         self.digester.call(blob)
-        return pickle.dumps((*call[:2], tuple(paths), call[3]), 5) if paths else blob
+        return pickle.dumps((args, None, tuple(paths), fills), 5) if paths else blob
 
     def _share(self, key: Any, call: Any) -> bytes:
         blob = self.shared.get(key)
@@ -283,7 +283,7 @@ class _Encoder:
 
 
 class _LenientEncoder(_Encoder):
-    """Makes the digests of a run whose bytes are not sent. What cannot be pickled gets a digest that matches nothing."""
+    """Makes the digests of a run whose bytes are not sent. Of what cannot be pickled, the digest matches nothing."""
 
     def hold(self, number: int, value: Any) -> None:
         try:

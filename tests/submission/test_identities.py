@@ -14,7 +14,7 @@ import pytest
 from handout import Arg, File, Graph, Output
 from handout.slices import at_once
 from handout.submission.arguments import encode_plan
-from handout.submission.identities import RunIdentities
+from handout.submission.run_identities import RunIdentities
 from tests import work
 
 
@@ -134,7 +134,7 @@ def test_a_file_counts_with_the_content_that_it_had(
 ) -> None:
     """The content of a file that has not changed for long is only read when the identity is needed."""
     if settled:
-        monkeypatch.setattr("handout.submission.identities._SETTLED_NS", -(10**18))
+        monkeypatch.setattr("handout.submission.call_digests._SETTLED_NS", -(10**18))
     path = tmp_path / "large"
     path.write_bytes(b"a" * 100_000)
     graph = Graph()
@@ -167,7 +167,7 @@ def test_what_cannot_be_pickled_matches_nothing() -> None:
     graph = Graph()
     graph.add(work.identity, 1)
     graph.add(work.identity, (each for each in ()))
-    graph.add(work.identity, graph.value((each for each in ())))
+    graph.add(work.identity, graph.value(each for each in ()))
     graph.add(lambda: iter_of(graph))
     plan = graph.compile()
 

@@ -27,8 +27,8 @@ from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import Outcome
 from handout.slices import Slices
 from handout.submission.arguments import EncodedRun
-from handout.submission.identities import RunIdentities
 from handout.submission.plan_to_spec import RunPolicy, Traits
+from handout.submission.run_identities import RunIdentities
 
 __all__ = ["HeldAttempt", "RunRecorder", "RunState"]
 
@@ -140,7 +140,8 @@ class RunState:
     #: For each task whose result comes from an earlier run, or is not needed because of such results: what the caller
     #: is told about that.
     reused: dict[int, str] = field(default_factory=dict)
-    #: If the caller gave the results of an earlier run: for each task that runs, why these have no result for it.
+    #: If the caller gave the results of an earlier run: for each task that runs, why these have no result for it. The
+    #: last tasks come first.
     anew: dict[int, str] = field(default_factory=dict)
     _identities: RunIdentities | None = None
 
@@ -199,7 +200,7 @@ class RunState:
         ended = [task for task in self.reused if self.outcomes[task] is not None]
         ids = self.plan.ids
         return chain(
-            (TaskNotReused(at_s, ids[task], self.anew[task]) for task in sorted(self.anew)),
+            (TaskNotReused(at_s, ids[task], self.anew[task]) for task in reversed(self.anew)),
             (self.reused_event(task, at_s) for task in ended),
         )
 
