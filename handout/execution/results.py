@@ -175,7 +175,10 @@ class Reused(Mapping[Any, str]):
 
     @property
     def anew(self) -> Mapping[str, str]:
-        """For each function that ran although results were given, by its id: why these have no result for it."""
+        """For each function that ran although there were earlier results, by its id: why these had no result for it.
+
+        A run that is given no results has entries only for functions whose results in the journal were lost.
+        """
         return {self._run.plan.ids[task]: self._run.anew[task] for task in sorted(self._run.anew)}
 
 

@@ -485,6 +485,19 @@ async def test_an_element_that_cannot_be_read_is_made_again(cluster: Cluster, ca
     assert "in given= is not used, because it cannot be read: KeyError: 'b'" in caplog.text
 
 
+async def test_an_earlier_result_that_is_damaged_is_made_again(cluster: Cluster) -> None:
+    graph = Graph()
+    made = graph.add(work.blob, 300_000)
+    first = await cluster.execute(graph, outputs=[made], max_memory=0)
+    file = first._run.objects.file(0)
+    assert file is not None
+    file.path.write_bytes(b"damaged")
+    out = graph.add(work.length, made)
+    second = await cluster.execute(graph, given=first)
+    assert second[out] == 300_000
+    assert (dict(second.reused), second.reused.anew["blob"]) == ({}, "its earlier result was lost")
+
+
 async def test_what_came_from_a_host_that_only_data_is_taken_from_stays_distrusted(cluster: Cluster) -> None:
     graph = Graph()
     made = graph.add(work.identity, {"a": 1})

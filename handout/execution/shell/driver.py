@@ -321,6 +321,8 @@ class Driver:
         agent.start_tasks(run, command, [self.classes.entry(run, profile[t], variant) for t, variant in variants])
         for task in command.tasks:
             run.hosts[task] = command.host
+        if run.reused:
+            run.note_made_again(command.tasks)
         if run.watchers:
             at_s, ids = self.now - run.started_at, run.plan.ids
             pairs = zip(command.tasks, command.attempts, strict=True)

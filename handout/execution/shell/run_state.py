@@ -191,6 +191,12 @@ class RunState:
             way.append(came_from[way[-1]])
         return way[::-1] if way[-1] == task else [task, cause]
 
+    def note_made_again(self, tasks: Sequence[int]) -> None:
+        """Note that tasks run although an earlier run had their results, because these were lost."""
+        for task in tasks:
+            if self.reused.pop(task, None) is not None:
+                self.anew[task] = "its earlier result was lost"
+
     def reused_event(self, task: int, at_s: float) -> TaskEnded:
         """Return the event that tells that a task's result comes from an earlier run."""
         return TaskEnded(at_s, self.plan.ids[task], "reused", self.hosts[task] or None, None, self.reused[task])
