@@ -195,15 +195,14 @@ class _Matching:
 
 def _tell(plan: Plan, found: Reuse) -> None:
     """Tell the log what is reused, and what runs anew and why."""
-    lines = [f"{plan.ids[task]!r}: {found.anew[task]}" for task in islice(reversed(found.anew), _NAMED)]
-    more = f"; and {len(found.anew) - len(lines)} more" if len(found.anew) > len(lines) else ""
+    named = [f"; {plan.ids[task]!r}: {found.anew[task]}" for task in islice(reversed(found.anew), _NAMED)]
+    if len(found.anew) > _NAMED:
+        named.append(f"; and {len(found.anew) - _NAMED} more")
     logger.log(
         logging.INFO if found.used or not found.anew else logging.WARNING,
-        "Of the results in given=, the run uses those of %d functions. Of its %d functions, %d run%s%s%s.",
+        "Results in given= are used for %d of %d functions. Functions that run: %d%s.",
         found.used,
         len(plan),
         len(found.anew),
-        ": " if lines else "",
-        "; ".join(lines),
-        more,
+        "".join(named),
     )

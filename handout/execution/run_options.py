@@ -141,7 +141,10 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: value is None or callable(value),
     ),
     "outputs": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
-    "given": ("a mapping of outputs or ids to values, nor the Results of a run", lambda value: value is None or isinstance(value, Mapping)),
+    "given": (
+        "a mapping of outputs or ids to values, nor the Results of a run",
+        lambda value: value is None or isinstance(value, Mapping),
+    ),
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: _is_whole(value, 1)),

@@ -406,7 +406,8 @@ async def test_events_and_the_log_say_what_is_reused_and_what_is_not(
     assert ended["report"] == ("done", "")
     assert [(event.done, event.reused) for event in events if isinstance(event, RunEnded)] == [(3, 1)]
     assert [type(event) for event in late] == [TaskNotReused, TaskNotReused, TaskEnded]
-    assert "uses those of 1 functions. Of its 3 functions, 2 run: 'train': an argument has changed" in caplog.text
+    said = "Results in given= are used for 1 of 3 functions. Functions that run: 2; 'train': an argument has changed"
+    assert said in caplog.text
 
 
 async def test_a_reused_function_needs_no_host(cluster: Cluster) -> None:

@@ -443,7 +443,7 @@ class Driver:
             run.tell(
                 [
                     TaskEnded(at_s, run.plan.ids[t], o.value, h or None, run.failures.get(t))
-                    if t not in run.reused
+                    if o is not Outcome.DONE or t not in run.reused
                     else run.reused_event(t, at_s)
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]

@@ -203,7 +203,7 @@ class RunState:
 
     def events_so_far(self, at_s: float) -> Iterator[RunEvent]:
         """Return the events about results of earlier runs that a watcher has missed that begins to watch now."""
-        ended = [task for task in self.reused if self.outcomes[task] is not None]
+        ended = [task for task in self.reused if self.outcomes[task] is Outcome.DONE]
         ids = self.plan.ids
         return chain(
             (TaskNotReused(at_s, ids[task], self.anew[task]) for task in reversed(self.anew)),
