@@ -27,7 +27,7 @@ _PIECE: Final = 1 << 22
 #: The pickler writes what is not a large text or large bytes in segments of at most this many bytes.
 _FRAME: Final = 1 << 18
 #: A file that was changed at least so many nanoseconds ago gets another time with its next change. The coarsest common
-#: clock of a file system, that of FAT, has steps of 2 s.
+#: clock of a file system, that of FAT, has steps of 2 s. A file with a time in the future counts as changed just now.
 _SETTLED_NS: Final = 3_000_000_000
 
 
