@@ -73,13 +73,14 @@ if TYPE_CHECKING:
     from handout.events import RunEvent as Event
     from handout.execution import Cluster, ClusterOptions, Ended, Execution, Results, RunOptions, execute, run, start
     from handout.execution.evaluate import evaluate
+    from handout.execution.results import Reused
+    from handout.execution.run_options import Given
     from handout.execution.run_view import RunView
     from handout.execution.trusted_classes import trust
     from handout.failures import Failure, failure
     from handout.graph import (
         Arg,
         Function,
-        Given,
         Graph,
         Input,
         Options,
@@ -164,6 +165,7 @@ __all__ = [
     "ResultError",
     "ResultTooLargeError",
     "Results",
+    "Reused",
     "RunOptions",
     "RunTimeoutError",
     "RunView",
@@ -257,6 +259,7 @@ _HOMES = {
     "Ended": "handout.execution",
     "Execution": "handout.execution",
     "Results": "handout.execution",
+    "Reused": "handout.execution.results",
     "RunOptions": "handout.execution",
     "RunView": "handout.execution.run_view",
     "execute": "handout.execution",
@@ -267,7 +270,7 @@ _HOMES = {
     "failure": "handout.failures",
     "Arg": "handout.graph",
     "Function": "handout.graph",
-    "Given": "handout.graph",
+    "Given": "handout.execution.run_options",
     "Graph": "handout.graph",
     "Input": "handout.graph",
     "Options": "handout.graph",

@@ -19,6 +19,7 @@ __all__ = [
     "RunEvent",
     "TaskEnded",
     "TaskHandedOver",
+    "TaskNotReused",
     "TaskRetried",
     "TaskSpeculated",
     "TaskStarted",
@@ -121,15 +122,33 @@ class TaskEnded(RunEvent):
 
     Attributes:
         id: The id of the function.
-        outcome: ``done``, ``failed``, ``skipped`` or ``cancelled``.
-        host: The name of the host of the last attempt, or None if no host had the task.
-        failure: Why the task has no result, or None if it is done.
+        outcome: ``done``, ``reused``, ``failed``, ``skipped`` or ``cancelled``. A task is reused if it did not run,
+            because its result comes from the results in ``given=`` or from the journal, or because only such tasks
+            took its result.
+        host: The name of the host of the last attempt, which a reused task had in an earlier run. None if no host had
+            the task.
+        failure: Why the task has no result, or None if it is done or reused.
+        reason: Where the result of a reused task comes from, in words. Otherwise empty.
     """
 
     id: str
     outcome: str
     host: str | None
     failure: Failure | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskNotReused(RunEvent):
+    """A task runs, although results of an earlier run were given. There is one such event for each task that runs.
+
+    Attributes:
+        id: The id of the function.
+        reason: Why the results in ``given=`` have no result for the task, in words.
+    """
+
+    id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +241,15 @@ class RunEnded(RunEvent):
     """The run has ended. This is the last event of a run.
 
     Attributes:
-        done: How many tasks are done.
+        done: How many tasks are done or reused.
         failed: How many tasks failed.
         skipped: How many tasks were skipped, because a task that they depend on failed.
         cancelled: How many tasks were cancelled.
+        reused: How many of the tasks in ``done`` did not run; see `TaskEnded`.
     """
 
     done: int
     failed: int
     skipped: int
     cancelled: int
+    reused: int = 0

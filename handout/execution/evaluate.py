@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from handout.execution.in_process import HERE, evaluate_plan
-from handout.execution.results import Results
+from handout.execution.results import Results, fresh_value_of, run_of
+from handout.execution.reuse import Reuse, Take, find_reusable
+from handout.execution.run_options import Given
 from handout.failures import Failure
-from handout.graph import Given, Outs, Plan, Runnable, as_graph
+from handout.graph import Outs, Plan, Runnable, as_graph
 from handout.scheduler.task_states import Outcome
+from handout.slices import Slices, at_once
+from handout.submission.arguments import encode_plan
 
 if TYPE_CHECKING:
     from handout.execution.shell.run_state import GraphRun
@@ -32,6 +36,9 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
         graph: A graph, or a list of `function` entries.
         outputs: The outputs that are wanted. None means every result that no other function takes.
         given: Values that replace outputs, by output or by id. A test can replace the results of functions in this way.
+            The `Results` of a run can be given too. Of these, the results of functions that are the same in both graphs
+            are used. The `Results` of `evaluate` are not used in this way, because the program may have changed modules
+            between two calls without a trace: give a mapping, such as ``{output: results[output]}``.
 
     Returns:
         The results.
@@ -49,16 +56,31 @@ def evaluate(graph: Runnable, /, *, outputs: Outs = None, given: Given | None = 
         assert results[length] == 5
         ```
     """
-    plan = as_graph(graph).compile(outputs=outputs, given=given)
+    earlier = run_of(given) if isinstance(given, Results) else None
+    plan = as_graph(graph).compile(outputs=outputs, given=given if earlier is None else None)
+    found = None if earlier is None else at_once(_reusable(plan, earlier))
     scratch = tempfile.mkdtemp(prefix="handout-evaluate-")
     try:
-        run = _Evaluated(plan, evaluate_plan(plan, scratch))
+        if found is None or earlier is None:
+            run = _Evaluated(plan, evaluate_plan(plan, scratch))
+        else:
+            known = {number: each.taken for number, each in found.objects.items()}
+            run = _Evaluated(plan, evaluate_plan(plan, scratch, found.done, known))
+            run.reused = {task: found.source(task, earlier.plan) for task in found.done}
+            run.anew = found.anew
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     # Results may be files in the scratch folder, so the folder must exist as long as the results do.
     weakref.finalize(run, shutil.rmtree, scratch, ignore_errors=True)
     return Results(cast("GraphRun", run))
+
+
+def _reusable(plan: Plan, earlier: GraphRun) -> Slices[Reuse]:
+    """Find what can be taken from an earlier run. Values are unpickled anew, because functions may change them."""
+    encoded = yield from encode_plan(plan, is_lenient=True)
+    take: Take = lambda number, path: fresh_value_of(earlier, number, path)  # noqa: E731
+    return (yield from find_reusable(plan, encoded, earlier, take))
 
 
 @dataclass(eq=False)
@@ -70,6 +92,16 @@ class _Evaluated:
     failures: dict[int, Failure] = field(default_factory=dict)
     failed_order: Sequence[int] = ()
     error: Exception | None = None
+    reused: Mapping[int, str] = field(default_factory=dict)
+    anew: Mapping[int, str] = field(default_factory=dict)
+
+    def identities(self) -> Slices[None]:
+        """Return None, because no identities were noted."""
+        yield from ()
+
+    def holds(self, number: int) -> bool:
+        """Return False, because no identities were noted."""
+        return False
 
     @property
     def spec(self) -> _Evaluated:

@@ -109,7 +109,7 @@ def watch_ends(
 
 
 async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
-    """Yield the events of a run from now on, until it has ended."""
+    """Yield the events of a run from now on, until it has ended. First yield those about results of earlier runs."""
     seen: BoundedBuffer[RunEvent] = BoundedBuffer(_MAX_EVENTS)
     wake = asyncio.Event()
 
@@ -118,9 +118,12 @@ async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
         wake.set()
 
     run.watchers.append(watch)
+    missed_so_far = run.events_so_far(asyncio.get_running_loop().time() - run.started_at)
     finished = asyncio.ensure_future(run.ended.wait())
     finished.add_done_callback(lambda _: wake.set())
     try:
+        for early in missed_so_far:
+            yield early
         while True:
             while seen:
                 missed, seen.dropped = seen.dropped, 0

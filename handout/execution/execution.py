@@ -20,7 +20,9 @@ from handout.events import RunEvent
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
 from handout.execution.recording.recorder import Recorder
-from handout.execution.results import Results, value_of
+from handout.execution.results import Results, run_of, value_of
+from handout.execution.reuse import Reuse, find_reusable
+from handout.execution.reused_results import HandedOver, elements_of, hand_over
 from handout.execution.run_options import RunOptions, check_run_options
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import GraphRun
@@ -121,20 +123,25 @@ class Execution:
                 "keep= leaves objects on the hosts of a cluster, and the hosts of this run are released after it.",
                 remedy="Open a Cluster, and run the graph on it: async with Cluster(...) as cluster: ...",
             )
-        plan = await sliced(self._graph._compile(options.get("outputs"), options.get("given"), options.get("keep")))
-        await sliced(check_placement(plan, self._cluster.inventory))
+        given = options.get("given")
+        earlier = run_of(given) if isinstance(given, Results) else None
+        plan = await sliced(
+            self._graph._compile(options.get("outputs"), None if earlier is not None else given, options.get("keep"))
+        )
+        if earlier is None:
+            await sliced(check_placement(plan, self._cluster.inventory))
         journal = options.get("journal")
         try:
             if journal is not None:
                 self._recorder = await Recorder.open(journal, plan)
                 self._recorder.prior.adopt_classes()
-            run = await self._prepare(plan)
+            run, found = await self._prepare(plan, earlier)
             if self._owns_cluster:
                 self._start = STARTS.begin()
                 self._cluster.begin({} if self._recorder is None else self._recorder.prior.known_agents())
                 if self._cluster.required > 1:
                     await self._until_enough(run)
-            await self._begin(run)
+            await self._begin(run, earlier, found)
             if self._owns_cluster:
                 await self._until_usable(run)
                 if self._start is not None:
@@ -149,17 +156,30 @@ class Execution:
     ) -> None:
         await self._leave()
 
-    async def _begin(self, run: GraphRun) -> None:
-        """Submit the run. If it has a journal, first read what earlier runs have committed."""
+    async def _begin(self, run: GraphRun, earlier: GraphRun | None, found: Reuse | None) -> None:
+        """Submit the run. If it has a journal, first read what earlier runs have committed.
+
+        Args:
+            run: The run.
+            earlier: The run whose results the caller gave.
+            found: What the run takes from these results.
+        """
         recorder = run.recorder = self._recorder
         if recorder is None:
-            self._submit(run, [])
+            handed = HandedOver()
+            if earlier is not None and found is not None:
+                handed = await sliced(hand_over(run, earlier, found))
+            self._submit(run, handed.added_to(run, []))
             return
         hosts = self._cluster.inventory.values()
         await recorder.prior.read(run, {host.name for host in hosts if host.trust != "full"})
         await self._cluster.wait_until_adopted()
-        # `adopted` is called only after both waits above, because it leaves out agents that were lost during them.
+        handed = HandedOver()
+        if earlier is not None and found is not None:
+            handed = await sliced(hand_over(run, earlier, found, recorder.prior.reused))
+        # `adopted` is called only after all waits above, because it leaves out agents that were lost during them.
         facts = recorder.begin(run, self._cluster.adopted())
+        facts = handed.added_to(run, facts, frozenset(recorder.prior.done))
         if self._owns_cluster:
             # Agents of a shared cluster are not recorded, because they serve other runs too and outlive this run.
             self._cluster.driver.recorder = recorder
@@ -167,17 +187,25 @@ class Execution:
         # `release` is called in the next turn of the event loop, after the core has handled the submission.
         asyncio.get_running_loop().call_soon(self._cluster.release, run.number)
 
-    async def _prepare(self, plan: Plan) -> GraphRun:
+    async def _prepare(self, plan: Plan, earlier: GraphRun | None) -> tuple[GraphRun, Reuse | None]:
+        """Return the run, and what it takes from the results of an earlier run."""
         number = self._cluster.next_run()
-        if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
-            number = self._recorder.prior.number_after(number)
         companions = registered_by_value() if self._cluster.has_data_hosts else ()
         encoded = await sliced(encode_plan(plan, companions))
         if encoded.bulk and not all(host.is_local for host in self._cluster.inventory.values()):
             logger.warning("%s", printable(encoded.bulk))
         for home in encoded.borrowed.values():
             home.check(self._cluster.driver)
-        return await sliced(make_run(plan, encoded, self._options, number, self._cluster.allocator))
+        if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
+            number = await sliced(self._recorder.prior.number_after(number, encoded))
+        allocator = self._cluster.allocator
+        if earlier is None:
+            return await sliced(make_run(plan, encoded, self._options, number, allocator)), None
+        found = await sliced(find_reusable(plan, encoded, earlier, elements_of(earlier)))
+        await sliced(check_placement(plan, self._cluster.inventory, found.done))
+        run = await sliced(make_run(plan, encoded, self._options, number, allocator, found.is_made))
+        run.note_identities(found.identities)
+        return run, found
 
     async def _until_enough(self, run: GraphRun) -> None:
         """Wait until the required hosts have joined.

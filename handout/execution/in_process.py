@@ -11,7 +11,7 @@ import copy
 import os
 import threading
 import types
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine, Mapping
 from typing import Any
 
 from handout.errors import GraphError, RemoteError, TaskExitedError
@@ -29,12 +29,16 @@ __all__ = ["HERE", "evaluate_plan"]
 HERE = "local"
 
 
-def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
+def evaluate_plan(
+    plan: Plan, scratch: str, done: Container[int] = (), known: Mapping[int, Any] | None = None
+) -> dict[int, Any]:
     """Call every function of a plan once, after the functions whose results it takes.
 
     Args:
         plan: The plan.
         scratch: A folder in which each task may make its own folder for temporary files. The caller removes it later.
+        done: The tasks whose functions are not called, because results of an earlier run are used.
+        known: The values of these results, by object number.
 
     Returns:
         The value of each object, by object number. The result of a task has the number of the task. Elements of results
@@ -43,7 +47,7 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
     Raises:
         Exception: The exception that a function raised, with the id of the task as a note.
     """
-    values: dict[int, Any] = {}
+    values: dict[int, Any] = dict(known or {})
     picks: dict[int, list[int]] = {}
     for number, extra in enumerate(plan.extras, len(plan)):
         if isinstance(extra, Pick):
@@ -57,6 +61,8 @@ def evaluate_plan(plan: Plan, scratch: str) -> dict[int, Any]:
             values[number] = extra.value
     with _Loop() as loop:
         for task in range(len(plan)):
+            if task in done:
+                continue
             current = Current(plan.ids[task], HERE, 1, 0, os.path.join(scratch, str(task)))
             try:
                 publish(current, context_only=True)
@@ -143,8 +149,9 @@ class _InProcessCall:
         #: task that takes its result. It is called only once, even if several arguments contain its placeholder.
         self._inlined: dict[int, Any] = {}
         #: Containers in which placeholders were replaced, by ``id()`` of the original containers. If a container occurs
-        #: twice, the same new container is used in both places.
-        self._rebuilt: dict[int, Any] = {}
+        #: twice, the same new container is used in both places. The originals are kept, because a container of a user's
+        #: class may make its items anew each time, and another item could get the same ``id()``.
+        self._rebuilt: dict[int, tuple[Any, Any]] = {}
 
     def run(self) -> Any:
         plan, task = self._plan, self._task
@@ -162,9 +169,9 @@ class _InProcessCall:
         if not issubclass(kind, list | tuple | dict) or not value:
             return value
         if id(value) in self._rebuilt:
-            return self._rebuilt[id(value)]
+            return self._rebuilt[id(value)][1]
         filled = self._fill_dict(value) if issubclass(kind, dict) else self._fill_sequence(value)
-        self._rebuilt[id(value)] = filled
+        self._rebuilt[id(value)] = value, filled
         return filled
 
     def _fill_dict(self, value: dict[Any, Any]) -> dict[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handout.errors import DamagedFileError, DependencyError, GraphError, HandoutError, ResultError
@@ -17,7 +17,7 @@ from handout.serialization.user_objects import is_interruption, short_name
 if TYPE_CHECKING:
     from handout.execution.shell.run_state import GraphRun, RunState
 
-__all__ = ["Results"]
+__all__ = ["Results", "Reused", "fresh_value_of", "run_of", "value_of"]
 
 R = TypeVar("R")
 
@@ -147,6 +147,11 @@ class Results(Mapping[str, Any]):
         """
         return Allocations(self._run)
 
+    @property
+    def reused(self) -> Reused:
+        """The functions that did not run, because ``given=`` or the journal has their results; see `Reused`."""
+        return Reused(self._run)
+
     def raise_failures(self) -> None:
         """Raise the exception of the first function that failed, if there is one.
 
@@ -171,6 +176,52 @@ class Results(Mapping[str, Any]):
             if note not in exceptions.notes(error):
                 exceptions.add_note(error, note)
         raise error
+
+
+class Reused(Mapping[Any, str]):
+    """A mapping of the functions of a run that did not run. Keys are ids, and also outputs. Iterating gives ids.
+
+    A value says in words where the function's result comes from: from a function of the results in ``given=``, or from
+    the journal. Functions whose results no other function takes any more are in the mapping too.
+
+    Example:
+        ```python
+        graph = handout.Graph()
+        base = graph.add(pow, 2, 10)
+        first = await handout.execute(graph)
+        root = graph.add(pow, base, 0.5)
+        second = await handout.execute(graph, given=first)
+        assert dict(second.reused) == {"pow": "the result of 'pow' in given="}
+        assert dict(second.reused.anew) == {"pow-2": "the earlier run has no such function"}
+        ```
+    """
+
+    def __init__(self, run: GraphRun) -> None:
+        self._run = run
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __getitem__(self, key: Any, /) -> str:
+        run = self._run
+        task = run.spec.producer[run.plan.locate(key)[0]]
+        if task not in run.reused:
+            raise KeyError(key)
+        return run.reused[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._run.plan.ids[task] for task in sorted(self._run.reused))
+
+    def __len__(self) -> int:
+        return len(self._run.reused)
+
+    @property
+    def anew(self) -> Mapping[str, str]:
+        """For each function that ran although there were earlier results, by its id: why these had no result for it.
+
+        A run that is given no results has entries only for functions whose results in the journal were lost.
+        """
+        return {self._run.plan.ids[task]: self._run.anew[task] for task in sorted(self._run.anew)}
 
 
 class Allocations(Mapping[Any, str]):
@@ -200,6 +251,11 @@ class Allocations(Mapping[Any, str]):
         return sum(1 for _ in self)
 
 
+def run_of(results: Results) -> GraphRun:
+    """Return the run that made results."""
+    return results._run
+
+
 def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     """Return the value of an object, or of an element of it.
 
@@ -209,20 +265,7 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
         KeyError: The object was not brought back.
     """
     if number in run.objects:
-        try:
-            if number not in run.values:
-                run.values[number] = _load(run, number)
-            value = run.values[number]
-            return calls.apply_path(value, path) if path else value
-        except HandoutError:
-            raise
-        except BaseException as error:  # unpickling and looking up an element run user code, which may raise anything
-            if is_interruption(error):
-                raise
-            substitute = _explained(run, number, error)
-            if substitute is None:
-                raise
-            raise substitute from error
+        return _read(run, number, path, lambda: run.values[number] if number in run.values else _keep(run, number))
     failure = run.failures.get(run.spec.producer[number])
     if failure is not None and failure.kind == "cancelled" and run.error is not None:
         raise run.error  # this error says why the run and its tasks were cancelled
@@ -236,6 +279,31 @@ def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
     raise KeyError(
         f"The value of {name!r} was not brought back. To get it, list this output in outputs=[...] of the run."
     )
+
+
+def fresh_value_of(run: RunState, number: int, path: Path) -> Any:
+    """Return a new copy of the value of an object that the run holds, or of an element of it; see `value_of`."""
+    return _read(run, number, path, lambda: _load(run, number))
+
+
+def _keep(run: RunState, number: int) -> Any:
+    value = run.values[number] = _load(run, number)
+    return value
+
+
+def _read(run: RunState, number: int, path: Path, load: Callable[[], Any]) -> Any:
+    try:
+        value = load()
+        return calls.apply_path(value, path) if path else value
+    except HandoutError:
+        raise
+    except BaseException as error:  # unpickling and looking up an element run user code, which may raise anything
+        if is_interruption(error):
+            raise
+        substitute = _explained(run, number, error)
+        if substitute is None:
+            raise
+        raise substitute from error
 
 
 def _explained(run: RunState, number: int, error: BaseException) -> ResultError | None:

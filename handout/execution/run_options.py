@@ -8,13 +8,21 @@ from typing import Any, Final, Literal, TypedDict
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError
-from handout.graph import Given, Options, Output
+from handout.execution.results import Results
+from handout.graph import GivenValues, Options, Output
 from handout.resources import InventoryLike, nearest_name
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.serialization.user_objects import brief
 from handout.transport.timings import Timings
 
-__all__ = ["ClusterOptions", "RunOptions", "check_run_options"]
+__all__ = ["ClusterOptions", "Given", "RunOptions", "check_run_options"]
+
+Given = GivenValues | Results
+"""What a run takes instead of running functions.
+
+A mapping of outputs, or of ids, to values: each value replaces its output, whatever the function of the output is. Or
+the `Results` of an earlier run: the run uses the result of each function that is the same in both runs, with the same
+arguments and inputs, and runs all other functions. An id alone makes no function the same."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -30,9 +38,10 @@ class RunOptions(TypedDict, total=False):
         keep: Outputs whose values stay on the hosts of the cluster after the run, as `Stored` objects that
             `Results.stored` returns. Only `Cluster.execute`, `Cluster.start` and `Cluster.run` have this option. An
             output in ``keep`` that no function takes is not brought back unless ``outputs`` names it. Default: none.
-        given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. The
-            `Results` of an earlier run can be given too. A function whose output is replaced runs only if another of
-            its outputs is needed. Default: none.
+        given: A mapping of outputs, or of their ids, to the values that replace these outputs in this run. A function
+            whose output is replaced runs only if another of its outputs is needed. The `Results` of an earlier run can
+            be given too. Then the run uses the results of the functions that are the same in both runs, with the same
+            arguments and inputs, and `Results.reused` says which these are. Default: none.
         retries: How often a function is attempted again after it raised an exception, or took too much time or memory.
             Applies to functions without ``retries`` of their own. Default: 0.
         on_failure: ``"fail_fast"`` cancels the run when the first function fails, and raises the function's exception.
@@ -137,7 +146,10 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     ),
     "outputs": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
     "keep": ("a list of outputs", lambda value: value is None or isinstance(value, Iterable)),
-    "given": ("a mapping of outputs or ids to values", lambda value: value is None or isinstance(value, Mapping)),
+    "given": (
+        "a mapping of outputs or ids to values, nor the Results of a run",
+        lambda value: value is None or isinstance(value, Mapping),
+    ),
     "retries": ("a whole number from 0 up", lambda value: _is_whole(value, 0)),
     "on_failure": ("'fail_fast' or 'continue'", lambda value: value in ("fail_fast", "continue")),
     "max_result_bytes": ("a whole number of bytes from 1 up", lambda value: _is_whole(value, 1)),

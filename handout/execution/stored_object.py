@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import weakref
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from handout.serialization.calls import Path
 from handout.serialization.file import File
 from handout.serialization.pickling import Segment
 from handout.submission.arguments import EncodedRun, SuppliedValues
+from handout.submission.call_digests import CallDigests
 from handout.submission.plan_to_spec import RunPolicy
 from handout.submission.refusals import refused
 
@@ -60,6 +62,7 @@ class StoredObject:
         self.nbytes = nbytes
         self.holds_code = holds_code
         self.modules = modules
+        self.identity = os.urandom(16)
         self._driver = driver
         self._run = run
         self._number = number
@@ -184,7 +187,7 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
     spec = RunSpec(0, [], [], [], [], [-1], [nbytes], keep=[0], ids=[])
     run = RunState(
         number=number,
-        encoded=EncodedRun([], [], [], [], spec.producer, spec.nbytes, {}, None),
+        encoded=EncodedRun([], [], [], [], spec.producer, spec.nbytes, {}, None, CallDigests(b"", [], {})),
         spec=spec,
         policy=RunPolicy(),
         objects=objects,

@@ -4,7 +4,7 @@ No module in this folder contacts a host or reads a clock.
 """
 
 from handout.graph.arg import Arg
-from handout.graph.compile import Given, Outs
+from handout.graph.compile import GivenValues, Outs
 from handout.graph.function import Function, function
 from handout.graph.function_options import Options, TaskOptions
 from handout.graph.given_values import GivenValue
@@ -17,8 +17,8 @@ from handout.graph.plan import Plan
 __all__ = [
     "Arg",
     "Function",
-    "Given",
     "GivenValue",
+    "GivenValues",
     "Graph",
     "Input",
     "Options",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from handout.errors import PlacementError
@@ -20,11 +20,16 @@ from handout.slices import Slices, is_slice_end
 __all__ = ["check_placement"]
 
 
-def check_placement(plan: Plan, inventory: InventoryLike) -> Slices[None]:
+def check_placement(plan: Plan, inventory: InventoryLike, done: Container[int] = ()) -> Slices[None]:
     """Check that each task of a plan can run on a host of the inventory. No host is contacted.
 
     A capability that the inventory does not declare, but that an agent or a tracker may report, does not count as
     missing.
+
+    Args:
+        plan: The plan.
+        inventory: The hosts.
+        done: Tasks that are not checked, because they do not run.
 
     Raises:
         PlacementError: A task can run on no host, its option ``host`` names a host that the inventory does not have, or
@@ -38,7 +43,7 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> Slices[None]:
     for task, options in enumerate(plan.options):
         if is_slice_end(task):
             yield
-        if id(options) in fitting:  # another task with the same options was checked
+        if id(options) in fitting or task in done:  # another task with the same options was checked
             continue
         variants = options.requirements
         open_to = _pinned(plan.ids[task], options, offers)
@@ -49,10 +54,10 @@ def check_placement(plan: Plan, inventory: InventoryLike) -> Slices[None]:
         )
         if not fitting[id(options)]:
             raise placement_error(plan.ids[task], variants, open_to, shared, options.host)
-    yield from _check_groups(plan, fitting)
+    yield from _check_groups(plan, fitting, done)
 
 
-def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> Slices[None]:
+def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]], done: Container[int]) -> Slices[None]:
     """Raise `PlacementError` if no host can run every task of a group.
 
     A group is a set of tasks that must share one host. The host need not have room for all of them at the same time.
@@ -61,12 +66,12 @@ def _check_groups(plan: Plan, fitting: Mapping[int, frozenset[str]]) -> Slices[N
     for task, group in enumerate(plan.groups):
         if is_slice_end(task):
             yield
-        if group < 0:
+        if group < 0 or task in done:
             continue
         mine = fitting[id(plan.options[task])]
         both = common[group] = common.get(group, mine) & mine
         if not both:
-            before = next(each for each in range(task) if plan.groups[each] == group)
+            before = next(each for each in range(task) if plan.groups[each] == group and each not in done)
             raise PlacementError(
                 f"tasks {plan.ids[before]!r} and {plan.ids[task]!r} must share one host, but no host covers the costs "
                 f"of all tasks in their group. The second of these two tasks fits only on {', '.join(sorted(mine))}.",

@@ -9,7 +9,7 @@ from handout.errors import GraphError
 from handout.graph.arg import Arg
 from handout.graph.collocate import collocate
 from handout.graph.function_options import PLAIN
-from handout.graph.given_values import Given, Replacements
+from handout.graph.given_values import GivenValues, Replacements
 from handout.graph.nodes import Nodes
 from handout.graph.objects import ObjectNumbers
 from handout.graph.output import Input, Output
@@ -19,7 +19,7 @@ from handout.graph.wiring import Wiring
 from handout.serialization.user_objects import brief, is_coroutine_function
 from handout.slices import Slices, column, empty, is_slice_end
 
-__all__ = ["Given", "Outs", "compile_nodes"]
+__all__ = ["GivenValues", "Outs", "compile_nodes"]
 
 Outs = Iterable[Output[Any]] | None
 """Outputs that the caller wants. None: all results that no function of the graph takes."""
@@ -28,7 +28,7 @@ _NO_KWARGS: dict[str, Any] = {}
 
 
 def compile_nodes(
-    nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: Given | None, keep: Outs = None
+    nodes: Nodes, signatures: Signatures, *, outputs: Outs, given: GivenValues | None, keep: Outs = None
 ) -> Slices[Plan]:
     """Return the plan of one run; see `Graph.compile`."""
     wiring = Wiring(nodes)

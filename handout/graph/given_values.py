@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from handout.errors import GraphError
@@ -13,46 +13,34 @@ from handout.serialization.calls import Path, apply_path
 from handout.serialization.user_objects import brief
 from handout.slices import Slices, is_slice_end
 
-__all__ = ["EarlierRun", "Given", "GivenValue", "Replacements"]
+__all__ = ["GivenValue", "GivenValues", "Replacements"]
 
-Given = Mapping[str, Any] | Mapping[Output[Any], Any]
-"""A mapping of outputs, or of their ids, to the values that replace these outputs in one run.
+GivenValues = Mapping[str, Any] | Mapping[Output[Any], Any]
+"""A mapping of outputs, or of ids, to the values that replace these outputs in one run.
 
-The `Results` of an earlier run can be given as such a mapping.
+Such a value replaces the output, whatever the function of the output is.
 """
 
 
 @runtime_checkable
-class EarlierRun(Protocol):
-    """The part of `Results` that this module uses.
-
-    The caller may give the `Results` of an earlier run. That run may contain functions that failed, and functions that
-    this graph does not have.
-    """
-
-    @property
-    def failures(self) -> Mapping[str, Any]:
-        """The failure of each function that has no result, by the id of the function."""
-        ...
+class _EarlierRun(Protocol):
+    """The method that tells the `Results` of a run from any other mapping."""
 
     def raise_failures(self) -> None:
-        """Raise the failures.
-
-        The protocol names this method because only `Results` have it, so that no other mapping matches the protocol.
-        """
+        """Raise the failures."""
         ...
 
 
 class GivenValue:
     """A value that replaces an output in this run.
 
-    The value is read only when it is needed, because reading a value from `Results` unpickles it.
+    The value is read only when it is needed.
     """
 
     __slots__ = ("key", "path", "source")
 
     def __init__(self, source: Mapping[Any, Any], key: Any, path: Path) -> None:
-        #: What the caller gave: a mapping, or the `Results` of an earlier run.
+        #: The mapping that the caller gave.
         self.source: Mapping[Any, Any] = source
         #: Key of an item in `source`. The value is this item or an element of it.
         self.key: Any = key
@@ -70,31 +58,31 @@ class Replacements:
 
     __slots__ = ("_by_node", "_source")
 
-    def __init__(self, given: Given | None) -> None:
+    def __init__(self, given: GivenValues | None) -> None:
         """Start without replacements. `of` adds those in ``given``."""
         self._by_node: dict[int, dict[Any, Any]] = {}
         self._source: Any = given
 
     @classmethod
-    def of(cls, wiring: Wiring, given: Given | None) -> Slices[Replacements]:
+    def of(cls, wiring: Wiring, given: GivenValues | None) -> Slices[Replacements]:
         """Return the replacements that the caller gave.
 
-        If ``given`` is an earlier run, functions that failed and functions that this graph does not have are left out.
-
         Raises:
-            GraphError: A key is not an output of the graph.
+            GraphError: A key is not an output of the graph. Or ``given`` is the `Results` of an earlier run, whose ids
+                may be those of other functions in this graph.
         """
         replaced = cls(given)
         if given is None:
             return replaced
+        if isinstance(given, _EarlierRun):
+            raise GraphError(
+                "Results of an earlier run cannot be compiled, because only a run compares them with the graph.",
+                remedy="Give them to execute, start, run or evaluate. Or give a mapping: {output: results[output]}.",
+            )
         yield from wiring.nodes.names.extend_in_slices(wiring.nodes.fns, wiring.count)  # to find keys that are ids
-        # The caller may change a mapping between two slices, but not an earlier run, whose keys take longer to read.
-        failed, keys = (given.failures, given) if isinstance(given, EarlierRun) else (None, list(given))
-        for place, key in enumerate(keys):
+        for place, key in enumerate(list(given)):  # a copy, because the caller may change the mapping between slices
             if is_slice_end(place):
                 yield
-            if failed is not None and not _is_usable(wiring, failed, key):
-                continue
             output = cls._output(wiring, key)
             replaced._by_node.setdefault(wiring.node_of(output), {})[path_key(output._path)] = key
         return replaced
@@ -130,8 +118,3 @@ class Replacements:
             if key is not None:
                 return GivenValue(self._source, key, path[end:])
         return None
-
-
-def _is_usable(wiring: Wiring, failed: Collection[str], key: object) -> bool:
-    """Return True if a key of an earlier run has a result there, and replaces an output of this graph."""
-    return key not in failed and (not isinstance(key, str) or wiring.nodes.find(key) is not None)

@@ -12,7 +12,7 @@ from handout.graph._overloads import TypedCalls
 from handout.graph.arg import Arg
 from handout.graph.call_checks import CallChecks
 from handout.graph.check import check_placement
-from handout.graph.compile import Given, Outs, compile_nodes
+from handout.graph.compile import GivenValues, Outs, compile_nodes
 from handout.graph.function import Function
 from handout.graph.function_options import Options, check_options
 from handout.graph.map_rows import items_of, rows_of
@@ -179,12 +179,12 @@ class Graph(TypedCalls):
         """
         at_once(check_placement(self.compile(), inventory))
 
-    def compile(self, *, outputs: Outs = None, given: Given | None = None) -> Plan:
+    def compile(self, *, outputs: Outs = None, given: GivenValues | None = None) -> Plan:
         """Check the graph and number the tasks and objects of one run.
 
         Args:
             outputs: The outputs that the caller wants. None: all results that no function of the graph takes.
-            given: Values that replace outputs, by output or by id, or the `Results` of an earlier run.
+            given: Values that replace outputs, by output or by id.
 
         Returns:
             The plan that a run executes.
@@ -194,7 +194,7 @@ class Graph(TypedCalls):
         """
         return at_once(self._compile(outputs, given))
 
-    def _compile(self, outputs: Outs, given: Given | None, keep: Outs = None) -> Slices[Plan]:
+    def _compile(self, outputs: Outs, given: GivenValues | None, keep: Outs = None) -> Slices[Plan]:
         """Do the work of `compile` in slices."""
         return compile_nodes(self._nodes, self._checks.signatures, outputs=outputs, given=given, keep=keep)
 

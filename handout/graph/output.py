@@ -201,7 +201,7 @@ class Output(Input[T_co]):
         return (
             self._origin is other._origin
             and self._node == other._node
-            and (self._path == other._path or path_key(self._path) == path_key(other._path))
+            and (self._path is other._path or path_key(self._path) == path_key(other._path))
         )
 
     def __hash__(self) -> int:

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
+import numbers
+import pickle
 from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 from handout.errors import GraphError
 from handout.graph.value_uses import USES
 from handout.serialization.calls import Path
-from handout.serialization.user_objects import brief
+from handout.serialization.user_objects import brief, is_interruption
 
 __all__ = ["path_key", "path_text", "record_path"]
 
 
 def path_text(path: Path) -> str:
     """Return a path as the Python code that would follow the value, such as ``['weights'][0].name``."""
-    return _text(path, lambda key: repr(key) if type(key) is str else brief(key))
+    return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
 
 
-def _text(path: Path, said: Callable[[Any], str]) -> str:
-    return "".join(f"[{_key_text(key, said)}]" if kind == "item" else f".{key}" for kind, key in path)
-
-
-def _key_text(key: Any, said: Callable[[Any], str]) -> str:
+def _key_text(key: Any) -> str:
     if isinstance(key, slice):
         parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
-        return ":".join("" if part is None else said(part) for part in parts)
-    return said(key)
+        return ":".join("" if part is None else _key_text(part) for part in parts)
+    return repr(key) if type(key) is str else brief(key)
 
 
 def path_key(path: Path) -> Hashable:
-    """Return a hashable key. Two paths are treated as the same path if their keys are equal.
+    """Return a hashable key. Two paths with equal keys lead to the same element of any value.
 
-    The key is the path itself. If the path cannot be hashed, for example because it contains a list, the key is the
-    path's text.
+    Numbers of different kinds differ here, because an array has other elements at True than at 1. A key that cannot be
+    hashed, such as an array of indices, counts with its pickled bytes: its text may leave out parts of it. If it cannot
+    be pickled either, only the very same object is equal to it.
     """
+    return tuple([(kind, _key_of(key)) for kind, key in path])
+
+
+def _key_of(key: Any) -> Hashable:
+    kind = type(key)
+    if kind is tuple:
+        return kind, tuple(map(_key_of, key))
+    if kind is slice:
+        return kind, _key_of(key.start), _key_of(key.stop), _key_of(key.step)
     try:
-        hash(path)
-    except TypeError:
-        return _text(path, repr)
-    return path
+        hash(key)
+    except BaseException as error:  # a class of the user may raise anything
+        if is_interruption(error):
+            raise
+    else:
+        return _number_kind(key), key
+    try:
+        return kind, pickle.dumps(key, 5)
+    except BaseException as error:  # a class of the user may raise anything
+        if is_interruption(error):
+            raise
+    return kind, id(key)
+
+
+def _number_kind(key: Any) -> str:
+    """Return "bool" for a truth value, "number" for another number that is not an integer, and "" for any other key."""
+    kind = type(key)
+    if kind is int or kind is str:
+        return ""
+    if issubclass(kind, bool) or kind.__name__ in ("bool", "bool_"):  # the truth values of numpy have such names
+        return "bool"
+    return "number" if issubclass(kind, numbers.Number) and not issubclass(kind, numbers.Integral) else ""
 
 
 class _Recorder:

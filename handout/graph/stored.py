@@ -25,6 +25,8 @@ class Home(Protocol):
     nbytes: int
     #: True if the object holds code by value, so that its readers need the controller's version of Python.
     holds_code: bool
+    #: 16 bytes that no other stored object has.
+    identity: bytes
     #: Dotted names of the modules that a reader of the object needs.
     modules: frozenset[str]
 

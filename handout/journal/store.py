@@ -246,7 +246,7 @@ class Journal:
             return [(host, token, started) for host, token, started in self._sound_rows("agents")]
 
     def last_run(self) -> tuple[int, bytes]:
-        """Return the number that agents used for the last run, and the joined identities of that run's tasks.
+        """Return the number that agents used for the last run, and the joined identities of its tasks and objects.
 
         The number is 0 if the journal has no run. Damaged rows are left out, so the run may be an earlier one than the
         last. `damaged_rows` then tells that there is a later one.
@@ -281,7 +281,7 @@ class Journal:
 
         Args:
             ids: The ids of the run's tasks.
-            identities: The identities of the run's tasks.
+            identities: The identities of the run's tasks, and then that of its objects.
             reused: How many of the run's tasks succeeded in an earlier run.
             number: The number that agents use for the run.
             classes: The names of the program's classes that are pickled by value; see `classes`.

@@ -115,7 +115,7 @@ def prepare(database: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def identity_at(identities: bytes, task: int) -> bytes:
-    """Return the identity of one task from the joined identities of all tasks of its run."""
+    """Return the identity of one task from the joined identities of all tasks of its run, which come first there."""
     return identities[task * DIGEST_SIZE : (task + 1) * DIGEST_SIZE]
 
 

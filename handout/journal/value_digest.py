@@ -109,8 +109,8 @@ _RULES: dict[type, Rule] = {
     types.MappingProxyType: ValueWalk.mapping,
     set: ValueWalk.unordered,
     frozenset: ValueWalk.unordered,
-    bytearray: lambda _, value: digest(b"buffer", value),
-    memoryview: lambda _, value: digest(b"buffer", f"{value.format}{value.shape}".encode(), value.tobytes()),
+    bytearray: lambda _, value: digest(b"bytearray", value),
+    memoryview: lambda _, value: digest(b"view", digest(f"{value.format}{value.shape}".encode()), value.tobytes()),
     pickle.PickleBuffer: lambda _, value: digest(b"buffer", value.raw()),
     struct.Struct: lambda walk, value: walk.sequence(b"struct", (value.format,)),
     # Code.

@@ -201,7 +201,7 @@ class Definitions:
             )
         if parts.modules:
             self.simple.append(Fill(functions_by_value.fill_modules, None, parts.modules))
-        code = functions_by_value.marshalled(fn.__code__)
+        code = self.snapshot.marshalled(fn.__code__)
         return functions_by_value.make_function, (code, (number, name), fn.__name__, fn.__closure__)
 
     def _define_module(self, module: types.ModuleType) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import pickle
@@ -172,7 +173,7 @@ def _content(path: str) -> tuple[int, Any]:
         with open(path, "rb") as stream:
             status = os.fstat(stream.fileno())
             # Files in /proc have content although their size is 0.
-            content = stream.read() if status.st_size < _MAPPED else _map(stream, status.st_size)
+            content = stream.read() if status.st_size < _MAPPED else _map(stream, path, status)
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
@@ -183,12 +184,14 @@ def _content(path: str) -> tuple[int, Any]:
     return status.st_mode & 0o777, pickle.PickleBuffer(content)
 
 
-def _map(stream: IO[bytes], size: int) -> Any:
+def _map(stream: IO[bytes], path: str, status: os.stat_result) -> Any:
     import mmap
 
     # Before Python 3.13, every mapping holds a descriptor of its own.
     options: Any = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-    return mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ, **options)
+    mapped = _mapping_class()(stream.fileno(), status.st_size, access=mmap.ACCESS_READ, **options)
+    mapped.path, mapped.stamp = os.path.abspath(path), stamp_of(status)
+    return mapped
 
 
 def _new_folder() -> str:
@@ -199,6 +202,34 @@ def _new_folder() -> str:
     folder = os.path.join(_task_folder() or _received.path, f"file-{next(_numbers)}")
     os.makedirs(folder)
     return folder
+
+
+@functools.lru_cache(maxsize=1)
+def _mapping_class() -> Any:
+    import mmap
+
+    class MappedFile(mmap.mmap):
+        """The content of a file."""
+
+        #: The path of the file, and the file's `stamp_of` when it was mapped.
+        path = ""
+        stamp: tuple[int, ...] = ()
+
+    return MappedFile
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return numbers of a file that change with its content, unless two changes follow each other within a clock tick.
+
+    The last two numbers are the times of the last changes in nanoseconds.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def mapped_file(view: memoryview) -> tuple[str, tuple[int, ...]] | None:
+    """Return the path of the file whose content a `File` has mapped, and the file's stamp; None for other memory."""
+    mapped: Any = view.obj
+    return (mapped.path, mapped.stamp) if issubclass(type(mapped), _mapping_class()) else None
 
 
 def _receive(name: bytes, mode: int, content: Any) -> File:

@@ -49,7 +49,7 @@ from handout.serialization.user_objects import is_interruption
 
 __all__ = [
     "ALIGN", "OUT_OF_BAND", "UNPICKLABLE_TYPES", "LoadError", "Pickler", "Segment", "Snapshot", "become_worker",
-    "dumps", "encode", "loads", "preload", "split",
+    "dumps", "encode", "loads", "preload", "split", "write_definition",
 ]  # fmt: skip
 
 Segment = Union[bytes, bytearray, memoryview]
@@ -97,6 +97,8 @@ class Snapshot:
         #: Objects that are cached by id. This list keeps them alive, so that no other object can get the same id.
         self.kept_alive: list[Any] = []
         self.blobs: dict[int, Blob] = {}
+        #: For each entry of `blobs`, the modules that the definition refers to.
+        self.blob_modules: dict[int, set[str]] = {}
         #: For each type, the function that reduces its objects. Most objects are of few types.
         self.rules: dict[type, Any] = {}
         #: The ``id`` of each attribute of a class that pickles itself as "the attribute of that name of my class".
@@ -115,13 +117,25 @@ class Snapshot:
         """Return a function, class or module by value. The bytes do not depend on the value that contains it."""
         blob = self.blobs.get(id(obj))
         if blob is None:
-            made = definitions.arrived_as(obj)
-            if made is None:
-                made = _dill_if_needed(Pickler, lambda make_pickler: Definitions(self, make_pickler).write(obj))
-                definitions.remember(obj, made)
-            blob = self.blobs[id(obj)] = made
+            before, self.modules = self.modules, set()
+            try:
+                blob = definitions.arrived_as(obj) or self.write(obj)
+            finally:
+                inside, self.modules = self.modules, before
+            self.blobs[id(obj)], self.blob_modules[id(obj)] = blob, inside
             self.kept_alive.append(obj)
+        self.modules |= self.blob_modules[id(obj)]
         return blob
+
+    def write(self, obj: Any) -> Blob:
+        """Write the definition of a function, class or module of this process."""
+        made = write_definition(self, obj)
+        definitions.remember(obj, made)
+        return made
+
+    def marshalled(self, code: types.CodeType) -> tuple[Any, ...]:
+        """Return the arguments of `functions_by_value.make_code`."""
+        return functions_by_value.marshalled(code)
 
     def key(self, space: dict[str, Any]) -> functions_by_value.Key:
         """Return the key of a namespace."""
@@ -131,6 +145,12 @@ class Snapshot:
     def note_parts(self, cls: type, state: dict[str, Any]) -> None:
         """Note the attributes of a class that pickle themselves as attributes of that class."""
         self.parts.update(id(value) for name, value in state.items() if _is_part(value, cls, name))
+
+
+def write_definition(snapshot: Snapshot, obj: Any) -> Blob:
+    """Return a function, class or module as bytes."""
+    made: Blob = _dill_if_needed(Pickler, lambda make_pickler: Definitions(snapshot, make_pickler).write(obj))
+    return made
 
 
 def _is_part(value: Any, cls: type, name: str) -> bool:
@@ -243,7 +263,7 @@ class Pickler(pickle.Pickler):
         self.snapshot.closures += 1
         self.snapshot.kept_alive.append(fn)
         place = self.snapshot.key(fn.__globals__), functions_by_value.name_of(fn)
-        args = functions_by_value.marshalled(fn.__code__), place, fn.__name__, fn.__closure__
+        args = self.snapshot.marshalled(fn.__code__), place, fn.__name__, fn.__closure__
         state = tuple(functions_by_value.parts(fn))
         return functions_by_value.make_function, args, state, None, None, functions_by_value.fill_closure
 

@@ -77,6 +77,7 @@ class SimulatedHome:
     place: tuple[int, int]
     nbytes: int
     holds_code: bool = False
+    identity: bytes = b""
     modules: frozenset[str] = frozenset()
 
     def id_of(self, node: int, /) -> str:

@@ -19,6 +19,7 @@ from handout.graph.objects import Borrowed, Pick
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.stored import Home, Stored, StoredElement
+from handout.project.sources import Sources, own_sources
 from handout.protocol.frames import MAX_PAYLOAD
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
@@ -28,7 +29,9 @@ from handout.serialization.pickling import Segment, Snapshot
 from handout.serialization.user_objects import is_interruption, type_name
 from handout.slices import Slices, is_slice_end
 from handout.submission.bulk import BULK_BYTES, describe_bulk
-from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
+from handout.submission.call_digests import CallDigests, Digester
+from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sources, function_ref
+from handout.submission.function_identity import FunctionDigests
 from handout.submission.refusals import refused
 
 __all__ = ["LARGE", "CallEncoder", "CodeWatch", "EncodedRun", "SuppliedValues", "check_size", "encode_plan"]
@@ -61,24 +64,28 @@ class EncodedRun:
     values: Mapping[int, Sequence[Segment]]
     #: The user's own modules, or None if the run needs none.
     bundle: CodeBundle | None
+    #: The digests of the calls, functions and values, by which a later run recognizes the tasks.
+    digests: CallDigests
     #: The objects that are stored on hosts already, by object number.
     borrowed: Mapping[int, Home] = field(default_factory=dict)
     #: A message about the bytes that the run sends first, or "" if they do not take long to send.
     bulk: str = ""
 
 
-def encode_plan(plan: Plan, companions: Sequence[type] = ()) -> Slices[EncodedRun]:
+def encode_plan(plan: Plan, companions: Sequence[type] = (), *, is_lenient: bool = False) -> Slices[EncodedRun]:
     """Pickle the functions, arguments and values of a plan.
 
     Args:
         plan: The plan.
         companions: Classes to send along with each function that is sent by value.
+        is_lenient: True if only the digests are needed. What cannot be pickled then gets a digest that matches nothing.
 
     Raises:
         UnserializableError: A function, an argument or a value cannot be pickled. The error names the path to the part
             that failed.
     """
-    return (yield from _Encoder(plan, companions).run())
+    encoder = _LenientEncoder(plan, companions) if is_lenient else _Encoder(plan, companions)
+    return (yield from encoder.run())
 
 
 class SuppliedValues:
@@ -114,8 +121,12 @@ class SuppliedValues:
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
         self.sent += self.nbytes[number]
+        self.note_held(number, kept, code)
         if code.seen:
             self.code_objects.add(number)
+
+    def note_held(self, number: int, segments: Sequence[Segment], code: CodeWatch) -> None:
+        """Note that a value was pickled. A subclass may make a digest of its bytes."""
 
     def borrow(self, number: int, home: Home) -> None:
         """Note that an object is stored on hosts already."""
@@ -153,6 +164,8 @@ class _Encoder(SuppliedValues):
         super().__init__(plan.producers)
         self.plan = plan
         self.companions = companions
+        self.digester = Digester(self.snapshot)
+        self.function_digests = FunctionDigests(self.snapshot)
         self.functions: list[FunctionBlob] = []
         #: Indices into `functions`. A key is a pair: the function's ``id``, and True if the task's call or one of its
         #: inputs holds code by value.
@@ -171,6 +184,7 @@ class _Encoder(SuppliedValues):
                 self.borrow(number, extra.home)
             else:
                 self._supply(number, extra.value, plan.name_of(number))
+                yield from self.digester.settle()
         calls: list[bytes] = []
         fn: list[int] = []
         inputs: list[tuple[int, ...]] = []
@@ -181,7 +195,11 @@ class _Encoder(SuppliedValues):
             calls.append(blob)
             inputs.append(needs)
             fn.append(self._function(task, by_value))
-        bundle = yield from bundle_modules(self.snapshot.modules)
+            if self.digester.is_unsettled:
+                yield from self.digester.settle()
+        sources = yield from own_sources(self.snapshot.modules)
+        bundle = yield from self._bundle(sources)
+        digests = yield from self.digester.finish(sources.packages)
         functions = self.functions
         if bundle is not None:  # every task needs it, because any object may be of a class from these modules
             functions = [replace(function, needs_bundle=True) for function in functions]
@@ -190,8 +208,15 @@ class _Encoder(SuppliedValues):
             arguments = dict(enumerate(self.kept, len(self.nbytes) - len(self.kept)))
             bulk = describe_bulk(plan, self.sent, self.nbytes, inputs, arguments, fn, functions)
         return EncodedRun(
-            calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, self.borrowed, bulk
+            calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, digests, self.borrowed, bulk
         )
+
+    def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:
+        return bundle_sources(sources)
+
+    def note_held(self, number: int, segments: Sequence[Segment], code: CodeWatch) -> None:
+        """Make the digest of a value."""
+        self.digester.value(number, segments, code.modules, code.seen)
 
     # ---- functions and values ------------------------------------------------------------------------------
 
@@ -200,13 +225,15 @@ class _Encoder(SuppliedValues):
         known = self.function_index.get((id(fn), by_value))
         if known is None:
             try:
-                blob = function_ref(fn, self.snapshot, self.companions)
+                with CodeWatch(self.snapshot) as code:
+                    blob = function_ref(fn, self.snapshot, self.companions)
             except diagnosis.CannotPickleError as error:
                 raise refused(self.plan.ids[task], error) from error
             check_size(self.plan.ids[task], fn, blob)
             known = self.function_index[id(fn), by_value] = len(self.functions)
             self.sent += len(blob.blob)
             self.functions.append(replace(blob, by_value=True) if by_value else blob)
+            self.digester.function(self.function_digests.of(fn, blob.blob, blob.by_value), code.modules)
         return known
 
     def _supply(self, number: int, value: Any, id: str) -> None:
@@ -229,6 +256,7 @@ class _Encoder(SuppliedValues):
         call = CallEncoder(self, plan.ids[task], inputs, lambda: plan.slot_of(task), paths or ())
         with CodeWatch(self.snapshot) as code:
             blob = call.encode(args, kwargs)
+        self.digester.call(call.pathless, code.modules, code.seen)
         return blob, tuple(call.inputs), code.seen or not self.code_objects.isdisjoint(call.inputs)
 
     def _plain(self, args: tuple[Any, ...], inputs: tuple[int, ...], paths: list[Path] | None) -> Slices[bytes | None]:
@@ -244,7 +272,7 @@ class _Encoder(SuppliedValues):
                     return None
             if not args and not paths:
                 return self._share((), ((), None, None, None))
-            return pickle.dumps((args, None, tuple(paths) if paths else None, None), 5)
+            return self._note(args, None, paths)
         fills: list[tuple[int, Fill]] = []
         index: dict[int, int] = {}
         rest = False
@@ -273,7 +301,7 @@ class _Encoder(SuppliedValues):
             holes = list(args)
             for position, _ in fills:
                 holes[position] = None
-            return pickle.dumps((tuple(holes), None, tuple(paths) if paths else None, fills), 5)
+            return self._note(tuple(holes), fills, paths)
         return self._share(tuple(fills), ((None,) * len(args), None, None, fills))
 
     def _indices(self, outputs: Sequence[Any], index: Mapping[int, int]) -> Slices[list[int]]:
@@ -300,11 +328,47 @@ class _Encoder(SuppliedValues):
         number, path = self.plan.objects.find(output)
         return -1 if number is None or path else number
 
+    def _note(self, args: tuple[Any, ...], fills: list[tuple[int, Fill]] | None, paths: list[Path] | None) -> bytes:
+        """Return the blob of a simple call. Note the call's digest, of which the paths are no part."""
+        blob = pickle.dumps((args, None, None, fills), 5)
+        self.digester.call(blob)
+        return pickle.dumps((args, None, tuple(paths), fills), 5) if paths else blob
+
     def _share(self, key: Any, call: Any) -> bytes:
         blob = self.shared.get(key)
         if blob is None:
             blob = self.shared[key] = pickle.dumps(call, 5)
+        self.digester.call(blob)
         return blob
+
+
+class _LenientEncoder(_Encoder):
+    """Makes the digests of a run whose bytes are not sent. Of what cannot be pickled, the digest matches nothing."""
+
+    def hold(self, number: int, value: Any) -> None:
+        try:
+            super().hold(number, value)
+        except diagnosis.CannotPickleError:
+            self.digester.value(number, [os.urandom(16)], (), False)
+
+    def _call(self, task: int) -> Slices[tuple[bytes, tuple[int, ...], bool]]:
+        try:
+            return (yield from super()._call(task))
+        except GraphError:
+            self.digester.call(os.urandom(16))
+            return b"", self.plan.inputs[task], False
+
+    def _function(self, task: int, by_value: bool) -> int:
+        try:
+            return super()._function(task, by_value)
+        except GraphError:
+            self.digester.function(os.urandom(16), ())
+            self.functions.append(FunctionBlob(0, b"", by_value=False, needs_bundle=False))
+            return len(self.functions) - 1
+
+    def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:
+        yield from ()
+        return None
 
 
 _SIZED = frozenset({str, bytes})
@@ -320,23 +384,29 @@ def _has_repeated_sequence(args: tuple[Any, ...]) -> bool:
 class CodeWatch:
     """A context manager. After its block, `seen` is True if the block has pickled code by value.
 
+    `modules` then has the names of the modules to which the block has referred.
+
     It is a class because ``contextlib.contextmanager`` would take as much time as the pickling itself.
     """
 
-    __slots__ = ("before", "seen", "snapshot")
+    __slots__ = ("before", "modules", "modules_before", "seen", "snapshot")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.before = snapshot.by_value
+        self.before, self.modules_before = snapshot.by_value, snapshot.modules
         self.seen = False
+        self.modules: set[str] = set()
 
     def __enter__(self) -> CodeWatch:
-        self.snapshot.by_value = False
+        self.snapshot.by_value, self.snapshot.modules = False, self.modules
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seen = self.snapshot.by_value
         self.snapshot.by_value = self.before or self.seen
+        self.modules = self.snapshot.modules
+        self.snapshot.modules = self.modules_before
+        self.snapshot.modules |= self.modules
 
 
 class CallEncoder:
@@ -368,6 +438,8 @@ class CallEncoder:
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
+        #: The blob without the paths of the elements that are taken from the task's result.
+        self.pathless = b""
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Turn large arguments into objects, add these objects to `inputs`, and return the blob of the call."""
@@ -378,7 +450,10 @@ class CallEncoder:
                 held = tuple(self._shrink(arg) for arg in held)
                 named = {name: self._shrink(arg) for name, arg in named.items()}
                 segments = self._dump(held, named)
-            return b"".join(segments)
+            blob = b"".join(segments)
+            paths, self.paths = self.paths, ()
+            self.pathless = b"".join(self._dump(held, named)) if paths else blob
+            return blob
         except GraphError:
             raise
         except BaseException as error:  # a __reduce__ may raise anything, also SystemExit

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from handout.project.package import Package, read_listed, tell_of_files
-from handout.project.sources import own_sources
+from handout.project.sources import Sources, own_sources
 from handout.serialization.calls import Accompanied
 from handout.serialization.diagnosis import find_unpicklable
 from handout.serialization.functions_by_value import PYTHON
@@ -23,7 +23,15 @@ from handout.serialization.pickling import Snapshot, dumps
 from handout.serialization.user_objects import is_interruption, qualified_name
 from handout.slices import SharedWork, Slices
 
-__all__ = ["CodeBundle", "FunctionBlob", "bundle_modules", "function_bytes", "function_ref", "numbered"]
+__all__ = [
+    "CodeBundle",
+    "FunctionBlob",
+    "bundle_modules",
+    "bundle_sources",
+    "function_bytes",
+    "function_ref",
+    "numbered",
+]
 
 #: The time of every entry in the zip. With the times of the files, equal sources would give different zips.
 _EPOCH = (2020, 1, 1, 0, 0, 0)
@@ -141,15 +149,20 @@ def function_bytes(fn: Callable[..., Any], snapshot: Snapshot, companions: Seque
 def bundle_modules(names: Iterable[str]) -> Slices[CodeBundle | None]:
     """Bundle the user's own modules among `names`, and the user's own modules that those import, directly or not.
 
-    The bundle is made only once for one state of these modules and of the files beside them.
-
     Args:
         names: Dotted names of modules. Modules that are not the user's own are left out.
 
     Returns:
         The bundle, or None if no module is the user's own or in a folder that ``pip install --target`` has made.
     """
-    found = yield from own_sources(names)
+    return (yield from bundle_sources((yield from own_sources(names))))
+
+
+def bundle_sources(found: Sources) -> Slices[CodeBundle | None]:
+    """Bundle modules that were read; see `bundle_modules`.
+
+    The bundle is made only once for one state of these modules and of the files beside them.
+    """
     packages, folders = found.packages, tuple(sorted(found.target_folders))
     if not packages and not folders:
         return None

@@ -6,10 +6,10 @@ function with the same options share a profile. For each profile, the core gets 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from handout.allocators import Allocator, builtin_name
 from handout.errors import GraphError
@@ -21,7 +21,16 @@ from handout.slices import Slices, column, is_slice_end
 from handout.submission.arguments import EncodedRun
 from handout.submission.code_bundles import CodeBundle, FunctionBlob
 
-__all__ = ["JournalResults", "RunPolicy", "Traits", "check_memory", "make_profile", "make_spec"]
+__all__ = [
+    "IsMade",
+    "JournalResults",
+    "RunPolicy",
+    "Traits",
+    "check_memory",
+    "made_by_the_run",
+    "make_profile",
+    "make_spec",
+]
 
 #: The results that a journal commits. "all": those that another function or the caller takes. "outputs": those that the
 #: caller takes, and those of functions that must not run twice.
@@ -70,13 +79,25 @@ class Traits:
     bundle: CodeBundle | None
 
 
-def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> Slices[tuple[RunSpec, list[Traits]]]:
+#: Takes a task and an object of it. Returns False if neither the task nor an earlier run makes the object for this run.
+IsMade: TypeAlias = Callable[[int, int], bool]
+
+
+def made_by_the_run(task: int, number: int) -> bool:
+    """Return True, because each task of the run makes its objects."""
+    return True
+
+
+def make_spec(
+    plan: Plan, encoded: EncodedRun, policy: RunPolicy, is_made: IsMade = made_by_the_run
+) -> Slices[tuple[RunSpec, list[Traits]]]:
     """Return the description of a run for the core, and the traits of each profile for agents.
 
     Args:
         plan: The validated graph.
         encoded: The bytes of the plan, with the objects that large arguments became.
         policy: The options of the run.
+        is_made: Tells objects that no task makes for this run. A journal does not ask for these.
 
     Raises:
         GraphError: A function has ``enforce_memory=True``, and a variant of its cost has no memory.
@@ -84,7 +105,7 @@ def make_spec(plan: Plan, encoded: EncodedRun, policy: RunPolicy) -> Slices[tupl
     journaled = policy.journal is not None
     outputs = plan.outputs
     if journaled:
-        outputs = yield from _journaled_objects(plan, encoded, policy.journal_results)
+        outputs = yield from _journaled_objects(plan, encoded, policy.journal_results, is_made)
     profiles = _Profiles(plan, encoded, policy)
     profile_column = yield from column(profiles.number, range(len(plan)))
     has_labels = any(traits.options.labels for traits in profiles.traits)
@@ -197,7 +218,7 @@ def _duration_keys(encoded: EncodedRun) -> Slices[Sequence[int]]:
     return (yield from column(of_function.__getitem__, encoded.fn))
 
 
-def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults) -> Slices[list[int]]:
+def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults, is_made: IsMade) -> Slices[list[int]]:
     """Return the objects that a run with a journal brings to the controller. The run's outputs come first.
 
     If a function must not run twice and another function takes its result, this result is always among the objects,
@@ -209,6 +230,8 @@ def _journaled_objects(plan: Plan, encoded: EncodedRun, results: JournalResults)
             yield
         for number in inputs:
             producer = encoded.producers[number]
-            if producer >= 0 and (results == "all" or not plan.options[producer].idempotent):
+            if producer < 0 or not is_made(producer, number):
+                continue
+            if results == "all" or not plan.options[producer].idempotent:
                 wanted[number] = None
     return list(wanted)

@@ -125,17 +125,6 @@ async def test_the_ids_of_results_are_read_one_after_another() -> None:
     assert (list(ids), len(results)) == (["t1"], 2)
 
 
-async def test_results_of_an_earlier_run_replace_what_they_hold(cluster: Cluster) -> None:
-    graph = Graph()
-    made = graph.add(work.identity, 20, id="made")
-    bad = graph.add(work.fail, "no", id="bad")
-    first = await cluster.execute(graph, outputs=[made, bad], on_failure="continue")
-    more = Graph()
-    again = more.add(work.fail, "not called", id="made")
-    out = more.add(work.identity, [again, 1])
-    assert (await cluster.execute(more, given=first))[out] == [20, 1]
-
-
 def raise_it(error: Any) -> Any:
     raise error
 

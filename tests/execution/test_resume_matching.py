@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 
+from handout import Graph, Output
 from handout.execution.recording.resume_matching import PriorRuns, latest_attempts
+from handout.journal import Journal
+from handout.journal.identity import TaskIdentities
 from handout.journal.records import ClassName
 from handout.protocol import numbering
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
 from handout.scheduler.task_states import Outcome
 from handout.serialization import tokens
+from handout.slices import at_once
+from handout.submission.arguments import encode_plan
 from tests.scheduler.rig import Scene, graph, profile
 
 
@@ -27,6 +32,33 @@ def test_an_attempt_whose_end_was_not_confirmed_says_nothing_of_the_one_after_it
     held["h3"] = ([0], [3])
     assert latest_attempts(held, {0: 3}) == ({"h2": ([1], [2]), "h3": ([0], [3])}, {"h2": ([0], [2])})
     assert latest_attempts({}, {0: 3}) == ({}, {})
+
+
+def test_a_run_with_other_objects_does_not_get_the_number_of_the_last_run(tmp_path: Path) -> None:
+    """Agents name objects by the numbers of the run and of the object, so an object number must mean the same."""
+    graph = Graph()
+    pair = graph.add(divmod, 7, 2)
+    text = "x" * 100_000
+    graph.add(len, text, id="one")
+    graph.add(len, text, id="two")
+
+    def number_of(graph: Graph, outputs: list[Output[Any]]) -> int:
+        plan = graph.compile(outputs=[*outputs, "one", "two"])  # type: ignore[list-item]
+        identities = at_once(TaskIdentities.of(plan))
+        journal = Journal(tmp_path / "run.db")
+        prior = PriorRuns(journal, identities, ())
+        number = at_once(prior.number_after(1, at_once(encode_plan(plan))))
+        journal.begin_run(plan.ids, [*identities.tasks, prior.objects], 0, number, [])
+        journal.close()
+        return number
+
+    assert [number_of(graph, [pair[0]]) for _ in range(2)] == [1, 1]
+    assert [number_of(graph, [pair[1]]) for _ in range(2)] == [2, 2]
+    apart = Graph()
+    pair = apart.add(divmod, 7, 2)
+    apart.add(len, "x" * 100_000, id="one")
+    apart.add(len, "".join(["x"] * 100_000), id="two")  # an object of its own, unlike above
+    assert number_of(apart, [pair[1]]) == 3
 
 
 class Lazy(types.ModuleType):
@@ -72,7 +104,7 @@ def test_an_adopted_class_is_pickled_under_the_token_of_the_earlier_process() ->
     assert tokens.known(own) is tokens.known(("earlier", 9)) is None
 
 
-class Journal:
+class PlayedJournal:
     """Plays a journal, and records which starts the run clears."""
 
     def __init__(self) -> None:
@@ -108,7 +140,7 @@ def test_no_number_of_an_attempt_that_a_host_has_is_given_out_again(held: dict[s
     scene = Scene("a", "b")
     spec = graph("t", profiles={"t": profile(idempotent=not once, retries=9)})
     scene.specs[1] = spec
-    commands = scene.tell(ev.RunSubmitted(1, spec), *left(Journal(), once, **held))
+    commands = scene.tell(ev.RunSubmitted(1, spec), *left(PlayedJournal(), once, **held))
     latest = max(held.values())
     if once and latest < 2:
         assert scene.ended[1, "t"] is Outcome.FAILED
@@ -126,9 +158,9 @@ def test_no_number_of_an_attempt_that_a_host_has_is_given_out_again(held: dict[s
 
 
 def test_what_may_run_twice_by_now_goes_on_where_it_is_and_else_begins_anew() -> None:
-    journal = Journal()
+    journal = PlayedJournal()
     assert left(journal, False) == []
     assert journal.cleared == [b"t"]
-    (event,) = left(Journal(), False, a=1)
+    (event,) = left(PlayedJournal(), False, a=1)
     assert isinstance(event, ev.AttemptsFound)
     assert (event.host, event.tasks, event.attempts) == ("a", [0], [1])

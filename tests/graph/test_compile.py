@@ -213,48 +213,12 @@ def test_wrong_given_keys_are_refused(graph: Graph) -> None:
             graph.compile(given={key: 1})
 
 
-class PriorRuns(dict[str, Any]):
-    """A substitute for the results of an earlier run, with only the members that `Graph.compile` needs."""
-
-    failures: dict[str, Any] = {"b": "why"}  # noqa: RUF012
-
-    def raise_failures(self) -> None:
-        raise AssertionError
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*super().__iter__(), "b"])
-
-
-def test_an_earlier_run_gives_what_it_has_and_this_graph_knows(graph: Graph) -> None:
-    a, b = graph.add(make, id="a"), graph.add(make, id="b")
-    plan = graph.compile(given=PriorRuns(a=1, unknown=2))
-    assert list(plan.ids) == ["b"]
-    assert plan.locate(a) == (1, ())
-    assert plan.locate(b) == (0, ())
-
-
-class CountedRun(PriorRuns):
-    """An earlier run that counts the keys that are read from it."""
-
-    read = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for key in dict.__iter__(self):
-            self.read += 1
-            yield key
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_the_keys_of_a_large_earlier_run_are_read_in_slices(graph: Graph, known: bool) -> None:
-    name = "make" if known else "unknown"
-    earlier = CountedRun({f"{name}-{number}": number for number in range(2, 20 * SLICE)})
-    graph.map(make, range(20 * SLICE))
-    work = graph._compile(None, earlier)
-    most, before = 0, 0
-    for _ in work:
-        most, before = max(most, earlier.read - before), earlier.read
-    assert earlier.read == len(earlier)
-    assert most == SLICE
+@pytest.mark.parametrize("by_id", [True, False])
+def test_many_given_values_are_taken_in_slices(graph: Graph, by_id: bool) -> None:
+    outs = graph.map(make, range(20 * SLICE))
+    given: Any = {out.id if by_id else out: 1 for out in outs}
+    turns = sum(1 for _ in graph._compile(None, given))
+    assert turns >= sum(1 for _ in graph._compile(None, {})) + 20
 
 
 # ---- calls -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy
 import pytest
 
 from handout.errors import GraphError, NotAValueError
@@ -40,6 +41,26 @@ def test_elements_with_keys_that_cannot_be_hashed_serve_as_keys(out: Output[Any]
     assert {out[["x", "y"]]: 1}[out[["x", "y"]]] == 1
     assert {out[1:3]: 1}[out[1:3]] == 1
     assert out[1:3] != out[1:4]
+
+
+class Unpicklable(list[int]):
+    """A key that can be neither hashed nor pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit
+
+
+def test_elements_are_told_apart_by_their_whole_keys(out: Output[Any]) -> None:
+    masks = [numpy.zeros(3000, bool) for _ in range(2)]
+    masks[0][5:2500] = masks[1][7:2000] = True
+    assert repr(masks[0]) == repr(masks[1])
+    assert out[masks[0]] != out[masks[1]]
+    assert out[masks[0]] == out[masks[0].copy()]
+    assert len({out[key] for key in (1, True, 1.0, numpy.True_, (1,), (True,))}) == 5
+    assert len({out[key] for key in (1, numpy.int64(1))}) == len({out[key] for key in ("a", numpy.str_("a"))}) == 1
+    assert out[1:3] != out[True:3]
+    key = Unpicklable()
+    assert out[key] == out[key] != out[Unpicklable()]
 
 
 def test_outputs_of_two_graphs_differ(graph: Graph) -> None:

@@ -292,6 +292,7 @@ def test_values_count_by_what_they_hold() -> None:
     assert identity_of({1: 2, 3: 4}) != identity_of({3: 4, 1: 2})
     assert identity_of({"a", "b"}) == identity_of({"b", "a"})
     assert identity_of(b"ab") != identity_of(bytearray(b"ab"))
+    assert identity_of(memoryview(b"ab")) != identity_of(bytearray(b"B(2,)ab"))
     shared = [1]
     assert identity_of([shared, shared]) != identity_of([shared, [2]])
     cycle: list[Any] = [1]

@@ -191,7 +191,8 @@ class Recorder:
         self._objects = frozenset(run.spec.outputs)
         facts = self.prior.facts(run, found)
         classes = [ClassName(*token, module, name) for token, module, name in tokens.own_classes()]
-        self._journal.begin_run(self._ids, self._tasks, len(self.prior.done), run.number, classes)
+        reused = len(self.prior.done) + len(run.reused) - len(self.prior.reused)  # the last ones are in both
+        self._journal.begin_run(self._ids, [*self._tasks, self.prior.objects], reused, run.number, classes)
         return facts
 
     def watch(self, lost: Callable[[Exception], None]) -> None:

@@ -9,6 +9,7 @@ The core is the part of the scheduler that makes all decisions.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import sys
@@ -23,11 +24,13 @@ from handout.execution.shell.run_state import GraphRun
 from handout.execution.sliced import sliced
 from handout.journal import CommittedTask, Journal, StoredPart
 from handout.journal.identity import TaskIdentities
+from handout.journal.value_walk import DIGEST_SIZE
 from handout.protocol import numbering
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import CONTROLLER
 from handout.serialization import tokens
-from handout.slices import Slices, is_slice_end
+from handout.slices import SLICE, Slices, is_slice_end
+from handout.submission.arguments import EncodedRun
 from handout.transport.bootstrap import StartedAgent
 from handout.transport.bundle import agent_bundle
 
@@ -54,6 +57,8 @@ class PriorRuns:
         self._tasks = identities.tasks
         self._once = once
         self._known: Mapping[bytes, CommittedTask] = {}
+        #: The identity of the run's objects, which says what the number of each object means.
+        self.objects = b""
         self._lost: Mapping[bytes, tuple[str, int]] = {}
         self._outputs: frozenset[int] = frozenset()
         #: False if the journal's record of the last run is damaged, so that the run's number is not known.
@@ -65,21 +70,37 @@ class PriorRuns:
         #: The number, the size and the holder of each object in ``known`` and ``left``, which `facts` reports.
         self._replicas: list[tuple[int, int, str]] = []
 
-    def number_after(self, number: int) -> int:
+    def number_after(self, number: int, encoded: EncodedRun) -> Slices[int]:
         """Return the number that the new run gets.
 
-        If the last run in the journal had the same tasks, the new run gets that run's number. This number is part of
-        the ids of the attempts on agents that outlived that run. Otherwise the new run gets a number that is new in the
-        journal.
+        If the last run in the journal had the same tasks and objects, the new run gets that run's number. This number
+        is part of the names of the attempts and objects on agents that outlived that run. Otherwise the new run gets a
+        number that is new in the journal.
 
         Args:
             number: The smallest number that the cluster allows.
+            encoded: The bytes of the new run.
         """
+        yield from self._identify_objects(encoded)
         last, identities = self._journal.last_run()
         self._is_last_known = not self._journal.damaged_rows["runs"]
-        if last and identities == b"".join(self._tasks):
+        if last and identities == b"".join([*self._tasks, self.objects]):
             return last
         return max(number, last + 1)
+
+    def _identify_objects(self, encoded: EncodedRun) -> Slices[None]:
+        """Compute `objects`. Two runs with the same tasks may number their elements and large arguments differently."""
+        made = hashlib.sha256()
+        for number in range(len(self._tasks), len(encoded.producers)):
+            if is_slice_end(number):
+                yield
+            producer = encoded.producers[number]
+            part = self._identities.part_of(number) if producer >= 0 else ""
+            made.update(f"{producer} {part}\n".encode("utf-8", "surrogatepass"))
+        for first in range(0, len(encoded.inputs), SLICE):
+            yield
+            made.update(repr(encoded.inputs[first : first + SLICE]).encode())
+        self.objects = made.digest()[:DIGEST_SIZE]
 
     def known_agents(self) -> dict[str, KnownAgent]:
         """Return a mapping from the name of a host to the agent that an earlier controller left running there.
@@ -216,6 +237,7 @@ class PriorRuns:
             committed = known.get(identity)
             if committed is not None:
                 self.reused.add(task)
+                run.reused[task] = f"a result in the journal {str(self._journal.path)!r}"
                 self.done.append(task)
                 run.hosts[task] = committed.host
                 self._replicas += self._take(run, task, committed, data_only)

@@ -360,6 +360,8 @@ class Driver:
         if run.on_hand_over:
             for callback in [run.on_hand_over.pop(t) for t in command.tasks if t in run.on_hand_over]:
                 callback()
+        if run.reused:
+            run.note_made_again(command.tasks)
         if run.watchers:
             at_s, ids = self.now - run.started_at, run.ids
             pairs = zip(command.tasks, command.attempts, strict=True)
@@ -480,6 +482,8 @@ class Driver:
             run.tell(
                 [
                     TaskEnded(at_s, run.ids[t], o.value, h or None, run.failures.get(t))
+                    if o is not Outcome.DONE or t not in run.reused
+                    else run.reused_event(t, at_s)
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]
             )
@@ -498,7 +502,9 @@ class Driver:
             return
         if run.watchers:
             counts = run.counts()
-            run.tell([RunEndedNotice(self.now - run.started_at, *(counts[o] for o in Outcome))])
+            reused = sum(1 for task in run.reused if run.outcomes[task] is Outcome.DONE)
+            done, failed, skipped, cancelled = (counts[outcome] for outcome in Outcome)
+            run.tell([RunEndedNotice(self.now - run.started_at, done, failed, skipped, cancelled, reused)])
         if run.recorder is None:
             run.finish(command.error)
         else:

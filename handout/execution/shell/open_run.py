@@ -16,6 +16,7 @@ from handout.graph.function_options import TaskOptions
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import Profile, RunSpec
 from handout.submission.arguments import EncodedRun
+from handout.submission.call_digests import CallDigests
 from handout.submission.code_bundles import CodeBundle, FunctionBlob
 from handout.submission.plan_to_spec import RunPolicy, Traits, make_profile
 from handout.submission.single_call import EncodedCall
@@ -42,7 +43,7 @@ class OpenRun:
     ) -> None:
         policy = RunPolicy(allocator=allocator, on_failure="continue", priority=priority)
         spec = RunSpec.open(capacity, on_failure="continue", allocator=builtin_name(allocator), run_priority=priority)
-        encoded = EncodedRun([], [], [], [], spec.producer, spec.nbytes, {}, None)
+        encoded = EncodedRun([], [], [], [], spec.producer, spec.nbytes, {}, None, CallDigests(b"", [], {}))
         self.state = RunState(
             number=number,
             encoded=encoded,

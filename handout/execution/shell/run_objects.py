@@ -174,6 +174,23 @@ class RunObjects:
                 file.remove()
                 raise
 
+    def is_lasting(self, number: int) -> bool:
+        """Return True if an object is held, and can also be read when the run's journal is closed."""
+        return not isinstance(self._held.get(number), _Later | None)
+
+    def share(self, number: int, other: RunObjects, there: int) -> None:
+        """Hold an object of another run, whose bytes both runs then share. Do nothing if the object is already held.
+
+        Args:
+            number: The object's number in this run.
+            other: The objects of the other run.
+            there: The object's number in the other run.
+        """
+        if number not in self._held:
+            held = self._held[number] = other._held[there]
+            if isinstance(held, bytes | bytearray | memoryview):
+                self.nbytes += len(held)
+
     def segments(self, number: int) -> Sequence[Segment] | None:
         """Return the segments of an object, or None if the object is not held.
 

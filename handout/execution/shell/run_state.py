@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
-from handout.events import RunEvent
+from handout.events import RunEvent, TaskEnded, TaskNotReused
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.task_logs import RunLogs
@@ -26,8 +27,10 @@ from handout.scheduler.commands import AnnounceTasksEnded, StartTasks
 from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import Outcome
+from handout.slices import Slices
 from handout.submission.arguments import EncodedRun
 from handout.submission.plan_to_spec import RunPolicy, Traits
+from handout.submission.run_identities import RunIdentities
 
 __all__ = ["GraphRun", "HeldAttempt", "RunRecorder", "RunState"]
 
@@ -144,6 +147,12 @@ class RunState:
     prepared: Run | None = None
     #: Records the run, if it has a journal.
     recorder: RunRecorder | None = None
+    #: For each task whose result comes from an earlier run, or is not needed because of such results: what the caller
+    #: is told about that.
+    reused: dict[int, str] = field(default_factory=dict)
+    #: If the caller gave the results of an earlier run: for each task that runs, why these have no result for it. The
+    #: last tasks come first.
+    anew: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.spec.profile)
@@ -215,6 +224,25 @@ class RunState:
             way.append(came_from[way[-1]])
         return way[::-1] if way[-1] == task else [task, cause]
 
+    def note_made_again(self, tasks: Sequence[int]) -> None:
+        """Note that tasks run although an earlier run had their results, because these were lost."""
+        for task in tasks:
+            if self.reused.pop(task, None) is not None:
+                self.anew[task] = "its earlier result was lost"
+
+    def reused_event(self, task: int, at_s: float) -> TaskEnded:
+        """Return the event that tells that a task's result comes from an earlier run."""
+        return TaskEnded(at_s, self.ids[task], "reused", self.hosts[task] or None, None, self.reused[task])
+
+    def events_so_far(self, at_s: float) -> Iterator[RunEvent]:
+        """Return the events about results of earlier runs that a watcher has missed that begins to watch now."""
+        ended = [task for task in self.reused if self.outcomes[task] is Outcome.DONE]
+        ids = self.ids
+        return chain(
+            (TaskNotReused(at_s, ids[task], self.anew[task]) for task in reversed(self.anew)),
+            (self.reused_event(task, at_s) for task in ended),
+        )
+
     def tell(self, events: Sequence[RunEvent]) -> None:
         """Hand events to the watchers."""
         for watcher in list(self.watchers):
@@ -255,7 +283,25 @@ class GraphRun(RunState):
     """The run of a graph."""
 
     plan: Plan
+    _identities: RunIdentities | None = None
 
     def name_of(self, number: int) -> str:
         """Return the id of an object; see `Plan.name_of`."""
         return self.plan.name_of(number)
+
+    def identities(self) -> Slices[RunIdentities]:
+        """Return the identities of the run's tasks. They are computed when they are first asked for."""
+        known = self._identities
+        if known is None:
+            known = RunIdentities(self.plan, self.encoded)
+            yield from known.compute()
+            self._identities = known
+        return known
+
+    def note_identities(self, identities: RunIdentities) -> None:
+        """Keep identities that were computed before the run began."""
+        self._identities = identities
+
+    def holds(self, number: int) -> bool:
+        """Return True if the controller still holds an object, so that another run can use it."""
+        return self.objects.is_lasting(number)

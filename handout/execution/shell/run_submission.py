@@ -15,13 +15,18 @@ from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.run_preparation import prepare_run
 from handout.slices import Slices, is_slice_end
 from handout.submission.arguments import EncodedRun
-from handout.submission.plan_to_spec import RunPolicy, make_spec
+from handout.submission.plan_to_spec import IsMade, RunPolicy, made_by_the_run, make_spec
 
 __all__ = ["make_run"]
 
 
 def make_run(
-    plan: Plan, encoded: EncodedRun, options: RunOptions, number: int, allocator: Allocator | None
+    plan: Plan,
+    encoded: EncodedRun,
+    options: RunOptions,
+    number: int,
+    allocator: Allocator | None,
+    is_made: IsMade = made_by_the_run,
 ) -> Slices[GraphRun]:
     """Return a run that is ready to be submitted.
 
@@ -31,6 +36,7 @@ def make_run(
         options: The options of the run.
         number: Number of the run. No other run that the hosts know has this number.
         allocator: The cluster's allocator. The run uses it if its options name no allocator.
+        is_made: See `make_spec`.
 
     Raises:
         GraphError: A function has ``enforce_memory=True`` and no memory in its cost.
@@ -38,7 +44,7 @@ def make_run(
     policy = RunPolicy.of(options)
     if policy.allocator is None:
         policy = replace(policy, allocator=allocator)
-    spec, traits = yield from make_spec(plan, encoded, policy)
+    spec, traits = yield from make_spec(plan, encoded, policy, is_made)
     run = GraphRun(
         number=number,
         plan=plan,

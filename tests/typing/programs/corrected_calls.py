@@ -1,7 +1,7 @@
 """Each line of the two files of rejected calls, without its mistake."""
 from accepted_calls import *
 from functools import partial
-from handout import Arg, Host, HostView, Inventory, Output, execute, later, run
+from handout import Arg, Host, HostView, Inventory, evaluate, Output, execute, later, run
 g.add(total, [1])       # 1-E1
 g.add(total, raw)   # 1-E2
 g.add(scale, 1.5, 2)    # 1-E3
@@ -23,6 +23,7 @@ raw in [raw] # 1-E18
 HostView("a", {"cpu": 1}, state="lost")  # 1-E19
 Host("a", env=["TOKEN"]) # 1-E20
 Host("a", env={"THREADS": "4"}) # 1-E21
+evaluate(g, given={raw: [1]})  # 1-E22
 async def accepted(out: Output[DModel], n: Output[int]) -> None:
     g.map(load, ["a"], retries=2)                                   # 2-E1
     g.map(partial(scale, by=3), [1.0])                              # 2-E2
