@@ -41,11 +41,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Run every test and both soaks, and build the documentation. Run this session at night, and before a release."""
+    """Run every test and all soaks, and build the documentation. Run this session at night, and before a release."""
     _install(session, "-e", ".[dev,docs]")
     session.run("python", "-m", "pytest", "-n", "2", "-m", "", *session.posargs)
     session.run("python", "-m", "benchmarks.soak", "kills")
     session.run("python", "-m", "benchmarks.soak", "blackouts", "--minutes", "10")
+    session.run("python", "-m", "benchmarks.soak", "service")
     _build_docs(session)
 
 

@@ -1,13 +1,15 @@
-"""Run one of the two soaks.
+"""Run one of the three soaks.
 
     python -m benchmarks.soak kills [--tasks 20000 --workers 1000 --agents 50]
     python -m benchmarks.soak blackouts [--minutes 10]
+    python -m benchmarks.soak service [--calls 100000 --cancelled 2000 --objects 50]
 
-A soak is a program that causes many failures during runs of Handout. Both soaks start a real sshd on loopback, and use
+A soak is a program that causes many failures during runs of Handout. All soaks start a real sshd on loopback, and use
 it as several hosts. They print a table and JSON. They end with status 1 if a result was wrong or if a process was left
-over. ``kills`` also ends with status 1 if a task was not done or ended twice, or if the run ended before all kills, and
-``blackouts`` if a task ran twice. The soaks kill only processes that their own sshd has started. They recognize such
-a process by a mark, a random text in an environment variable of the process.
+over. ``kills`` also ends with status 1 if a task was not done or ended twice, or if the run ended before all kills,
+``blackouts`` if a task ran twice, and ``service`` if a call did not end as it should. The soaks kill only processes
+that their own sshd has started. They recognize such a process by a mark, a random text in an environment variable of
+the process.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import machine
-from benchmarks.soak import blackouts, kills
+from benchmarks.soak import blackouts, kills, service
 from benchmarks.soak.processes import VARIABLE, new_mark
 from handout import Inventory
 from tests.sshd import OpenSsh, start_sshd
@@ -48,7 +50,15 @@ def _arguments() -> argparse.Namespace:
     darkening = which.add_parser("blackouts", help="five seconds of silence a minute")
     darkening.add_argument("--minutes", type=int, default=10)
     darkening.add_argument("--hosts", type=int, default=4)
-    for each in (killing, darkening):
+    serving = which.add_parser(
+        "service", help="calls, cancelled calls and stored objects, and a host lost every minute"
+    )
+    serving.add_argument("--calls", type=int, default=100_000)
+    serving.add_argument("--cancelled", type=int, default=2_000, help="how many calls to cancel")
+    serving.add_argument("--objects", type=int, default=50, help="how many objects to put and drop")
+    serving.add_argument("--every", type=float, default=60.0, help="seconds from one loss of a host to the next")
+    serving.add_argument("--hosts", type=int, default=4)
+    for each in (killing, darkening, serving):
         each.add_argument("--verbose", action="store_true", help="also show what Handout logs")
     return parser.parse_args()
 
@@ -62,6 +72,13 @@ def _soak(server: OpenSsh, folder: Path, mark: str, arguments: argparse.Namespac
         figures = asyncio.run(kills.soak(inventory, folder, mark, tasks=tasks, workers=workers, agents=agents))
         done = figures["workers_killed"], figures["agents_killed"], figures["tasks_done"]
         good = done == (workers, agents, tasks) and not figures["ended_twice"]
+    elif arguments.which == "service":
+        inventory = Inventory([server.host(name, {"cpu": 2}) for name in names])
+        calls, cancelled, objects = arguments.calls, arguments.cancelled, arguments.objects
+        figures = asyncio.run(
+            service.soak(inventory, mark, calls=calls, cancelled=cancelled, objects=objects, every_s=arguments.every)
+        )
+        good = figures["calls_right"] + figures["calls_cancelled"] == calls and figures["objects_put"] == objects
     else:
         figures = asyncio.run(blackouts.soak(server, names, folder, mark, minutes=arguments.minutes))
         good = figures["blackouts"] == arguments.minutes and not figures["runs_again"]

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from handout.errors import GraphError
 from handout.graph.output import Output
 from handout.graph.path import path_key
+from handout.graph.stored import Stored, StoredElement
 from handout.graph.wiring import Wiring
 from handout.serialization.calls import Path, apply_path
 from handout.serialization.user_objects import brief
@@ -104,6 +105,17 @@ class Replacements:
 
     def __bool__(self) -> bool:
         return bool(self._by_node)
+
+    def stored(self, node: int, path: Path) -> tuple[Output[Any], Path] | None:
+        """Return the stored object that replaces an output, and the path from it to the output's value.
+
+        None: no stored object replaces the output.
+        """
+        given = self.find(node, path) if self._by_node else None
+        value = None if given is None else given.source[given.key]
+        if given is not None and isinstance(value, Stored | StoredElement):
+            return value, given.path
+        return None
 
     def find(self, node: int, path: Path) -> GivenValue | None:
         """Return the value that replaces an output, or None if the caller gave none.

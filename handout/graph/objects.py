@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from handout.errors import GraphError
 from handout.graph.given_values import GivenValue, Replacements
@@ -47,7 +47,7 @@ class ObjectNumbers:
     The whole result of a task has the number of the task. Each other object gets the next free number.
     """
 
-    __slots__ = ("_given", "_names", "_numbers", "_task_of", "_tasks", "_wiring", "extras")
+    __slots__ = ("_given", "_names", "_numbers", "_rest", "_task_of", "_tasks", "_wiring", "extras")
 
     def __init__(self, wiring: Wiring, given: Replacements, task_of: list[int], tasks: int) -> None:
         """Start without objects.
@@ -66,6 +66,8 @@ class ObjectNumbers:
         #: For each entry of ``extras``: the first output that named the object.
         self._names: list[Output[Any]] = []
         self._numbers: dict[Hashable, int] = {}
+        #: For outputs that a stored object replaces: the path from the stored object to the value of the output.
+        self._rest: dict[Hashable, Path] = {}
 
     def number(self, output: Output[Any]) -> int | None:
         """Return the number of the object that an output names. An object that has no number yet gets one.
@@ -78,6 +80,9 @@ class ObjectNumbers:
         key = (node, path_key(output._path))
         known = self._numbers.get(key)
         if known is None:
+            stored = self._given.stored(node, output._path)
+            if stored is not None:
+                return self._borrow(output, key, *stored)
             extra = self._extra(output, node)
             if extra is None:
                 return None
@@ -85,6 +90,21 @@ class ObjectNumbers:
             self.extras.append(extra)
             self._names.append(output)
         return known
+
+    def _borrow(self, output: Output[Any], key: Hashable, stored: Output[Any], path: Path) -> int:
+        """Return the number of the stored object that replaces an output.
+
+        The task that takes the output follows the path, because no task of this run makes the object.
+        """
+        home = cast(Home, stored._origin)
+        number = self._numbers.get(id(home))
+        if number is None:
+            number = self._numbers[id(home)] = self._tasks + len(self.extras)
+            self.extras.append(Borrowed(home))
+            self._names.append(output)
+        self._numbers[key] = number
+        self._rest[key] = stored._path + path
+        return number
 
     def _extra(self, output: Output[Any], node: int) -> Pick | Value | GivenValue | Borrowed | None:
         path = output._path
@@ -121,7 +141,10 @@ class ObjectNumbers:
         node = self._wiring.node_of(output)
         if not output._path and self._task_of[node] >= 0:
             return self._task_of[node], ()
-        number = self._numbers.get((node, path_key(output._path)))
+        key = (node, path_key(output._path))
+        number = self._numbers.get(key)
+        if self._rest and key in self._rest:
+            return number, self._rest[key]
         # The result of an inline function exists only inside the task that takes it, so this task follows the path.
         return number, output._path if number is None else ()
 

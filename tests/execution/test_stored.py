@@ -213,3 +213,15 @@ async def test_two_hundred_objects_put_and_dropped_leave_nothing(cluster: Cluste
         await stored.drop()
     del stored
     await until(lambda: len(driver.runs) <= before + 1 and len(driver.core.world.runs) <= before + 1)
+
+
+async def test_a_stored_object_can_be_given_in_place_of_an_output(cluster: Cluster) -> None:
+    graph = Graph()
+    table = graph.value([1], id="table")
+    made = graph.add(rows, 2)
+    total, first, whole = graph.add(work.total, table), graph.add(work.total, made[0]), graph.add(work.length, made)
+    stored, other = await cluster.put([4, 5]), await cluster.put([[7, 8], [9]])
+    results = await cluster.execute(graph, given={table: stored, made: other})
+    assert results[[total, first, whole]] == [9, 15, 2]
+    results = await cluster.execute(graph, given={"table": other[1]})
+    assert results[[total, first]] == [9, 0]
