@@ -37,8 +37,9 @@ _SLACK_S = 2.0
 _IMPORTED_AT = time.time()
 #: Names of the loaded modules that `remember_loaded` has seen, and None, which is the module of some callables.
 REMEMBERED: set[str | None] = {None}
-#: The number of loaded modules, and the name of the newest, when `remember_loaded` last looked at all of them.
-_newest: list[tuple[int, str | None]] = [(0, None)]
+#: The number of loaded modules, and the name and the identity of the newest, when `remember_loaded` last looked at all
+#: of them.
+_newest: list[tuple[int, str, int]] = [(0, "", 0)]
 #: For each file of a loaded module of the user's, the module's spec and the source.
 _sources: dict[str, tuple[object, bytes]] = {}
 #: Top-level names of these modules.
@@ -56,7 +57,8 @@ def remember_loaded(fn: object = None) -> None:
         return
     # Each call of a cluster asks, and looking at all names takes 25 us. A name that is new is the last one, unless
     # another new name follows it.
-    newest = len(sys.modules), next(reversed(sys.modules), None)
+    last = next(reversed(sys.modules), "")
+    newest = len(sys.modules), last, id(sys.modules.get(last))
     if newest == _newest[0] and module in REMEMBERED:
         return
     _newest[0] = newest
