@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from handout.allocators import Allocator
@@ -14,6 +14,7 @@ from handout.execution.shell.driver import Driver
 from handout.execution.shell.open_run import OpenRun
 from handout.execution.sliced import sliced
 from handout.scheduler.task_states import Outcome
+from handout.submission.call_values import CallValue
 from handout.submission.code_bundles import CodeBundle, bundle_modules
 from handout.submission.single_call import EncodedCall
 
@@ -59,11 +60,17 @@ class Calls:
         run = self._run_for(call.options.priority)
         id = f"{call.name}[{next(self._numbers)}]"
         task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None), handed_over)
+        run.keep(value for value in call.bytes.values if value.is_shared)
         try:
             await ended
             return _result(run, task, id)
         finally:
             run.let_go(task)
+
+    def forget(self, values: Sequence[CallValue]) -> None:
+        """Have hosts drop values that several calls have shared, as soon as no unfinished call takes them."""
+        for run in self._open.values() if values else ():
+            run.forget(values)
 
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)

@@ -66,6 +66,8 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.RunSubmitted: membership.run_submitted,
     ev.RunClosed: membership.run_closed,
     ev.TasksAdded: open_runs.tasks_added,
+    ev.ValuesKept: open_runs.values_kept,
+    ev.ValuesReleased: open_runs.values_released,
     ev.ResultsCommitted: resumed_runs.results_committed,
     ev.AttemptsFound: resumed_runs.attempts_found,
     ev.AttemptsUnknown: resumed_runs.attempts_unknown,

@@ -49,6 +49,8 @@ __all__ = [
     "TasksFinished",
     "TasksRecalled",
     "TasksStarted",
+    "ValuesKept",
+    "ValuesReleased",
 ]
 
 FailureKind = Literal[
@@ -89,6 +91,22 @@ class TasksAdded:
     #: For each task: the id, and the labels.
     ids: Sequence[str]
     labels: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValuesKept:
+    """The caller may add more tasks that take these values of an open run. Hosts keep their replicas until then."""
+
+    run: int
+    objects: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValuesReleased:
+    """The caller adds no more tasks that take these values. The values were named in a `ValuesKept` before."""
+
+    run: int
+    objects: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -351,6 +369,8 @@ Event = (
     RunSubmitted
     | RunClosed
     | TasksAdded
+    | ValuesKept
+    | ValuesReleased
     | ResultsCommitted
     | AttemptsFound
     | AttemptsUnknown

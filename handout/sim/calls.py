@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
@@ -16,6 +16,7 @@ from handout.scheduler import Outcome
 from handout.sim.allocators import Manner
 from handout.sim.run_plan import FUNCTIONS, Fate, RunPlan
 from handout.submission.call_snapshots import CallBytes
+from handout.submission.call_values import CallValue
 from handout.submission.code_bundles import FunctionBlob
 from handout.submission.single_call import CallOptions, EncodedCall
 
@@ -84,10 +85,16 @@ class CallsPlan(RunPlan):
         made = []
         for t, index in enumerate(self.functions):
             fn, sizes = FUNCTIONS[index][0], self.value_sizes[t]
-            found = CallBytes(FunctionBlob(index + 1, b"", False, False), b"", [[bytes(n)] for n in sizes], frozenset())
+            values = [self.shared[n] if place else CallValue([bytes(n)]) for place, n in enumerate(sizes)]
+            found = CallBytes(FunctionBlob(index + 1, b"", False, False), b"", values, frozenset())
             own = options[index].of(fn, (), {})
-            made.append(EncodedCall(fn.__name__, fn.__name__, found, own, False, sizes))
+            made.append(EncodedCall(fn.__name__, fn.__name__, found, own, False))
         return made
+
+    @cached_property
+    def shared(self) -> Mapping[int, CallValue]:
+        """The values that several tasks take, by their sizes. The second value of a task is one of them."""
+        return {sizes[1]: CallValue([bytes(sizes[1])]) for sizes in self.value_sizes if len(sizes) > 1}
 
     def nbytes(self, o: int) -> int:
         """Return the size of an object in bytes."""
@@ -150,6 +157,7 @@ class Callers:
             ended.set()
 
         task = run.add(plan.calls[t], None, f"c{t}", on_end)
+        run.keep(plan.calls[t].bytes.values[1:])
         try:
             async with asyncio.timeout(plan.patience_s[t]):
                 await ended.wait()
@@ -166,6 +174,8 @@ class Callers:
                 raise InternalError(f"R1: task {task} of run {plan.number} is done, but its result has not arrived")
             self._done += outcome is Outcome.DONE
             run.let_go(task)
+            if t % 3 == 0:
+                run.forget(plan.calls[t].bytes.values[1:])
         self._left -= 1
         if not self._left:
             self._over(Outcome.DONE if self._done == len(plan) else Outcome.FAILED)

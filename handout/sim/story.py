@@ -93,6 +93,8 @@ def _shared(e: ev.SharedChanged) -> str:
 _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.RunSubmitted: lambda e: f"The caller submitted run {e.run}. Its number of tasks is {e.spec.count}.",
     ev.TasksAdded: lambda e: f"Callers added tasks {', '.join(e.ids)} to run {e.run}.",
+    ev.ValuesKept: lambda e: f"Callers may add more tasks that take {_objects(e.run, e.objects)}.",
+    ev.ValuesReleased: lambda e: f"Callers add no more tasks that take {_objects(e.run, e.objects)}.",
     ev.RunClosed: lambda e: f"The caller closed run {e.run}.",
     ev.ResultsCommitted: lambda e: f"The journal or the hosts already had the results of {_tasks(e)}.",
     ev.AttemptsFound: lambda e: f"Host {e.host} had gone on with {_tasks(e)} while there was no controller.",

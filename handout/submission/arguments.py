@@ -25,7 +25,17 @@ from handout.serialization.user_objects import is_interruption
 from handout.slices import Slices, is_slice_end
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_modules, function_ref
 
-__all__ = ["LARGE", "CallEncoder", "CodeWatch", "EncodedRun", "SuppliedValues", "check_size", "encode_plan", "refused"]
+__all__ = [
+    "LARGE",
+    "CallEncoder",
+    "CodeWatch",
+    "EncodedRun",
+    "SuppliedValues",
+    "check_size",
+    "encode_plan",
+    "own_segments",
+    "refused",
+]
 
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
@@ -101,11 +111,15 @@ class SuppliedValues:
     def hold(self, number: int, value: Any) -> None:
         """Pickle a value, and keep its bytes as the object with this number."""
         with CodeWatch(self.snapshot) as code:
-            kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
+            kept = own_segments(diagnosis.dumps_or_diagnose(value, "value", self.snapshot))
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
         if code.seen:
             self.code_objects.add(number)
+
+    def is_large(self, arg: Any) -> bool:
+        """Return True if an argument is an object already, or is known to become one before it is pickled."""
+        return id(arg) in self.large or (type(arg) in _SIZED and len(arg) > LARGE)
 
     def enlist(self, arg: Any) -> int:
         """Make an argument an object of its own, unless it is one already. Return the number of the object."""
@@ -390,14 +404,14 @@ class CallEncoder:
 
         Large texts and large bytes become objects here, because their sizes are known before anything is pickled.
         """
-        large = self.supplied.large
+        is_large = self.supplied.is_large
         for arg in (*args, *kwargs.values()):
-            if id(arg) in large or (type(arg) in _SIZED and len(arg) > LARGE):
+            if is_large(arg):
                 return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
         return args, kwargs
 
     def _if_known(self, arg: Any) -> Any:
-        if id(arg) in self.supplied.large or (type(arg) in _SIZED and len(arg) > LARGE):
+        if self.supplied.is_large(arg):
             return self._slot(self.supplied.enlist(arg))
         return arg
 
@@ -414,6 +428,8 @@ class CallEncoder:
         """
         if issubclass(type(arg), Input | Slot) or type(arg) in _TINY:
             return arg
+        if self.supplied.is_large(arg):  # it is an argument twice
+            return self._slot(self.supplied.enlist(arg))
         self.outputs_seen = 0
         segments = self._attempt(arg)
         if _size(segments) <= LARGE:
@@ -444,8 +460,12 @@ def _size(segments: Sequence[Segment]) -> int:
     return sum(memoryview(segment).nbytes for segment in segments)
 
 
+def own_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments, with a copy in place of each segment whose bytes could still change."""
+    return [_own(segment) for segment in segments]
+
+
 def _own(segment: Segment) -> Segment:
-    """Return the segment, or a copy of the segment if its bytes could still change."""
     if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
         return segment
     return bytes(segment)

@@ -23,13 +23,16 @@ class OpenScene(Scene):
         self.failures: dict[str, object] = {}
         self.submit(RunSpec.open(capacity, on_failure="continue", **fields))
 
-    def add(self, *names: str, like: Profile | None = None, values: Sequence[int] = ()) -> list[Said]:
+    def add(
+        self, *names: str, like: Profile | None = None, values: Sequence[int] = (), takes: Sequence[int] = ()
+    ) -> list[Said]:
+        """Add tasks that take new values of these sizes, and objects that the run has already."""
         like = like or self.profiles[0] if self.profiles else like or profile()
         new = [] if like in self.profiles else [like]
         self.profiles += new
         known = self.core.world.runs[1]
         first = len(known.spec.producer)
-        inputs = tuple(range(first, first + len(values)))
+        inputs = (*takes, *range(first, first + len(values)))
         index, n = self.profiles.index(like), len(names)
         event = ev.TasksAdded(1, new, [index] * n, [index] * n, [inputs] * n, list(values), list(names), [{}] * n)
         return self.said(self.tell(event))
@@ -153,6 +156,56 @@ def test_values_go_to_a_host_for_their_task_and_are_dropped_there_after_it() -> 
     scene.store("h1", "8", size=500)
     assert scene.finish("h1", "a") == [("drop", "h1", "8"), ("done", "a")]
     assert scene.core.locate(1, 8) == ("",)
+
+
+def test_tasks_take_a_value_that_another_task_brought_and_a_host_gets_it_once() -> None:
+    scene = OpenScene("h1 2")
+    assert ("copy", "8", "", "h1") in scene.add("a", values=[500])
+    scene.store("h1", "8", size=500)
+    assert scene.add("b", takes=[8]) == [("start", "h1", "b")]
+    assert scene.finish("h1", "a") == [("done", "a")]
+    assert scene.finish("h1", "b") == [("drop", "h1", "8"), ("done", "b")]
+
+
+def test_a_value_that_is_kept_stays_on_its_hosts_between_its_tasks() -> None:
+    scene = OpenScene("h1")
+    scene.add("a", values=[500])
+    scene.store("h1", "8", size=500)
+    scene.tell(ev.ValuesKept(1, [8]))
+    assert scene.finish("h1", "a") == [("done", "a")]
+    assert scene.add("b", takes=[8]) == [("start", "h1", "b")]
+    assert scene.said(scene.tell(ev.ValuesReleased(1, [8]))) == []
+    assert scene.finish("h1", "b") == [("drop", "h1", "8"), ("done", "b")]
+
+
+def test_a_released_value_that_no_task_takes_is_dropped_at_once() -> None:
+    scene = OpenScene("h1", "h2")
+    scene.add("a", values=[500])
+    scene.store("h1", "8", size=500)
+    scene.tell(ev.ValuesKept(1, [8]))
+    scene.finish("h1", "a")
+    assert scene.said(scene.tell(ev.ValuesReleased(1, [8]))) == [("drop", "h1", "8")]
+    assert scene.core.locate(1, 8) == ("",)
+
+
+def test_a_kept_value_of_a_lost_host_goes_to_the_next_host() -> None:
+    scene = OpenScene("h1")
+    scene.add("a", values=[500])
+    scene.store("h1", "8", size=500)
+    scene.tell(ev.ValuesKept(1, [8]))
+    scene.finish("h1", "a")
+    scene.lose("h1")
+    scene.join("h2")
+    assert scene.add("b", takes=[8]) == [("start", "h2", "b"), ("copy", "8", "", "h2")]
+
+
+def test_events_about_values_of_a_closed_run_are_stale() -> None:
+    scene = OpenScene("h1")
+    scene.add("a", values=[500])
+    scene.tell(ev.RunClosed(1))
+    before = scene.core.stale
+    scene.tell(ev.ValuesKept(1, [8]), ev.ValuesReleased(1, [8]))
+    assert scene.core.stale == before + 2
 
 
 def test_more_tasks_than_the_run_can_have_are_an_internal_error() -> None:

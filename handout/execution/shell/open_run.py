@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,11 +16,25 @@ from handout.graph.function_options import TaskOptions
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import Profile, RunSpec
 from handout.submission.arguments import EncodedRun
+from handout.submission.call_values import CallValue
 from handout.submission.code_bundles import CodeBundle, FunctionBlob
 from handout.submission.plan_to_spec import RunPolicy, Traits, make_profile
 from handout.submission.single_call import EncodedCall
 
 __all__ = ["OpenRun"]
+
+
+class _ValueObject:
+    """The object of an open run that a value is."""
+
+    __slots__ = ("is_kept", "number", "users")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        #: How many tasks take the value whose callers have not let go of them.
+        self.users = 0
+        #: True if hosts keep the value while no task takes it.
+        self.is_kept = False
 
 
 class OpenRun:
@@ -57,10 +71,12 @@ class OpenRun:
         )
         self._driver = driver
         self._capacity = capacity
-        #: The number of the next object that a large argument becomes.
+        #: The number of the next object that a value becomes.
         self._next_value = capacity
-        #: The values of each task that has not ended.
-        self._values: dict[int, range] = {}
+        #: The values of each task whose caller has not let go of it.
+        self._values: dict[int, Sequence[CallValue]] = {}
+        #: The object that a value is, as long as a task takes the value or hosts keep it.
+        self._objects: dict[CallValue, _ValueObject] = {}
         #: The index of each profile, by the function's number, the identity of the options and the key of the bundle.
         #: The options stay alive with the entry, so that no other options get the same identity.
         self._profiles: dict[tuple[int, int, int], tuple[int, TaskOptions]] = {}
@@ -95,19 +111,18 @@ class OpenRun:
         """
         run, encoded = self.state, cast(Any, self.state.encoded)  # the sequences of an open run are lists
         task = run.task_count
-        values = range(self._next_value, self._next_value + len(call.bytes.values))
-        self._next_value = values.stop
+        values, first = call.bytes.values, self._next_value
+        numbers = tuple(self._use(value) for value in values)
         function = call.bytes.function
         if bundle is not None:
             function = replace(function, needs_bundle=True)
         profile, new = self._profile(call, function, bundle)
         encoded.calls.append(call.bytes.blob)
         encoded.fn.append(self._function(function))
-        encoded.inputs.append(tuple(values))
-        for number, segments in zip(values, call.bytes.values, strict=True):
-            run.objects.supply(number, segments)
+        encoded.inputs.append(numbers)
         self._values[task] = values
-        run.wanted.extend(b"\1" * len(values))
+        sizes = [value.nbytes for value, number in zip(values, numbers, strict=True) if number >= first]
+        run.wanted.extend(b"\1" * len(sizes))
         cast(Any, run.task_objects).append((task,))
         run.outcomes.append(None)
         run.hosts.append("")
@@ -118,9 +133,46 @@ class OpenRun:
             run.contexts[task] = contextvars.copy_context()
         fn = self._fns.setdefault(function.number, len(self._fns))
         self._driver.post(
-            ev.TasksAdded(run.number, new, [profile], [fn], [tuple(values)], call.nbytes, [id], [call.options.labels])
+            ev.TasksAdded(run.number, new, [profile], [fn], [numbers], sizes, [id], [call.options.labels])
         )
         return task
+
+    def _use(self, value: CallValue) -> int:
+        """Note that one more task takes a value. Return the number of the object that the value is."""
+        found = self._objects.get(value)
+        if found is None:
+            found = self._objects[value] = _ValueObject(self._next_value)
+            self._next_value += 1
+            self.state.objects.supply(found.number, value.segments)
+        found.users += 1
+        return found.number
+
+    def keep(self, values: Iterable[CallValue]) -> None:
+        """Have hosts keep values of this run also while no task takes them, until `forget` is called."""
+        found = [self._objects[value] for value in values if value in self._objects]
+        new = [each for each in found if not each.is_kept]
+        for each in new:
+            each.is_kept = True
+        if new:
+            self._driver.post(ev.ValuesKept(self.state.number, [each.number for each in new]))
+
+    def forget(self, values: Iterable[CallValue]) -> None:
+        """Have hosts keep these values no longer than tasks take them."""
+        if self.state.ended.is_set():
+            return  # hosts have dropped all objects of the run
+        kept = [value for value in values if value in self._objects and self._objects[value].is_kept]
+        for value in kept:
+            self._objects[value].is_kept = False
+        if kept:
+            self._driver.post(ev.ValuesReleased(self.state.number, [self._objects[value].number for value in kept]))
+        for value in kept:
+            self._drop_unused(value)
+
+    def _drop_unused(self, value: CallValue) -> None:
+        found = self._objects[value]
+        if not (found.users or found.is_kept):
+            self.state.objects.drop([found.number])
+            del self._objects[value]
 
     def _function(self, function: FunctionBlob) -> int:
         found = self._functions.get(function.number)
@@ -161,7 +213,10 @@ class OpenRun:
         values = self._values.pop(task, None)
         if values is None:
             return  # the caller has let go of it before
-        run.objects.drop([task, *values])
+        for value in values:
+            self._objects[value].users -= 1
+            self._drop_unused(value)
+        run.objects.drop([task])
         cast(Any, run.encoded.calls)[task] = b""
         run.values.pop(task, None)
         run.suspects.pop(task, None)

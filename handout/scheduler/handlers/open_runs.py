@@ -6,14 +6,15 @@ Otherwise, a result that is lost on the way would have to be withdrawn after it 
 
 from __future__ import annotations
 
-from handout.scheduler.events import TasksAdded
+from handout.scheduler.events import TasksAdded, ValuesKept, ValuesReleased
 from handout.scheduler.handlers.cancellation import abort, fail
+from handout.scheduler.handlers.replicas import drop_unused
 from handout.scheduler.state.run_growth import add_tasks
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
 from handout.scheduler.task_states import Outcome, State
 
-__all__ = ["fail_run", "tasks_added"]
+__all__ = ["fail_run", "tasks_added", "values_kept", "values_released"]
 
 
 def tasks_added(world: World, event: TasksAdded) -> None:
@@ -27,6 +28,25 @@ def tasks_added(world: World, event: TasksAdded) -> None:
     hosts = world.fleet.by_name.values()
     # Most tasks are like earlier ones that some host can run. Only the others need a check of the whole run.
     world.recheck = world.recheck or not all(any(world.fleet.feasible(host, p) for host in hosts) for p in profiles)
+
+
+def values_kept(world: World, event: ValuesKept) -> None:
+    """Have the hosts of an open run keep their replicas of values also while no task takes the values."""
+    run = world.runs.get(event.run)
+    if run is None or run.over:
+        world.stale += len(event.objects)
+        return
+    run.objects.keep(event.objects)
+
+
+def values_released(world: World, event: ValuesReleased) -> None:
+    """Drop the replicas of values that no task of an open run takes. Keep those in the controller."""
+    run = world.runs.get(event.run)
+    if run is None or run.over:
+        world.stale += len(event.objects)
+        return
+    for o in run.objects.stop_keeping(event.objects):
+        drop_unused(world, run, o)
 
 
 def fail_run(world: World, run: Run, error: Exception) -> None:

@@ -14,7 +14,7 @@ from handout.slices import Slices, column, is_slice_end
 __all__ = ["KEEP", "OUTPUT", "ObjectTable"]
 
 #: Flags of an object. OUTPUT: the caller asked for the value of the object, so a copy goes to the controller. KEEP: the
-#: object stays on its hosts after the run.
+#: object stays on its hosts after the run, or, as a value of an open run, between the tasks that take it.
 OUTPUT, KEEP = 1, 2
 
 _NONE: tuple[int, ...] = ()
@@ -122,6 +122,20 @@ class ObjectTable:
                 consumers[o] = [t]
             self.uses[o] += 1
         self.add_output(t)
+
+    def keep(self, values: Iterable[int]) -> None:
+        """Note that values stay on hosts also while no task takes them."""
+        for o in values:
+            self.flags[o] |= KEEP
+
+    def stop_keeping(self, values: Iterable[int]) -> list[int]:
+        """Note that values stay on hosts only while tasks take them. Return the values that no task takes."""
+        unused = []
+        for o in values:
+            self.flags[o] &= ~KEEP
+            if not self.uses[o]:
+                unused.append(o)
+        return unused
 
     def awaits(self, o: int) -> bool:
         """Return True if the controller does not have an object that the caller wants, and may still get it."""

@@ -1,0 +1,194 @@
+"""The values that the large arguments of calls become. Calls that take the same argument can share one value."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from handout.serialization import diagnosis
+from handout.serialization.pickling import Segment, Snapshot
+from handout.submission.arguments import CodeWatch, SuppliedValues, own_segments
+
+__all__ = ["CallValue", "CallValues", "SharedArguments"]
+
+
+class CallValue:
+    """The bytes of a large argument. If several calls have the same `CallValue`, each host gets the bytes only once.
+
+    Args:
+        segments: The bytes, which do not change any more.
+    """
+
+    __slots__ = ("is_shared", "nbytes", "segments")
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = segments
+        self.nbytes = sum(memoryview(segment).nbytes for segment in segments)
+        #: True if several calls have taken the value and more may follow, so that hosts keep the value between them.
+        self.is_shared = False
+
+
+class _SharedArgument:
+    """What is known of an argument that some calls take."""
+
+    __slots__ = ("arg", "calls", "unfinished")
+
+    def __init__(self, arg: Any) -> None:
+        #: The argument stays alive, so that no other object gets its identity.
+        self.arg = arg
+        self.calls = 0
+        self.unfinished = 0
+
+
+class SharedArguments:
+    """The large arguments of some calls, with their values. Any thread may use it.
+
+    An argument is found by its identity. Its present bytes are then compared with those of the earlier call. So if the
+    caller has changed the argument in the meantime, the next calls get a new value. Comparing takes a tenth of the
+    time that a digest would take.
+
+    An argument is known as long as a call that takes it has not ended. After that, it stays known only if several
+    calls have taken it, and if it is one of those that were used last.
+
+    Args:
+        max_idle: Bytes of the arguments that no call takes at present and that stay known. The argument that was used
+            last stays known in any case.
+    """
+
+    def __init__(self, max_idle: int) -> None:
+        self._max_idle = max_idle
+        self._lock = threading.Lock()
+        self._known: dict[CallValue, _SharedArgument] = {}
+        #: The value of each argument, by the argument's identity.
+        self._values: dict[int, CallValue] = {}
+        #: The values that no call takes at present. The one that was used last is at the end.
+        self._idle: OrderedDict[CallValue, None] = OrderedDict()
+
+    def __contains__(self, arg: object) -> bool:
+        return id(arg) in self._values  # the argument with this identity is kept alive, so it is this one
+
+    def value_of(self, arg: Any, segments: Sequence[Segment]) -> CallValue:
+        """Return the value of an argument whose bytes are at present ``segments``."""
+        with self._lock:
+            value = self._values.get(id(arg))
+        if value is not None and _are_equal(value.segments, segments):
+            return value
+        value = CallValue(own_segments(segments))
+        with self._lock:
+            self._values[id(arg)] = value
+            self._known[value] = _SharedArgument(arg)
+        return value
+
+    def begin(self, values: Iterable[CallValue]) -> None:
+        """Note that a call takes these values."""
+        with self._lock:
+            for value in values:
+                known = self._known.get(value)
+                if known is not None:
+                    known.calls += 1
+                    known.unfinished += 1
+                    value.is_shared = known.calls > 1
+                    self._idle.pop(value, None)
+
+    def end(self, values: Iterable[CallValue]) -> list[CallValue]:
+        """Note that a call that took these values has ended. Return the values that are not known any more."""
+        with self._lock:
+            gone = [value for value in values if self._ended(value)]
+            idle = sum(value.nbytes for value in self._idle)
+            while idle > self._max_idle and len(self._idle) > 1:
+                value, _ = self._idle.popitem(last=False)
+                idle -= value.nbytes
+                gone.append(value)
+            for value in gone:
+                self._forget(value)
+            return gone
+
+    def _ended(self, value: CallValue) -> bool:
+        known = self._known.get(value)
+        if known is None:
+            return False
+        known.unfinished -= 1
+        if known.unfinished:
+            return False
+        if value.is_shared and self._values.get(id(known.arg)) is value:
+            self._idle[value] = None
+            return False
+        return True
+
+    def _forget(self, value: CallValue) -> None:
+        arg = self._known.pop(value).arg
+        if self._values.get(id(arg)) is value:
+            del self._values[id(arg)]
+        value.is_shared = False
+
+    def forget_unused(self) -> None:
+        """Forget the arguments of which no call has begun, because a call could not be encoded."""
+        with self._lock:
+            for value in [value for value, known in self._known.items() if not known.calls]:
+                self._forget(value)
+
+    def clear(self) -> list[CallValue]:
+        """Forget all arguments, and return their values. Calls that have not ended keep the bytes of their values."""
+        with self._lock:
+            values = list(self._known)
+            for value in values:
+                self._forget(value)
+            self._idle.clear()
+            return values
+
+
+class CallValues(SuppliedValues):
+    """The values of one call.
+
+    Args:
+        snapshot: The snapshot of the call.
+        shared: The arguments that calls share. None if each call has values of its own.
+        earlier: The values of the same call with another snapshot. Only values that hold code depend on the snapshot.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, shared: SharedArguments | None = None, earlier: CallValues | None = None
+    ) -> None:
+        super().__init__(snapshot=snapshot)
+        self._shared = shared
+        self._earlier = earlier
+        #: The values, in the order in which the call takes them.
+        self.in_order: list[CallValue] = []
+
+    def is_large(self, arg: Any) -> bool:
+        """Return True if an argument is an object already, or is known to become one; see `SuppliedValues`."""
+        return super().is_large(arg) or (self._shared is not None and arg in self._shared)
+
+    def hold(self, number: int, value: Any) -> None:
+        """Pickle an argument, and keep its bytes as the value with this number. The numbers count from 0."""
+        known = None if self._earlier is None else self._earlier.without_code(value)
+        self.in_order.append(known or self._pickle(number, value))
+
+    def without_code(self, arg: Any) -> CallValue | None:
+        """Return the value of an argument, if it holds no code."""
+        number = self.large.get(id(arg), -1)
+        return None if number < 0 or number in self.code_objects else self.in_order[number]
+
+    def _pickle(self, number: int, value: Any) -> CallValue:
+        with CodeWatch(self.snapshot) as code:
+            segments = diagnosis.dumps_or_diagnose(value, "value", self.snapshot)
+        if code.seen:
+            # The bytes are only right together with the snapshot of this call.
+            self.code_objects.add(number)
+        if code.seen or self._shared is None:
+            return CallValue(own_segments(segments))
+        return self._shared.value_of(value, segments)
+
+
+def _are_equal(kept: Sequence[Segment], new: Sequence[Segment]) -> bool:
+    """Return True if two lists of segments have the same bytes, and are split in the same way."""
+    return len(kept) == len(new) and all(map(_has_bytes, kept, new))
+
+
+def _has_bytes(kept: Segment, new: Segment) -> bool:
+    if memoryview(kept).nbytes != memoryview(new).nbytes:
+        return False
+    # `==` of two views compares byte by byte and takes 20 times as long.
+    return (kept if isinstance(kept, bytes) else bytes(kept)).startswith(new)
