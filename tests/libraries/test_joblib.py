@@ -77,18 +77,10 @@ def test_results_are_in_the_order_of_the_calls_and_all_hosts_take_part(backend: 
 
 def test_each_host_runs_calls_and_a_batch_is_one_task(backend: Backend, tmp_path: Path) -> None:
     """Each call waits until the batches of both hosts have begun, so both hosts must run some."""
-    ids = Parallel(batch_size=3, pre_dispatch="all")(delayed(meet)(str(tmp_path)) for _ in range(12))
+    ids = Parallel(batch_size=3, pre_dispatch="all")(delayed(work.meet_on_both_hosts)(str(tmp_path)) for _ in range(12))
     assert {host for host, _ in ids} == {"plain", "gpu"}
     assert set(Counter(id for _, id in ids).values()) == {3}
-    assert all(id.startswith("meet[") for _, id in ids)
-
-
-def meet(folder: str) -> tuple[str, str]:
-    """Return the host and the id of the task, once both hosts run such a task."""
-    current = handout.current()
-    Path(folder, current.host).touch()
-    wait_until(lambda: len(os.listdir(folder)) == 2)
-    return current.host, current.id
+    assert all(id.startswith("meet_on_both_hosts[") for _, id in ids)
 
 
 def test_all_slots_that_fit_the_cost_are_jobs(opened: Cluster) -> None:

@@ -42,4 +42,5 @@ def test_joblibs_own_tests_pass(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) > 150, done.stdout
+    assert passed is not None
+    assert int(passed[1]) > 150, done.stdout
