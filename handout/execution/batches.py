@@ -125,14 +125,15 @@ class Batches:
 
     def forget_arguments(self) -> None:
         """Have hosts drop the large arguments as soon as no batch takes them."""
-        self._in_loop(lambda: self._let_go(self._shared.clear()))
+        values = self._shared.clear()
+        self._in_loop(lambda: self._let_go(values))
 
     def close(self) -> None:
         """End all batches, and call no more callbacks. Batches that hosts have are ended there."""
         self._is_closed = True
-        self._callbacks.end()
         self._in_loop(self._cancel)
         self.forget_arguments()
+        self._callbacks.end()
 
     def _cancel(self) -> None:
         for task in list(self._running):
