@@ -60,7 +60,7 @@ class Calls:
         run = self._run_for(call.options.priority)
         id = f"{call.name}[{next(self._numbers)}]"
         task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None), handed_over)
-        run.keep(value for value in call.bytes.values if value.is_shared)
+        run.keep(value for value in call.bytes.values if value.is_kept)
         try:
             await ended
             return _result(run, task, id)

@@ -21,13 +21,13 @@ class CallValue:
         segments: The bytes, which do not change any more.
     """
 
-    __slots__ = ("is_shared", "nbytes", "segments")
+    __slots__ = ("is_kept", "nbytes", "segments")
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = segments
         self.nbytes = sum(memoryview(segment).nbytes for segment in segments)
-        #: True if several calls have taken the value and more may follow, so that hosts keep the value between them.
-        self.is_shared = False
+        #: True if further calls may take the value, so that hosts keep it when a call has ended.
+        self.is_kept = False
 
 
 class _SharedArgument:
@@ -49,8 +49,9 @@ class SharedArguments:
     caller has changed the argument in the meantime, the next calls get a new value. Comparing takes a tenth of the
     time that a digest would take.
 
-    An argument is known as long as a call that takes it has not ended. After that, it stays known only if several
-    calls have taken it, and if it is one of those that were used last.
+    An argument is known as long as a call that takes it has not ended, and hosts keep its value as long as it is known.
+    After that, an argument that only one call has taken stays known until another call begins without it. One that
+    several calls have taken stays known if it is among those that were used last.
 
     Args:
         max_idle: Bytes of the arguments that no call takes at present and that stay known. The argument that was used
@@ -65,6 +66,8 @@ class SharedArguments:
         self._values: dict[int, CallValue] = {}
         #: The values that no call takes at present. The one that was used last is at the end.
         self._idle: OrderedDict[CallValue, None] = OrderedDict()
+        #: Values that `end` has to return, because they are not known any more.
+        self._gone: list[CallValue] = []
 
     def __contains__(self, arg: object) -> bool:
         return id(arg) in self._values  # the argument with this identity is kept alive, so it is this one
@@ -81,7 +84,7 @@ class SharedArguments:
             self._known[value] = _SharedArgument(arg)
         return value
 
-    def begin(self, values: Iterable[CallValue]) -> None:
+    def begin(self, values: Sequence[CallValue]) -> None:
         """Note that a call takes these values."""
         with self._lock:
             for value in values:
@@ -89,39 +92,41 @@ class SharedArguments:
                 if known is not None:
                     known.calls += 1
                     known.unfinished += 1
-                    value.is_shared = known.calls > 1
+                    value.is_kept = True
                     self._idle.pop(value, None)
+            for value in [value for value in self._idle if self._known[value].calls == 1]:
+                self._forget(value)
 
     def end(self, values: Iterable[CallValue]) -> list[CallValue]:
         """Note that a call that took these values has ended. Return the values that are not known any more."""
         with self._lock:
-            gone = [value for value in values if self._ended(value)]
+            for value in values:
+                self._note_end(value)
             idle = sum(value.nbytes for value in self._idle)
             while idle > self._max_idle and len(self._idle) > 1:
-                value, _ = self._idle.popitem(last=False)
-                idle -= value.nbytes
-                gone.append(value)
-            for value in gone:
-                self._forget(value)
+                oldest = next(iter(self._idle))
+                idle -= oldest.nbytes
+                self._forget(oldest)
+            gone, self._gone = self._gone, []
             return gone
 
-    def _ended(self, value: CallValue) -> bool:
+    def _note_end(self, value: CallValue) -> None:
         known = self._known.get(value)
         if known is None:
-            return False
+            return
         known.unfinished -= 1
-        if known.unfinished:
-            return False
-        if value.is_shared and self._values.get(id(known.arg)) is value:
+        if not known.unfinished and self._values.get(id(known.arg)) is value:
             self._idle[value] = None
-            return False
-        return True
+        elif not known.unfinished:
+            self._forget(value)  # the argument has changed
 
     def _forget(self, value: CallValue) -> None:
         arg = self._known.pop(value).arg
         if self._values.get(id(arg)) is value:
             del self._values[id(arg)]
-        value.is_shared = False
+        self._idle.pop(value, None)
+        value.is_kept = False
+        self._gone.append(value)
 
     def forget_unused(self) -> None:
         """Forget the arguments of which no call has begun, because a call could not be encoded."""
@@ -132,11 +137,10 @@ class SharedArguments:
     def clear(self) -> list[CallValue]:
         """Forget all arguments, and return their values. Calls that have not ended keep the bytes of their values."""
         with self._lock:
-            values = list(self._known)
-            for value in values:
+            for value in list(self._known):
                 self._forget(value)
-            self._idle.clear()
-            return values
+            gone, self._gone = self._gone, []
+            return gone
 
 
 class CallValues(SuppliedValues):

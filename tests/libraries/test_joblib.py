@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,8 +23,10 @@ import pytest
 import handout
 from handout import Cluster, GraphError, HandoutError, Host, HostError, UnserializableError
 from handout.execution.membership.agent_proxy import AgentProxy
+from handout.protocol import numbering
 from tests import work
 from tests.patience import HANG_S
+from tests.seen import agent_pid, started
 
 joblib = pytest.importorskip("joblib", reason="joblib is not installed: pip install -e '.[libraries]'")
 from joblib import Parallel, delayed  # noqa: E402
@@ -52,7 +55,9 @@ def where() -> str:
     return handout.current().host
 
 
-def wait_for(path: str) -> bool:
+def wait_for(path: str, began: str = "") -> bool:
+    if began:
+        Path(began, handout.current().id).touch()
     wait_until(Path(path).exists)
     return True
 
@@ -93,23 +98,16 @@ def test_all_slots_that_fit_the_cost_are_jobs(opened: Cluster) -> None:
         Backend(opened).effective_n_jobs(0)
 
 
-def test_hosts_get_no_more_batches_at_one_time_than_jobs_were_asked_for(backend: Backend, tmp_path: Path) -> None:
-    seen = Parallel(n_jobs=2, batch_size=1, pre_dispatch="all")(delayed(crowd)(str(tmp_path)) for _ in range(12))
-    assert max(seen) == 2
-
-
-def crowd(folder: str) -> int:
-    """Return how many tasks run this function at one time, once there are two."""
-    mine = Path(folder, f"{os.getpid()}-{time.monotonic_ns()}")
-    mine.touch()
-    for _ in range(40):
-        count = len(os.listdir(folder))
-        if count > 1:
-            break
-        time.sleep(0.005)
-    count = max(count, len(os.listdir(folder)))
-    mine.unlink()
-    return count
+def test_hosts_get_no_more_batches_at_one_time_than_jobs_were_asked_for(
+    backend: Backend, opened: Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    calls = [delayed(wait_for)(str(go), str(tmp_path)) for _ in range(12)]
+    found = Parallel(n_jobs=2, batch_size=1, pre_dispatch="all", return_as="generator")(calls)
+    wait_until(lambda: len(os.listdir(tmp_path)) == 2)
+    assert [run.unfinished for run in opened.runs] == [2]
+    go.touch()
+    assert list(found) == [True] * 12
 
 
 def test_one_job_runs_in_this_program_as_joblib_says(backend: Backend) -> None:
@@ -136,9 +134,9 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
     put = AgentProxy.put
 
-    def counting(self: AgentProxy, *args: Any) -> Any:
-        counted[self.name] += 1
-        return put(self, *args)
+    def counting(self: AgentProxy, key: int, *args: Any) -> Any:
+        counted[self.name] += key >= numbering.base(1)  # the keys of bundles are lower
+        return put(self, key, *args)
 
     monkeypatch.setattr(AgentProxy, "put", counting)
     return counted
@@ -329,6 +327,23 @@ async def test_a_cluster_of_async_code_is_used_from_another_thread() -> None:
         with pytest.raises(HandoutError, match=r"asyncio\.to_thread"):
             powers()
         assert await asyncio.to_thread(powers) == [2**n for n in range(20)]
+
+
+def test_a_lost_host_costs_no_call(tmp_path: Path) -> None:
+    """The other host gets the large argument, if it does not have it."""
+    go, rows = tmp_path / "go", list(range(50_000))
+    with Cluster([Host.local(name, {"cpu": 1}) for name in ("one", "two")], require="all") as cluster:
+        calls = [delayed(pick_after)(str(go), str(tmp_path), rows, n) for n in range(8)]
+        found = Parallel(backend=Backend(cluster), batch_size=1, return_as="generator")(calls)
+        wait_until(lambda: len(os.listdir(tmp_path)) == 2)
+        os.kill(agent_pid(started(cluster, "two")), signal.SIGKILL)
+        go.touch()
+        assert list(found) == list(range(8))
+
+
+def pick_after(path: str, began: str, rows: Any, place: int) -> int:
+    wait_for(path, began)
+    return pick(rows, place)
 
 
 def test_without_joblib_the_import_says_what_to_install() -> None:

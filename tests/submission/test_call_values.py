@@ -44,7 +44,7 @@ def test_the_same_argument_of_two_calls_is_one_value(shared: SharedArguments) ->
     rows, text = list(range(LARGE)), "x" * LARGE
     first, second = values(shared, rows, 1), values(shared, 2, again=rows)
     assert first == second
-    assert [each.is_shared for each in first] == [True]
+    assert [each.is_kept for each in first] == [True]
     assert values(shared, text, rows) == [*values(shared, text), *first]
 
 
@@ -73,14 +73,29 @@ def test_the_value_does_not_change_with_the_argument(shared: SharedArguments) ->
     assert b"".join(value.segments) == before
 
 
-def test_an_argument_that_one_call_took_is_forgotten_with_the_call(shared: SharedArguments) -> None:
+def test_an_argument_that_one_call_took_is_forgotten_when_another_call_begins_without_it(
+    shared: SharedArguments,
+) -> None:
     rows = Rows(range(LARGE))
     seen = weakref.ref(rows)
     found = values(shared, rows)
-    assert shared.end(found) == found
+    assert shared.end(found) == []
+    other = values(shared, "x" * LARGE)
+    assert shared.end(other) == found
+    assert not found[0].is_kept
     del rows
     gc.collect()
     assert seen() is None
+
+
+def test_an_argument_that_the_next_call_takes_too_stays_known(shared: SharedArguments) -> None:
+    rows = Rows(range(LARGE))
+    found = values(shared, rows)
+    assert shared.end(found) == []
+    assert values(shared, rows) == found
+    values(shared, 1)
+    assert shared.end(found) == []
+    assert rows in shared
 
 
 def test_an_argument_of_several_calls_stays_known_until_the_table_is_cleared(shared: SharedArguments) -> None:
@@ -90,7 +105,7 @@ def test_an_argument_of_several_calls_stays_known_until_the_table_is_cleared(sha
     assert shared.end(found) == shared.end(found) == []
     assert values(shared, rows) == found
     assert shared.clear() == found
-    assert not found[0].is_shared
+    assert not found[0].is_kept
     assert shared.end(found) == []  # the last call ends after the table was cleared
     assert values(shared, rows) != found
 
@@ -120,7 +135,7 @@ def test_a_value_that_holds_code_is_not_shared(shared: SharedArguments) -> None:
     holder = [loaded(bytes(LARGE))]
     (first,), (second,) = values(shared, holder), values(shared, holder)
     assert first is not second
-    assert not first.is_shared
+    assert not first.is_kept
 
 
 def test_data_beside_code_is_shared_and_pickled_once(shared: SharedArguments) -> None:
