@@ -78,8 +78,10 @@ class SharedArguments:
             value = self._values.get(id(arg))
         if value is not None and _are_equal(value.segments, segments):
             return value
-        value = CallValue(own_segments(segments))
+        found, value = value, CallValue(own_segments(segments))
         with self._lock:
+            if found is not None and found in self._idle:
+                self._forget(found)  # the argument has changed
             self._values[id(arg)] = value
             self._known[value] = _SharedArgument(arg)
         return value

@@ -65,6 +65,15 @@ def test_an_argument_that_has_changed_is_a_new_value(shared: SharedArguments, ch
     assert values(shared, data) == after
 
 
+def test_the_earlier_bytes_of_an_argument_that_has_changed_are_forgotten(shared: SharedArguments) -> None:
+    data = bytearray(LARGE)
+    before = [*values(shared, data), *values(shared, data)]
+    assert shared.end(before[:1]) + shared.end(before[1:]) == []
+    data[7] = 1
+    after = values(shared, data)
+    assert shared.end(after) == before[:1]
+
+
 def test_the_value_does_not_change_with_the_argument(shared: SharedArguments) -> None:
     data = bytearray(LARGE)
     (value,) = values(shared, data)
