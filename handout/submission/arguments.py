@@ -8,6 +8,7 @@ class, and not only its name.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -466,9 +467,24 @@ def own_segments(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _own(segment: Segment) -> Segment:
-    if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
+    if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly and _is_frozen(segment)):
         return segment
     return bytes(segment)
+
+
+def _is_frozen(view: memoryview) -> bool:
+    """Return False if the bytes of a read-only view may change, because a writable array has the same memory.
+
+    So it is with the arrays that a table of pandas hands out.
+    """
+    owner: Any = view.obj
+    numpy = sys.modules.get("numpy")
+    while numpy is not None and isinstance(owner, numpy.ndarray) and owner.base is not None:
+        owner = owner.base
+    try:
+        return memoryview(owner).readonly
+    except TypeError:
+        return False  # numpy made the array from an object that only tells its address
 
 
 def check_size(id: str, fn: Callable[..., Any], blob: FunctionBlob) -> None:

@@ -82,6 +82,40 @@ def test_the_value_does_not_change_with_the_argument(shared: SharedArguments) ->
     assert b"".join(value.segments) == before
 
 
+def test_a_read_only_array_over_memory_that_can_change_is_copied(shared: SharedArguments) -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    memory = numpy.zeros(LARGE)
+    argument = memory[10:].view()
+    argument.flags.writeable = False
+    (first,) = values(shared, argument)
+    before = b"".join(first.segments)
+    memory[20] = 1
+    (second,) = values(shared, argument)
+    assert b"".join(first.segments) == before != b"".join(second.segments)
+
+
+def test_an_array_over_the_memory_of_an_unknown_object_is_copied(shared: SharedArguments) -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+
+    class Foreign:
+        """An object that has no buffer, and tells numpy its address."""
+
+        memory = numpy.zeros(LARGE)
+        __array_interface__ = {**memory.__array_interface__, "data": (memory.ctypes.data, True)}  # noqa: RUF012
+
+    (value,) = values(shared, numpy.asarray(Foreign()))
+    assert all(isinstance(segment, bytes) for segment in value.segments)
+
+
+def test_a_frozen_array_is_not_copied(shared: SharedArguments) -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    frozen = numpy.zeros(LARGE)
+    frozen.flags.writeable = False
+    for argument in (frozen, frozen[10:], numpy.frombuffer(bytes(LARGE))):
+        (value,) = values(shared, argument)
+        assert any(isinstance(segment, memoryview) for segment in value.segments)
+
+
 def test_an_argument_that_one_call_took_is_forgotten_when_another_call_begins_without_it(
     shared: SharedArguments,
 ) -> None:
