@@ -42,7 +42,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def full(session: nox.Session) -> None:
     """Run every test and all soaks, and build the documentation. Run this session at night, and before a release."""
-    _install(session, "-e", ".[dev,docs]")
+    _install(session, "-e", ".[dev,docs,libraries]")
     session.run("python", "-m", "pytest", "-n", "2", "-m", "", *session.posargs)
     session.run("python", "-m", "benchmarks.soak", "kills")
     session.run("python", "-m", "benchmarks.soak", "blackouts", "--minutes", "10")

@@ -51,7 +51,7 @@ class Fit:
 def load() -> Data:
     """Return the 1,797 pictures of 8 x 8 pixels that come with scikit-learn."""
     pixels, labels = load_digits(return_X_y=True)
-    return Data(pixels / 16.0, labels)
+    return Data(np.asarray(pixels) / 16.0, np.asarray(labels))
 
 
 def split(data: Data) -> tuple[Data, Data]:

@@ -67,6 +67,8 @@ ARROWS: dict[str, set[str]] = {
         "transport",
         "journal",
     },
+    # A door: a module with the name of the library whose users look for it.
+    "joblib": {"errors", "graph", "submission", "execution"},
     "sim": {
         "errors",
         "slices",
@@ -229,6 +231,11 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 TRAVELLING = [p for p in MODULES if part_of(p) in TRAVELS]
 
 
+def test_only_the_door_of_a_library_imports_the_library() -> None:
+    importers = {named(path) for path in MODULES for name, _, _ in imports_of(path) if name.split(".")[0] == "joblib"}
+    assert importers == {"joblib.py"}
+
+
 @pytest.mark.parametrize("path", TRAVELLING, ids=named)
 def test_what_travels_uses_the_standard_library_and_itself(path: Path) -> None:
     for name, line, at_top in imports_of(path):
@@ -260,6 +267,6 @@ def test_the_scheduler_knows_no_clock_and_no_io(path: Path) -> None:
 
 def test_importing_handout_does_not_import_asyncssh() -> None:
     """The import of asyncssh takes 0.2 s, and a run on this machine never needs it."""
-    code = "import sys, handout; print([m for m in ('asyncssh', 'cryptography', 'dill', 'numpy') if m in sys.modules])"
+    code = "import sys, handout; print([m for m in ('asyncssh', 'cryptography', 'dill', 'joblib', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

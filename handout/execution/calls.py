@@ -54,10 +54,10 @@ class Calls:
         Raises:
             Exception: The exception that the function raised, or another reason for which there is no result.
         """
+        bundle = await _bundle(call.bytes.modules)
         for value in call.bytes.values:
             if not isinstance(value, Sequence):
                 value.check(self._driver)
-        bundle = await _bundle(call.bytes.modules)
         ended = asyncio.get_running_loop().create_future()
         run = self._run_for(call.options.priority)
         id = f"{call.name}[{next(self._numbers)}]"

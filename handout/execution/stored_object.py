@@ -28,7 +28,7 @@ from handout.submission.call_digests import CallDigests
 from handout.submission.plan_to_spec import RunPolicy
 from handout.submission.refusals import refused
 
-__all__ = ["StoredObject", "keep", "put"]
+__all__ = ["StoredObject", "hold", "keep", "put"]
 
 #: A value of more bytes than this is in a file of the controller, not in its memory, until it is dropped.
 _IN_MEMORY = 1 << 16
@@ -134,6 +134,10 @@ class StoredObject:
 
     async def drop(self) -> None:
         """Let the object go; see `Stored.drop`."""
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let the object go as soon as no open run uses it."""
         self._is_dropped = True
         if not self._uses:
             self._release()
@@ -184,6 +188,20 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
         await asyncio.to_thread(_spool, objects, segments, nbytes)
     else:
         objects.supply(0, segments)
+    modules = frozenset(supplied.snapshot.modules)
+    return Stored(hold(driver, number, objects, id, nbytes, bool(supplied.code_objects), modules), 0)
+
+
+def hold(
+    driver: Driver,
+    number: int,
+    objects: RunObjects,
+    id: str,
+    nbytes: int,
+    holds_code: bool = False,
+    modules: frozenset[str] = frozenset(),
+) -> StoredObject:
+    """Make a stored object of a value whose bytes are in ``objects`` under the number 0; see `StoredObject`."""
     spec = RunSpec(0, [], [], [], [], [-1], [nbytes], keep=[0], ids=[])
     run = RunState(
         number=number,
@@ -198,8 +216,7 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
     )
     driver.submit(run)
     driver.hold(run, [0])
-    modules = frozenset(supplied.snapshot.modules)
-    return Stored(StoredObject(driver, run, 0, id, nbytes, bool(supplied.code_objects), modules), 0)
+    return StoredObject(driver, run, 0, id, nbytes, holds_code, modules)
 
 
 def _spool(objects: RunObjects, segments: Sequence[Segment], nbytes: int) -> None:

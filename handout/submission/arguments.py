@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
@@ -34,7 +35,16 @@ from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sou
 from handout.submission.function_identity import FunctionDigests
 from handout.submission.refusals import refused
 
-__all__ = ["LARGE", "CallEncoder", "CodeWatch", "EncodedRun", "SuppliedValues", "check_size", "encode_plan"]
+__all__ = [
+    "LARGE",
+    "CallEncoder",
+    "CodeWatch",
+    "EncodedRun",
+    "SuppliedValues",
+    "check_size",
+    "encode_plan",
+    "own_segments",
+]
 
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
@@ -117,7 +127,7 @@ class SuppliedValues:
     def hold(self, number: int, value: Any) -> None:
         """Pickle a value, and keep its bytes as the object with this number."""
         with CodeWatch(self.snapshot) as code:
-            kept = [_own(segment) for segment in diagnosis.dumps_or_diagnose(value, "value", self.snapshot)]
+            kept = own_segments(diagnosis.dumps_or_diagnose(value, "value", self.snapshot))
         self.values[number] = kept
         self.nbytes[number] = _size(kept)
         self.sent += self.nbytes[number]
@@ -146,6 +156,10 @@ class SuppliedValues:
             self.nbytes.append(-1)
             self.borrow(number, home)
         return number
+
+    def is_large(self, arg: Any) -> bool:
+        """Return True if an argument is an object already, or is known to become one before it is pickled."""
+        return id(arg) in self.large or _is_known_large(arg)
 
     def enlist(self, arg: Any) -> int:
         """Make an argument an object of its own, unless it is one already. Return the number of the object."""
@@ -506,14 +520,14 @@ class CallEncoder:
 
         Large texts, bytes and files become objects here, because their sizes are known before anything is pickled.
         """
-        large = self.supplied.large
+        is_large = self.supplied.is_large
         for arg in (*args, *kwargs.values()):
-            if id(arg) in large or _is_known_large(arg):
+            if is_large(arg):
                 return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
         return args, kwargs
 
     def _if_known(self, arg: Any) -> Any:
-        if id(arg) in self.supplied.large or _is_known_large(arg):
+        if self.supplied.is_large(arg):
             return self._slot(self.supplied.enlist(arg))
         return arg
 
@@ -530,6 +544,8 @@ class CallEncoder:
         """
         if issubclass(type(arg), Input | Slot) or type(arg) in _TINY:
             return arg
+        if self.supplied.is_large(arg):  # it is an argument twice
+            return self._slot(self.supplied.enlist(arg))
         self.outputs_seen = 0
         segments = self._attempt(arg)
         if _size(segments) <= LARGE:
@@ -577,11 +593,30 @@ def _size(segments: Sequence[Segment]) -> int:
     return sum(memoryview(segment).nbytes for segment in segments)
 
 
+def own_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments, with a copy in place of each segment whose bytes could still change."""
+    return [_own(segment) for segment in segments]
+
+
 def _own(segment: Segment) -> Segment:
-    """Return the segment, or a copy of the segment if its bytes could still change."""
-    if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly):
+    if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly and _is_frozen(segment)):
         return segment
     return bytes(segment)
+
+
+def _is_frozen(view: memoryview) -> bool:
+    """Return False if the bytes of a read-only view may change, because a writable array has the same memory.
+
+    So it is with the arrays that a table of pandas hands out.
+    """
+    owner: Any = view.obj
+    numpy = sys.modules.get("numpy")
+    while numpy is not None and isinstance(owner, numpy.ndarray) and owner.base is not None:
+        owner = owner.base
+    try:
+        return memoryview(owner).readonly
+    except TypeError:
+        return False  # numpy made the array from an object that only tells its address
 
 
 def check_size(id: str, fn: Callable[..., Any], blob: FunctionBlob) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from handout.graph.stored import Home
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
-from handout.submission.arguments import CallEncoder, CodeWatch, SuppliedValues
+from handout.submission.arguments import CallEncoder, CodeWatch
+from handout.submission.call_values import CallValues, SharedArguments
 from handout.submission.code_bundles import FunctionBlob, function_bytes, numbered
 from handout.submission.refusals import refused
 
@@ -34,7 +35,8 @@ class CallBytes(NamedTuple):
     function: FunctionBlob
     #: The call, which `handout.serialization.calls.load_call` reads. Its inputs are ``values``, in their order.
     blob: bytes
-    #: For each input: the bytes of the value that a large argument became, or the stored object.
+    #: For each input: the bytes of the value that a large argument became, or the stored object. Bytes that the call
+    #: shares with other calls are a `SharedValue`.
     values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
@@ -66,17 +68,37 @@ class CallSnapshots:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         companions: Sequence[type],
+        shared: SharedArguments | None = None,
     ) -> CallBytes:
-        """Pickle a function and the arguments of one call.
+        """Pickle a function and the arguments of one call; see `encode_call`.
 
         Raises:
             UnserializableError: The function or an argument cannot be pickled.
         """
+        try:
+            found = self._encode(name, fn, args, kwargs, companions, shared)
+        except BaseException:
+            if shared is not None:
+                shared.forget_unused()
+            raise
+        if shared is not None:
+            shared.begin(found.values)
+        return found
+
+    def _encode(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        companions: Sequence[type],
+        shared: SharedArguments | None,
+    ) -> CallBytes:
         compared = Snapshot(_COMPARED)
         function = _function(name, fn, compared, companions)
         before = set(compared.blobs)
         compared.closures = 0
-        supplied = SuppliedValues(snapshot=compared)
+        supplied = CallValues(compared, shared)
         call = _call(name, args, kwargs, supplied)
         if not (function.by_value or call.by_value):
             return _bytes(numbered(*function), call, supplied, compared)
@@ -90,7 +112,7 @@ class CallSnapshots:
             known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)))
             self._remember(key, known)
         if call.by_value:
-            supplied = SuppliedValues(snapshot=Snapshot(known.serial))
+            supplied = CallValues(Snapshot(known.serial), shared, supplied)
             call = _call(name, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
@@ -124,7 +146,7 @@ def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions:
         raise refused(name, error) from error
 
 
-def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: SuppliedValues) -> _Pickled:
+def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues) -> _Pickled:
     """Return the bytes of a call. They also count as holding code by value if a value of the call does."""
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
@@ -132,9 +154,7 @@ def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied:
     return _Pickled(blob, code.seen or bool(supplied.code_objects))
 
 
-def _bytes(function: FunctionBlob, call: _Pickled, supplied: SuppliedValues, compared: Snapshot) -> CallBytes:
-    # `CallEncoder` numbers the values in the order in which the call takes them.
-    values = [supplied.values.get(n) or supplied.borrowed[n] for n in range(len(supplied.producers))]
+def _bytes(function: FunctionBlob, call: _Pickled, supplied: CallValues, compared: Snapshot) -> CallBytes:
     if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
-    return CallBytes(function, call.data, values, frozenset(compared.modules))
+    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules))

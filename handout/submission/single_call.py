@@ -19,6 +19,7 @@ from handout.resources import Requirement
 from handout.serialization.user_objects import brief, is_coroutine_function, qualified_name
 from handout.submission.arguments import check_size
 from handout.submission.call_snapshots import CallBytes, CallSnapshots
+from handout.submission.call_values import SharedArguments
 
 __all__ = ["CallOptions", "EncodedCall", "encode_call"]
 
@@ -83,12 +84,17 @@ class CallOptions:
             )
         name = name_of(fn)
         self._check(fn, (len(args), *kwargs), lambda: Signatures().check(fn, len(args), kwargs.keys(), name))
-        for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
-            if type(value) in UNFINISHED:
-                raise refusal(name, path, value)
-        marked = mark_of(fn) or {}
-        _check_alone(marked, f"a call of {name!r}")
-        given = {**self._given, **marked}
+        check_finished(name, args, kwargs)
+        return self.with_mark(mark_of(fn) or {}, f"a call of {name!r}")
+
+    def with_mark(self, mark: Mapping[str, Any], owner: str) -> TaskOptions:
+        """Return the options for a call of functions that have the options ``mark`` of their own.
+
+        Raises:
+            GraphError: ``mark`` has an option that only a function of a graph can have. The message names ``owner``.
+        """
+        _check_alone(mark, owner)
+        given = {**self._given, **mark}
         given.pop("id", None)
         if len(self._known) >= _MOST_OPTIONS:
             self._known = {}  # they keep objects of the caller alive
@@ -111,12 +117,20 @@ def _check_alone(given: Mapping[str, Any], owner: str) -> None:
             raise GraphError(f"{owner} cannot have the option {name}=, which is for graphs.", remedy=remedy)
 
 
+def check_finished(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise `GraphError` if an argument is a coroutine or a future, which the caller has to await first."""
+    for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
+        if type(value) in UNFINISHED:
+            raise refusal(name, path, value)
+
+
 def encode_call(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     options: CallOptions,
     companions: Sequence[type] = (),
+    shared: SharedArguments | None = None,
 ) -> EncodedCall:
     """Pickle a function and the arguments of one call.
 
@@ -126,6 +140,8 @@ def encode_call(
         kwargs: The keyword arguments.
         options: Finds the options of the function.
         companions: Classes to send along with a function that is sent by value; see `encode_plan`.
+        shared: Large arguments that this call may share with other calls. The values of the call have begun in it, so
+            they must end in it when the call has ended.
 
     Raises:
         GraphError: The function cannot be called with these arguments.
@@ -135,6 +151,6 @@ def encode_call(
     own = options.of(fn, args, kwargs)
     remember_loaded(fn)
     name = name_of(fn)
-    found = options.snapshots.encode(name, fn, args, kwargs, companions)
+    found = options.snapshots.encode(name, fn, args, kwargs, companions, shared)
     check_size(name, fn, found.function)
     return EncodedCall(name, qualified_name(fn), found, own, is_coroutine_function(fn))

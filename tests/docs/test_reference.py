@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.util
 import inspect
 import os
 import re
@@ -31,6 +32,7 @@ ELSEWHERE = [
     "RunRecord",
     "TaskRecord",
     "AttemptRecord",
+    "Backend",
 ]
 
 
@@ -219,7 +221,9 @@ def blocks_of(text: str | None) -> list[str]:
 
 
 def public_objects() -> dict[str, object]:
-    rooms = (handout, handout.errors, handout.events, handout.journal)
+    rooms = [handout, handout.errors, handout.events, handout.journal]
+    if importlib.util.find_spec("joblib"):
+        rooms.append(importlib.import_module("handout.joblib"))
     return {
         name: getattr(room, name) for room in rooms for name in room.__all__ if hasattr(getattr(room, name), "__doc__")
     }

@@ -221,6 +221,14 @@ async def test_in_the_loop_of_the_cluster_waiting_is_an_error_and_awaiting_works
             pool.submit(pow, 2, 2)
 
 
+def test_run_in_executor_works_in_another_event_loop(opened: Cluster) -> None:
+    async def several() -> list[int]:
+        loop, pool = asyncio.get_running_loop(), opened.executor()
+        return await asyncio.gather(*[loop.run_in_executor(pool, pow, 2, n) for n in range(20)])
+
+    assert asyncio.run(several()) == [2**n for n in range(20)]
+
+
 async def test_a_future_that_is_awaited_can_be_cancelled(tmp_path: Path) -> None:
     async with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         pool = cluster.executor(idempotent=False)

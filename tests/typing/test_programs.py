@@ -23,12 +23,12 @@ PROGRAMS = HERE / "programs"
 ROOT = HERE.parents[1]
 #: For each file of wrong calls: the lines that both type checkers refuse, by the mark at the end of the line.
 REFUSED = {
-    name: {
+    path.name: {
         match[1]: number
-        for number, line in enumerate((PROGRAMS / name).read_text().splitlines(), 1)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
         if (match := re.search(r"# (E\d+)", line))
     }
-    for name in ("rejected_calls.py", "rejected_calls_2.py")
+    for path in PROGRAMS.glob("rejected_*.py")
 }
 
 #: Lines that use names of the stub that the package does not have yet: Stored, keep=, Results.stored, Cluster.call and
