@@ -28,7 +28,7 @@ REFUSED = {
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if (match := re.search(r"# (E\d+)", line))
     }
-    for path in PROGRAMS.glob("rejected_*.py")
+    for path in sorted(PROGRAMS.glob("rejected_*.py"))
 }
 
 #: Lines that use names of the stub that the package does not have yet: Stored, keep=, Results.stored, Cluster.call and

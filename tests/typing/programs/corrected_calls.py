@@ -1,7 +1,8 @@
-"""Each line of the two files of rejected calls, without its mistake."""
+"""Each line of the files of rejected calls, without its mistake."""
 from accepted_calls import *
 from functools import partial
-from handout import Arg, Host, HostView, Inventory, evaluate, Output, execute, later, run
+from handout import Arg, Cluster, Host, HostView, Inventory, evaluate, Output, execute, later, run
+from handout.joblib import Backend
 g.add(total, [1])       # 1-E1
 g.add(total, raw)   # 1-E2
 g.add(scale, 1.5, 2)    # 1-E3
@@ -56,5 +57,13 @@ async def accepted(out: Output[DModel], n: Output[int]) -> None:
     Host("pod", python="/usr/bin/python3")                          # 2-E29
     Inventory([Host("a")], shared={"api": 10})                      # 2-E30
     Arg(n, load=str)                                                # 2-E31
+def libraries(c: Cluster) -> None:
+    Backend(c, retries=2)                                           # 3-E1
+    Backend(c, retries=3)                                           # 3-E2
+    Backend(c, cost={"cpu": 1})                                     # 3-E3
+    c.executor(retries=2)                                           # 3-E4
+    c.executor().submit(scaled, 1.0, 2.0)                           # 3-E5
+    c.executor().submit(scaled, 1.0, by=2)                          # 3-E6
+def scaled(number: float, by: float) -> float: return number * by
 def first_list(parts: list[list[int]]) -> list[int]: return parts[0]
 async def text(url: str) -> str: return url
