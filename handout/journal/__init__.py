@@ -14,7 +14,7 @@ controller hands over the task. The file of a large result is on the disk before
 from __future__ import annotations
 
 from handout.journal.reading import AttemptRecord, RunRecord, Story, TaskRecord, read
-from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
+from handout.journal.records import AttemptStart, ClassName, CommittedTask, OpenStart, ResultBatch, StoredPart
 from handout.journal.store import INLINE, Journal
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ClassName",
     "CommittedTask",
     "Journal",
+    "OpenStart",
     "ResultBatch",
     "RunRecord",
     "StoredPart",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["AttemptStart", "ClassName", "CommittedTask", "ResultBatch", "StoredPart"]
+__all__ = ["AttemptStart", "ClassName", "CommittedTask", "OpenStart", "ResultBatch", "StoredPart"]
 
 
 class AttemptStart(NamedTuple):
@@ -15,7 +15,18 @@ class AttemptStart(NamedTuple):
     identity: bytes
     id: str
     host: str
+    #: The number of the hand-over, which the ids of attempts contain.
     attempt: int
+    #: The number of the attempt that users know. It counts only attempts that began.
+    shown: int
+
+
+class OpenStart(NamedTuple):
+    """A recorded start, after which nothing is known of the attempt; see `AttemptStart`."""
+
+    host: str
+    attempt: int
+    shown: int
 
 
 class ClassName(NamedTuple):

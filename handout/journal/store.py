@@ -17,7 +17,7 @@ from handout.errors import DamagedFileError
 from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder, check, damaged_file, is_whole, read_whole
-from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
+from handout.journal.records import AttemptStart, ClassName, CommittedTask, OpenStart, ResultBatch, StoredPart
 from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select
 from handout.journal.writer import LargeObject, Rows, Writer, result_rows
 
@@ -167,7 +167,7 @@ class Journal:
             if said != "ok":
                 raise ValueError(said)
 
-    def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
+    def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, OpenStart]:
         """Find the recorded starts that neither `clear_starts` nor `cancel_starts` has removed.
 
         Damaged rows are left out.
@@ -176,12 +176,12 @@ class Journal:
             identities: The identities of the tasks to look for.
 
         Returns:
-            The name of the host and the number of the attempt, by identity of the task.
+            The starts, by identity of the task.
         """
         wanted = set(identities)
         with self._reading_lock():
             rows = self._sound_rows("starts")
-            return {identity: (host, attempt) for identity, _, _, host, attempt in rows if identity in wanted}
+            return {identity: OpenStart(*start) for identity, _, _, *start in rows if identity in wanted}
 
     def load_parts(self, parts: Iterable[StoredPart], limit: int) -> list[StoredPart]:
         """Check the bytes of each object, and load them into the ``data`` of its `StoredPart`.
@@ -328,7 +328,7 @@ class Journal:
             starts: One start for each attempt.
             then: Called in the writer's thread, either with None once the starts are on the disk, or with the error.
         """
-        rows = [sealed((start.identity, self.run, _text(start.id), start.host, start.attempt)) for start in starts]
+        rows = [sealed((start.identity, self.run, _text(start.id), *start[2:])) for start in starts]
         self._writer.put(Rows(INSERT["starts"], rows, True, then))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:

@@ -17,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 #: The number of the format. It changes when the tables change. A journal of another format is refused, not converted.
-FORMAT = 4
+FORMAT = 5
 
 #: Errors that reading a damaged journal raises. All but the first two come from rows with unexpected contents.
 DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
@@ -46,7 +46,8 @@ CREATE TABLE results (
     run INTEGER, host TEXT, data_only INTEGER, part TEXT, tasks TEXT, attempts TEXT, sizes TEXT, crcs TEXT, file TEXT,
     checksum BLOB, data BLOB);
 CREATE TABLE starts (
-    identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER, checksum BLOB) WITHOUT ROWID;
+    identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER, shown INTEGER, checksum BLOB)
+    WITHOUT ROWID;
 CREATE TABLE attempts (
     run INTEGER, id TEXT, host TEXT, attempt INTEGER, outcome TEXT, error TEXT, checksum BLOB);
 CREATE TABLE classes (
@@ -59,7 +60,7 @@ _COLUMNS: Final = {
     "ends": "run, ended, outcome",
     "agents": "host, token, started",
     "results": "run, host, data_only, part, tasks, attempts, sizes, crcs, file",
-    "starts": "identity, run, id, host, attempt",
+    "starts": "identity, run, id, host, attempt, shown",
     "attempts": "run, id, host, attempt, outcome, error",
     "classes": "origin, number, module, name",
 }

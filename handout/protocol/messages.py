@@ -191,7 +191,8 @@ class Tasks(NamedTuple):
     names: Column[str]
     """Id of the function in its graph. ``handout.current()`` shows it to the task."""
     attempt_numbers: Column[int]
-    """Number of the attempt; 1 for the first attempt of a task."""
+    """Number of the attempt, as ``handout.current()`` shows it to the task. It counts only attempts that began, or may
+    have begun. The number in the id of the attempt counts all attempts that were handed over."""
     variants: Column[int]
     """Index of the variant of the cost with which the task was placed, counted from 0."""
 
@@ -472,6 +473,9 @@ class Holdings(NamedTuple):
     """The highest number that a function, a task class or a source bundle on the agent has had so far. The new
     controller adds it to all numbers that it gives to its own functions, task classes and source bundles, so that no
     number is used twice."""
+    attempt_numbers: Sequence[int] = ()
+    """The number of the attempt that its task was told; see `Tasks.attempt_numbers`. The entries belong to the first
+    entries of ``attempt_ids``. They are the attempts that have not ended."""
 
 
 # ---- from the agent to a worker ------------------------------------------------------------------------------------
@@ -529,7 +533,7 @@ class Batch(NamedTuple):
     names: Column[str]
     """Id of the function in its graph."""
     attempt_numbers: Column[int]
-    """Number of the attempt; 1 for the first attempt of a task."""
+    """Number of the attempt, as ``handout.current()`` shows it to the task."""
     variants: Column[int]
     """Index of the variant of the cost with which the task was placed, counted from 0."""
     new_functions: Sequence[int] = ()

@@ -481,7 +481,7 @@ class SimulatedHost:
         sizes = [
             (key, self._plans[run].nbytes(o)) for key in sorted(self.store) for run, o in [numbering.key_parts(key)]
         ]
-        return FoundAgent(list(attempt_ids), sizes)
+        return FoundAgent(list(attempt_ids), sizes, {})
 
     def go_on(self) -> None:
         """Repeat the reports that the previous controller may have missed, now that the new one knows the runs."""

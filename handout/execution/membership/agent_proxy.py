@@ -63,21 +63,30 @@ class AgentProxy:
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
-    def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:
+    def start_tasks(
+        self, run: RunState, command: StartTasks, classes: Sequence[TaskClass], shown: Sequence[int]
+    ) -> None:
         """Hand tasks over to the agent. Before that, send the agent the code that it lacks.
 
         Args:
             run: The run of the tasks.
             command: Names the tasks.
             classes: The task class of each task of ``command``.
+            shown: The number of the attempt that each task is told.
         """
         calls = run.encoded.calls
         self._send_classes(classes)
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
-            self._start_slice(run, command, classes, first, end)
+            self._start_slice(run, command, classes, shown, first, end)
 
     def _start_slice(
-        self, run: RunState, command: StartTasks, classes: Sequence[TaskClass], first: int, end: int
+        self,
+        run: RunState,
+        command: StartTasks,
+        classes: Sequence[TaskClass],
+        shown: Sequence[int],
+        first: int,
+        end: int,
     ) -> None:
         tasks, attempts = command.tasks[first:end], command.attempts[first:end]
         variants, keep = command.variants[first:end], command.keep[first:end]
@@ -96,7 +105,7 @@ class AgentProxy:
             [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
             [int(k) for k in keep],
             [ids[t] for t in tasks],
-            attempts,
+            shown[first:end],
             variants,
         )
         self.conversation.send(message, blobs)

@@ -207,15 +207,15 @@ class Recorder:
 
     # ---- what happens ----------------------------------------------------------------------------------------
 
-    def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
+    def ended(self, run: RunState, command: do.AnnounceTasksEnded, shown: Callable[[int], int]) -> None:
         """Record that tasks ended, with the results that the controller has. `arrived` records the other results."""
         batches: dict[tuple[str, str, bool], ResultBatch] = {}
         settled: list[bytes] = []
         once, reused, made = self._once, self.prior.reused, run.task_objects
         for task, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
-            if outcome is Outcome.DONE and (task not in reused or attempts[task]):
+            if outcome is Outcome.DONE and (task not in reused or shown(task)):
                 for number in made[task]:
-                    self._add(batches, run, task, number, attempts[task])
+                    self._add(batches, run, task, number, shown(task))
             if task in once and outcome in _KNOWN and _is_over(failure):
                 settled.append(self._tasks[task])
         for batch in batches.values():
@@ -260,11 +260,11 @@ class Recorder:
         part = "" if number == task else self._identities.part_of(number)
         return suspect or run.hosts[task], part, suspect is not None
 
-    def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
+    def arrived(self, run: RunState, number: int, shown: int) -> None:
         """Record an object that arrived at the controller after its task had ended."""
         task = run.spec.producer[number]
         if number in self._objects and run.outcomes[task] is Outcome.DONE:
-            self._commit(run, number, attempts[task])
+            self._commit(run, number, shown)
 
     def _commit(self, run: RunState, number: int, attempt: int) -> None:
         task = run.spec.producer[number]
@@ -287,7 +287,7 @@ class Recorder:
     def failed(self, failure: Failure, task: int, attempt: int) -> None:
         """Record that an attempt failed."""
         reason = str(failure.report.get("message") or failure.kind)
-        self._journal.record_failure(failure.id, failure.host or "", attempt, failure.kind, reason)
+        self._journal.record_failure(failure.id, failure.host or "", failure.attempts, failure.kind, reason)
         if not may_have_run(failure):
             self.not_started([task], [attempt])
 
@@ -301,16 +301,18 @@ class Recorder:
         """Return True if the starts of some tasks must be on the disk before the tasks are handed over."""
         return bool(self._once) and not self._once.isdisjoint(command.tasks)
 
-    def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Hold back attempts and record their starts.
+    def start(
+        self, run: RunState, command: do.StartTasks, shown: Sequence[int], then: Callable[[Exception | None], None]
+    ) -> None:
+        """Hold back attempts and record their starts, with the numbers by which users know the attempts.
 
         Then call ``then`` in the event loop, with None or with the error of the journal.
         """
         starts = []
-        for task, attempt in zip(command.tasks, command.attempts, strict=True):
+        for task, attempt, number in zip(command.tasks, command.attempts, shown, strict=True):
             self.held[run.number, task, attempt] = command.host
             if task in self._once:
-                starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt))
+                starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt, number))
         self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:

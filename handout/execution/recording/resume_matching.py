@@ -21,7 +21,7 @@ from handout.errors import JournalError
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
 from handout.execution.shell.run_state import GraphRun
 from handout.execution.sliced import sliced
-from handout.journal import CommittedTask, Journal, StoredPart
+from handout.journal import CommittedTask, Journal, OpenStart, StoredPart
 from handout.journal.identity import TaskIdentities
 from handout.protocol import numbering
 from handout.scheduler import events as ev
@@ -54,7 +54,7 @@ class PriorRuns:
         self._tasks = identities.tasks
         self._once = once
         self._known: Mapping[bytes, CommittedTask] = {}
-        self._lost: Mapping[bytes, tuple[str, int]] = {}
+        self._lost: Mapping[bytes, OpenStart] = {}
         self._outputs: frozenset[int] = frozenset()
         #: False if the journal's record of the last run is damaged, so that the run's number is not known.
         self._is_last_known = True
@@ -190,7 +190,7 @@ class PriorRuns:
             del self._known[self._tasks[task]].parts[self._identities.part_of(number)]
 
     def take_in(
-        self, run: GraphRun, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
+        self, run: GraphRun, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, OpenStart]
     ) -> None:
         """Keep the facts that the journal has of the run's tasks.
 
@@ -198,7 +198,7 @@ class PriorRuns:
             run: The run that is to be resumed.
             known: Maps the identity of each committed task to the task.
             lost: The attempts whose start is recorded in the journal, and whose end is not known. Maps the identity of
-                the task to the host and the number of the attempt.
+                the task to the start.
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
@@ -247,7 +247,7 @@ class PriorRuns:
         held = {host: numbering.of_run(each, run.number) for host, each in ids.items()}
         # A task that is no longer marked idempotent=False runs again like any other task.
         unseen = {t: self._lost[i] for t, i in lost if t in self._once}
-        going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})
+        going_on, superseded = latest_attempts(held, {task: start.attempt for task, start in unseen.items()})
         began = {task for own, _ in going_on.values() for task in own}
         self._use_left(run, _objects_of(run.number, found), began)
         events: list[ev.Event] = []
@@ -257,12 +257,14 @@ class PriorRuns:
         for host, (own, attempts) in going_on.items():
             for task in own:
                 run.hosts[task] = host
-            events.append(ev.AttemptsFound(host, run.number, own, attempts))
+            told = [found[host].shown.get(numbering.attempt_id(run.number, *each), 0) for each in zip(own, attempts)]
+            events.append(ev.AttemptsFound(host, run.number, own, attempts, told))
         self._journal.clear_starts([i for t, i in lost if not (t in unseen or t in began)])
         unknown = [task for task in unseen if task not in began]
         if unknown:
             where = [unseen[task] for task in unknown]
-            events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
+            hosts, attempts, shown = map(list, zip(*where, strict=True))
+            events.append(ev.AttemptsUnknown(run.number, unknown, hosts, attempts, shown))
         # These events must come last, because the core must first learn which attempt of a task counts. The core then
         # ends the attempts in these events, and never uses their numbers again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]

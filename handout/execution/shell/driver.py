@@ -59,7 +59,6 @@ class FailedAttempt(NamedTuple):
 
     run: RunState
     task: int
-    attempt: int
     failure: Failure
 
 
@@ -151,13 +150,13 @@ class Driver:
     def _tell_retries(self) -> None:
         """Tell the watchers after which failed attempts another attempt follows. Only the core knows this."""
         failed, self.failed_attempts = self.failed_attempts, []
-        for run, task, attempt, failure in failed:
+        for run, task, failure in failed:
             known = self.core.world.runs.get(run.number)
             if known is None or known.ended(task) or known.aborting:
                 continue
             reason = str(failure.report.get("message") or failure.kind)
             at_s = self.now - run.started_at
-            run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
+            run.tell([TaskRetried(at_s, failure.id, failure.host or "", failure.attempts, reason)])
 
     def break_down(self, error: Exception) -> None:
         """End every run with an `InternalError`, because the core or the driver has failed and runs would hang."""
@@ -296,7 +295,10 @@ class Driver:
             return  # the run or the host is gone, and an event about this is on its way to the core
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
-            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
+            shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
+            recorder.start(
+                run, command, shown, lambda error: self._start_recorded(run, recorder, agent, command, error)
+            )
             return
         self._hand_over(run, agent, command)
 
@@ -322,7 +324,8 @@ class Driver:
     def _hand_over(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
         profile = run.spec.profile
         variants = zip(command.tasks, command.variants, strict=True)
-        agent.start_tasks(run, command, [self.classes.entry(run, profile[t], variant) for t, variant in variants])
+        shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
+        agent.start_tasks(run, command, [self.classes.entry(run, profile[t], v) for t, v in variants], shown)
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.on_hand_over:
@@ -330,7 +333,7 @@ class Driver:
                 callback()
         if run.watchers:
             at_s, ids = self.now - run.started_at, run.ids
-            pairs = zip(command.tasks, command.attempts, strict=True)
+            pairs = zip(command.tasks, shown, strict=True)
             run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
 
     def _cancel_tasks(self, command: do.CancelTasks) -> None:
@@ -397,7 +400,8 @@ class Driver:
         if run is not None and run.watchers:
             c, id = command, run.ids[command.task]
             at_s = self.now - run.started_at
-            run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
+            shown = self.core.shown_attempt(c.run, c.task, c.attempt)
+            run.tell([TaskSpeculated(at_s, id, c.host, shown, c.beside, c.running_s, c.limit_s)])
 
     def _announce_pause(self, command: do.AnnouncePause) -> None:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
@@ -442,7 +446,7 @@ class Driver:
             if run.on_task_end:
                 run.task_ended(task)
         if run.recorder is not None:
-            run.recorder.ended(run, command, self.core.attempts(run.number))
+            run.recorder.ended(run, command, self._shown_in(run))
         if run.watchers:
             at_s = self.now - run.started_at
             run.tell(
@@ -451,6 +455,10 @@ class Driver:
                     for t, o, h in zip(command.tasks, command.outcomes, command.hosts, strict=True)
                 ]
             )
+
+    def _shown_in(self, run: RunState) -> Callable[[int], int]:
+        """Return a function that returns the number by which users know the last attempt of a task."""
+        return lambda task: self.core.shown_attempt(run.number, task)
 
     def _run_ended(self, command: do.AnnounceRunEnded) -> None:
         run = self.runs.get(command.run)

@@ -113,7 +113,8 @@ class InboundMessages:
                     elif current and batch.run.recorder is not None and batch.run.outcomes[task] is not None:
                         # A lost result was made again. Record it here, because the core does not announce the end of a
                         # task a second time.
-                        batch.run.recorder.arrived(batch.run, made, batch.current)
+                        shown = self._driver.core.shown_attempt(number, task)
+                        batch.run.recorder.arrived(batch.run, made, shown)
                     position += length
                     if batch.run.on_object and made in batch.run.objects:
                         self._loop.call_soon(batch.run.arrived, made)
@@ -134,7 +135,8 @@ class InboundMessages:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
             return
         pickled = bytes(payload) if agent.trusted else None
-        failure = from_report(run.ids[task], agent.name, attempt, _facts(message), pickled)
+        shown = self._driver.core.shown_attempt(number, task, attempt)
+        failure = from_report(run.ids[task], agent.name, shown, _facts(message), pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retry_on = run.options_of(task).retry_on
         # The next attempt would probably return such a result too, or lack the same package.
@@ -165,7 +167,7 @@ class InboundMessages:
         if run.recorder is not None:
             run.recorder.failed(failure, task, attempt)
         if run.watchers:
-            self._driver.failed_attempts.append(FailedAttempt(run, task, attempt, failure))
+            self._driver.failed_attempts.append(FailedAttempt(run, task, failure))
         kind: Any = failure.kind
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
@@ -192,7 +194,8 @@ class InboundMessages:
             self._driver.post(ev.TasksStarted(agent.name, number, tasks, attempts))
             if run.watchers:
                 at_s, ids = self._driver.now - run.started_at, run.ids
-                run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, attempts, strict=True)])
+                shown = self._driver.core.shown_attempts(number, tasks, attempts)
+                run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, shown, strict=True)])
 
     def _on_stream_object(self, agent: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
         _check_counts([message.size], 0)

@@ -50,8 +50,13 @@ class RunRecorder(Protocol):
         """Return True if the starts of some tasks must be recorded before the tasks are handed over."""
         ...
 
-    def start(self, run: RunState, command: StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Hold back attempts, and record their starts. Then call ``then``, with None or with the error."""
+    def start(
+        self, run: RunState, command: StartTasks, shown: Sequence[int], then: Callable[[Exception | None], None]
+    ) -> None:
+        """Hold back attempts, and record their starts. Then call ``then``, with None or with the error.
+
+        ``shown`` has the numbers by which users know the attempts.
+        """
         ...
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
@@ -70,11 +75,14 @@ class RunRecorder(Protocol):
         """Record that an attempt failed."""
         ...
 
-    def ended(self, run: RunState, command: AnnounceTasksEnded, attempts: Sequence[int]) -> None:
-        """Record how tasks ended, with the results that the controller has."""
+    def ended(self, run: RunState, command: AnnounceTasksEnded, shown: Callable[[int], int]) -> None:
+        """Record how tasks ended, with the results that the controller has.
+
+        ``shown`` returns the number by which users know the last attempt of a task; 0 if there was no attempt.
+        """
         ...
 
-    def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
+    def arrived(self, run: RunState, number: int, shown: int) -> None:
         """Record a result that arrived at the controller after its task had ended."""
         ...
 

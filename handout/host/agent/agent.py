@@ -214,7 +214,8 @@ class Agent:
         keys = self.store.keys
         objects = [key for key in keys if key >= FIRST_KEY]
         sizes = [self.store.size(key) for key in objects]
-        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number))
+        numbers = [task.attempt for task in self.queue.tasks.values()]
+        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number, numbers))
         for message, payload in again:
             self.link.send(message, payload)
         self.exits.give_back_without_bundle()

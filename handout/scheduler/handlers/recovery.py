@@ -93,7 +93,7 @@ def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
         remedy="Find out if the task makes hosts crash, for example by its memory use. The task is not tried again.",
         id=run.name_of(t),
         host=host,
-        attempt=run.attempt[t],
+        attempt=run.shown_attempt(t),
         hosts=(host,),
     )
 
@@ -293,6 +293,7 @@ def _place_consumers_elsewhere(world: World, run: Run, o: int, host: HostRecord)
         if run.state[c] != State.HANDED or run.host[c] != host.index:
             continue
         world.out.cancel(host.index, run.number, c, run.attempt[c])
+        run.begun.note_unbegun(c, run.attempt[c])
         end_attempt(world, run, c)
         if run.continue_with_second(c):
             continue

@@ -19,6 +19,7 @@ from handout.errors import InternalError
 from handout.protocol.resource_ledger import Claim
 from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.allocator_requests import AllocatorRequests
+from handout.scheduler.state.begun_attempts import BegunAttempts
 from handout.scheduler.state.durations import Durations
 from handout.scheduler.state.hosts import Demand, HostRecord
 from handout.scheduler.state.object_table import ObjectTable
@@ -153,6 +154,7 @@ class Run:
         "attempt",
         "avoid",
         "backlog_s",
+        "begun",
         "cancelled",
         "cancelling",
         "checked",
@@ -219,7 +221,7 @@ class Run:
         """Create the columns with an entry for each task. `prepare_run` fills the lists."""
         count = 0 if spec.is_open else spec.count
         self.state = bytearray(count)
-        #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
+        #: Number of the task's present attempt while the task is handed. `begun` has the number that users see. Otherwise, number of the last attempt, or 0 if
         #: there was no attempt.
         self.attempt: list[int] = []
         #: Index of the host that has the task, or had it last.
@@ -263,6 +265,8 @@ class Run:
         self.second_attempts: dict[int, SecondAttempt] = {}
         #: Tasks that have, or have had, two live attempts.
         self.speculated: set[int] = set()
+        #: Knows which attempts never began.
+        self.begun = BegunAttempts()
         #: For a task that has had a second attempt: its highest attempt number. The present attempt may have a lower
         #: number.
         self.latest: dict[int, int] = {}
@@ -320,6 +324,10 @@ class Run:
         self.unended += count
 
     # -- reading
+
+    def shown_attempt(self, t: int) -> int:
+        """Return the number by which users know a task's present or last attempt; see `BegunAttempts`."""
+        return self.begun.shown(t, self.attempt[t])
 
     @property
     def task_count(self) -> int:
