@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from handout.execution.in_process import HERE, evaluate_plan
+from handout.execution.in_process import evaluate_plan
 from handout.execution.results import Results
 from handout.failures import Failure
 from handout.graph import Given, Outs, Plan, Runnable, as_graph
+from handout.host.task_context import HERE
 from handout.scheduler.task_states import Outcome
 
 if TYPE_CHECKING:

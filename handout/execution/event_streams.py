@@ -117,7 +117,7 @@ async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
         seen.extend(batch)
         wake.set()
 
-    run.watchers.append(watch)
+    run.watch(watch)
     finished = asyncio.ensure_future(run.ended.wait())
     finished.add_done_callback(lambda _: wake.set())
     try:
@@ -134,7 +134,7 @@ async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
             await wake.wait()
     finally:
         finished.cancel()
-        run.watchers.remove(watch)
+        run.unwatch(watch)
 
 
 async def watch_log(run: GraphRun, task: int, colours: bool) -> AsyncIterator[str]:

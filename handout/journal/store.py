@@ -11,20 +11,26 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from handout.errors import DamagedFileError
 from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder, check, damaged_file, is_whole, read_whole
-from handout.journal.records import AttemptStart, ClassName, CommittedTask, OpenStart, ResultBatch, StoredPart
+from handout.journal.records import (
+    AttemptStart,
+    CheckpointRecord,
+    ClassName,
+    CommittedTask,
+    OpenStart,
+    ResultBatch,
+    StoredCheckpoint,
+    StoredPart,
+)
 from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select
-from handout.journal.writer import LargeObject, Rows, Writer, result_rows
+from handout.journal.writer import INLINE, CheckpointEntry, LargeObject, Rows, Writer, result_rows
 
 __all__ = ["INLINE", "Journal"]
-
-#: Results of up to this many bytes are in the database. Each larger result is a file of its own.
-INLINE: Final = 64 << 10
 
 
 class Journal:
@@ -40,6 +46,7 @@ class Journal:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = opening.resolve(path)
         self._folder = ObjectFolder(self.path.with_name(self.path.name + ".objects"))
+        self._checkpoints = ObjectFolder(self.path.with_name(self.path.name + ".checkpoints"))
         self._lock = opening.take_lock(self.path)
         try:
             self._database = opening.connect(self.path)
@@ -60,7 +67,8 @@ class Journal:
         self._last_row: tuple[int, bytes] = 0, b""
         try:
             self._folder.remove_unfinished()
-            self._writer = Writer(self.path, self._database, self._folder)
+            self._checkpoints.remove_unfinished()
+            self._writer = Writer(self.path, self._database, self._folder, self._checkpoints)
         except (OSError, RuntimeError) as error:  # the folder cannot be written to, or no thread can be started
             self._database.close()
             os.close(self._lock)
@@ -228,6 +236,29 @@ class Journal:
             raise damaged_file(self.path)
         return data
 
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """Return the checkpoints of tasks that have not ended well. Damaged rows are left out."""
+        found = []
+        with self._reading_lock():
+            for identity, _, id, host, data_only, nbytes, crc, name in self._sound_rows("checkpoints"):
+                record = CheckpointRecord(identity, id, host, bool(data_only), nbytes)
+                found.append(StoredCheckpoint(record, None if name is None else self._checkpoints.file(name), crc))
+        return found
+
+    def read_checkpoint(self, stored: StoredCheckpoint) -> bytes:
+        """Return the bytes of a small checkpoint.
+
+        Raises:
+            DamagedFileError: The bytes are not those that were committed.
+        """
+        with self._reading_lock():
+            identity = stored.record.identity
+            row = self._database.execute("SELECT data FROM checkpoints WHERE identity = ?", (identity,)).fetchone()
+        data: bytes = b"" if row is None or row[0] is None else row[0]
+        if len(data) != stored.record.nbytes or checksums.of_data(data) != stored.crc:
+            raise damaged_file(self.path)
+        return data
+
     def classes(self) -> list[ClassName]:
         """Return the names of classes that are pickled by value, and that committed results may contain.
 
@@ -320,6 +351,21 @@ class Journal:
                 are not committed.
         """
         self._writer.put(LargeObject(self.run, batch, segments, digest))
+
+    def commit_checkpoint(self, record: CheckpointRecord, segments: Segments, digest: str | None = None) -> None:
+        """Commit the newest checkpoint of a task in place of the one before.
+
+        Args:
+            record: Describes the checkpoint.
+            segments: The checkpoint's bytes, in pieces. The caller must not change the pieces afterwards.
+            digest: See `commit_file`.
+        """
+        self._writer.put(CheckpointEntry(self.run, record._replace(id=_text(record.id)), segments, digest))
+
+    def drop_checkpoints(self, identities: Sequence[bytes]) -> None:
+        """Remove the checkpoints of tasks that have ended well."""
+        rows = [(identity,) for identity in identities]
+        self._writer.put(Rows("DELETE FROM checkpoints WHERE identity = ?", rows, sweeps=True))
 
     def record_starts(self, starts: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
         """Record the starts of tasks that must not run twice, before the tasks are handed over to a host.

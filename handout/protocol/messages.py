@@ -195,6 +195,9 @@ class Tasks(NamedTuple):
     have begun. The number in the id of the attempt counts all attempts that were handed over."""
     variants: Column[int]
     """Index of the variant of the cost with which the task was placed, counted from 0."""
+    checkpoints: Column[int] | None = None
+    """Key of the checkpoint of an earlier attempt that the task may restore. 0: there is none. The agent starts the
+    attempt when the checkpoint is in the store. None in place of the column: no task has a checkpoint."""
 
 
 class StreamObject(NamedTuple):
@@ -283,6 +286,13 @@ class Limits(NamedTuple):
     """Amounts by name, in parts (1/10,000 of a unit)."""
     devices: Column[int]
     """Memory of each GPU, in parts (1/10,000 of a byte)."""
+
+
+class WatchReports(NamedTuple):
+    """Says if a program watches a run. While none does, workers do not send the reports of tasks."""
+
+    wanted: bool
+    """True if the agent sends `ProgressReports`."""
 
 
 class RunProgram(NamedTuple):
@@ -401,6 +411,32 @@ class Started(NamedTuple):
 
     attempt_ids: Column[int]
     """Id of the attempt."""
+
+
+class ProgressReports(NamedTuple):
+    """What tasks have reported with ``handout.current().report``: the newest report of each task. While a task goes on,
+    its reports take turns with the chunks of streams, so that they never delay any other message.
+    """
+
+    attempt_ids: Column[int]
+    """Id of the attempt."""
+    progress: Column[float | None]
+    """The share of the work that is done, from 0 to 1. None: the task has not told it."""
+    facts: Column[Mapping[str, Any]]
+    """Texts, numbers, True, False and None, by name; see `reported_facts`."""
+
+
+class Checkpointed(NamedTuple):
+    """The newest checkpoint of an attempt is in the agent's store, where the controller can `Fetch` it. Earlier
+    checkpoints of the attempt, and the one that the attempt got, are not in the store any more.
+    """
+
+    attempt_id: int
+    """Id of the attempt."""
+    key: int
+    """Key of the checkpoint."""
+    size: int
+    """Size of the checkpoint in bytes."""
 
 
 class Stored(NamedTuple):
@@ -536,6 +572,9 @@ class Batch(NamedTuple):
     """Number of the attempt, as ``handout.current()`` shows it to the task."""
     variants: Column[int]
     """Index of the variant of the cost with which the task was placed, counted from 0."""
+    checkpoints: Column[int] | None = None
+    """Key of the checkpoint that the task may restore. 0: there is none. None in place of the column: no task has a
+    checkpoint."""
     new_functions: Sequence[int] = ()
     """Numbers of the functions that the worker does not have yet."""
     new_function_sizes: Sequence[int] = ()
@@ -594,6 +633,35 @@ class BatchReport(NamedTuple):
     input failed, or the agent deleted the input."""
     leaving: bool = False
     """True if the worker is ending and takes no more tasks."""
+
+
+class ProgressReport(NamedTuple):
+    """A task has called ``handout.current().report``. The worker leaves out reports that are followed by a newer one
+    within 50 ms.
+    """
+
+    number: int
+    """Number of the task on this worker."""
+    progress: float | None
+    """The share of the work that is done, from 0 to 1. None: the task has not told it."""
+    facts: Mapping[str, Any]
+    """Texts, numbers, True, False and None, by name; see `reported_facts`."""
+
+
+class Checkpoint(NamedTuple):
+    """A task has called ``handout.current().checkpoint``.
+
+    Payload: the pickled value, unless it is in a file.
+    """
+
+    number: int
+    """Number of the task on this worker."""
+    size: int
+    """Size of the pickled value in bytes."""
+    file: int = 0
+    """If the value is in a file of the store, the number in the file's name; see `checkpoint_name`. Otherwise 0."""
+    folder: int = 0
+    """The index of the file's folder in the ``folders`` of `SetUp`."""
 
 
 class TaskRaised(NamedTuple):
@@ -743,6 +811,7 @@ class ToAgent(TypedDict):
     recall: Handler[Recall]
     release: Handler[Release]
     limits: Handler[Limits]
+    watch_reports: Handler[WatchReports]
     run_program: Handler[RunProgram]
     stop: Handler[Stop]
 
@@ -754,6 +823,8 @@ class ToController(TypedDict):
     failed: Handler[Failed]
     recalled: Handler[Recalled]
     started: Handler[Started]
+    progress_reports: Handler[ProgressReports]
+    checkpointed: Handler[Checkpointed]
     stored: Handler[Stored]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
@@ -776,6 +847,8 @@ class FromWorker(TypedDict):
     """What a worker sends to the agent."""
 
     batch_report: Handler[BatchReport]
+    progress_report: Handler[ProgressReport]
+    checkpoint: Handler[Checkpoint]
     task_raised: Handler[TaskRaised]
     task_failure: Handler[TaskFailure]
 

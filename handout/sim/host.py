@@ -200,6 +200,7 @@ class SimulatedHost:
             messages.Cancel: lambda message, life: self._cancel(message.attempt_ids),
             messages.Recall: lambda message, life: self._recall(message.attempt_ids),
             messages.Limits: lambda message, life: self._limit(dict(message.amounts), message.devices),
+            messages.WatchReports: lambda message, life: None,  # simulated tasks report nothing
         }
 
     def take(self, message: messages.AnyMessage, life: int) -> None:
@@ -212,7 +213,9 @@ class SimulatedHost:
         self._take[type(message)](message, life)
 
     def _take_tasks(self, tasks: messages.Tasks, life: int) -> None:
-        for attempt_id, fn, number, _, inputs, made, keep, _, _, variant in zip(*tasks, strict=True):
+        assert tasks.checkpoints is None  # simulated tasks make no checkpoints
+        columns: Any = tasks[:-1]
+        for attempt_id, fn, number, _, inputs, made, keep, _, _, variant in zip(*columns, strict=True):
             twice = (
                 self._handed.get(attempt_id, (0, ()))[0] == life
                 or attempt_id in self.queue

@@ -153,7 +153,9 @@ def test_starts_that_were_not_cleared_are_found(tmp_path: Path) -> None:
 def test_a_cancelled_start_leaves_the_start_of_a_later_attempt(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
     journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
-    journal.record_starts([AttemptStart(ONE, "one", "h1", 2, 2), AttemptStart(TWO, "two", "h1", 1, 1)], lambda error: None)
+    journal.record_starts(
+        [AttemptStart(ONE, "one", "h1", 2, 2), AttemptStart(TWO, "two", "h1", 1, 1)], lambda error: None
+    )
     journal.cancel_starts([(ONE, 1), (TWO, 1)])
     journal.close()
     journal = Journal(tmp_path / "run.db")

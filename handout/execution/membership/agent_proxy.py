@@ -64,7 +64,12 @@ class AgentProxy:
     # ---- tasks ---------------------------------------------------------------------------------------------
 
     def start_tasks(
-        self, run: RunState, command: StartTasks, classes: Sequence[TaskClass], shown: Sequence[int]
+        self,
+        run: RunState,
+        command: StartTasks,
+        classes: Sequence[TaskClass],
+        shown: Sequence[int],
+        checkpoints: Sequence[int] | None = None,
     ) -> None:
         """Hand tasks over to the agent. Before that, send the agent the code that it lacks.
 
@@ -73,11 +78,12 @@ class AgentProxy:
             command: Names the tasks.
             classes: The task class of each task of ``command``.
             shown: The number of the attempt that each task is told.
+            checkpoints: The key of the checkpoint that each task may restore; see `Tasks.checkpoints`.
         """
         calls = run.encoded.calls
         self._send_classes(classes)
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
-            self._start_slice(run, command, classes, shown, first, end)
+            self._start_slice(run, command, classes, shown, checkpoints, first, end)
 
     def _start_slice(
         self,
@@ -85,6 +91,7 @@ class AgentProxy:
         command: StartTasks,
         classes: Sequence[TaskClass],
         shown: Sequence[int],
+        checkpoints: Sequence[int] | None,
         first: int,
         end: int,
     ) -> None:
@@ -107,6 +114,7 @@ class AgentProxy:
             [ids[t] for t in tasks],
             shown[first:end],
             variants,
+            None if checkpoints is None else checkpoints[first:end],
         )
         self.conversation.send(message, blobs)
         if self.answers is not None:
@@ -215,6 +223,10 @@ class AgentProxy:
         base = numbering.base(run)
         self.conversation.send(messages.Drop([base | o for o in objects]))
 
+    def drop_keys(self, keys: Sequence[int]) -> None:
+        """Tell the agent to delete objects."""
+        self.conversation.send(messages.Drop(keys))
+
     def drop_other_runs(self, found: FoundAgent, run: int) -> None:
         """After a takeover, tell the agent to end the attempts and delete the objects of all runs except ``run``."""
         foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
@@ -223,6 +235,10 @@ class AgentProxy:
         keys = [key for key, _ in found.objects if numbering.key_parts(key)[0] != run]
         if keys:
             self.conversation.send(messages.Drop(keys))
+
+    def watch_reports(self, wanted: bool) -> None:
+        """Tell the agent if a program watches a run, so that it sends the reports that tasks make about themselves."""
+        self.conversation.send(messages.WatchReports(wanted))
 
     # ---- limits and programs -------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
 #: Numbers with more bits than this are refused. The largest numbers that an agent may report are attempt ids.
 _BITS = 128
+#: Keys with more bits than this are refused. The largest keys are those of checkpoints.
+_KEY_BITS = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,12 @@ def _check(message: messages.Holdings) -> None:
     Raises:
         ProtocolError: A number is not an integer, is negative or is too large.
     """
-    numbers = [*message.attempt_ids, *message.keys, *message.sizes, message.shift, *message.attempt_numbers]
-    if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 1 << _BITS:
+    numbers = [*message.attempt_ids, *message.sizes, message.shift, *message.attempt_numbers]
+    keys = message.keys
+    if (
+        {*map(type, numbers), *map(type, keys)} != {int}
+        or min([*numbers, *keys]) < 0
+        or max(numbers) >= 1 << _BITS
+        or max(keys, default=0) >= 1 << _KEY_BITS
+    ):
         raise ProtocolError("the agent's list of attempts and objects contains a number that is not possible")

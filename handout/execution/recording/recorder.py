@@ -23,7 +23,9 @@ from typing import Any
 
 from handout.errors import DamagedFileError, JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
+from handout.execution.recording.checkpoint_recorder import CheckpointRecorder
 from handout.execution.recording.resume_matching import PriorRuns
+from handout.execution.shell.run_checkpoints import TaskCheckpoint
 from handout.execution.shell.run_state import GraphRun, HeldAttempt, RunState
 from handout.execution.sliced import sliced
 from handout.failures import Failure, may_have_run
@@ -150,6 +152,7 @@ class Recorder:
         self._links: dict[str, AgentLink] = {}
         #: The attempts that are held back. The keys are the numbers of run, task and attempt, and the values are hosts.
         self.held: dict[tuple[int, int, int], str] = {}
+        self._checkpoints = CheckpointRecorder(journal, self._tasks, plan.ids)
 
     @classmethod
     async def open(cls, path: str | PathLike[str], plan: Plan) -> Recorder:
@@ -174,6 +177,7 @@ class Recorder:
         Args:
             within_s: Seconds to wait. If closing takes longer, a warning is logged and a thread goes on closing.
         """
+        self._checkpoints.flush()
         for host, link in self._links.items():
             if link.agent_ended:
                 self._journal.forget_agent(host)
@@ -190,6 +194,7 @@ class Recorder:
         """
         self._objects = frozenset(run.spec.outputs)
         facts = self.prior.facts(run, found)
+        self._checkpoints.recorded.update(self.prior.checkpointed)
         classes = [ClassName(*token, module, name) for token, module, name in tokens.own_classes()]
         self._journal.begin_run(self._ids, self._tasks, len(self.prior.done), run.number, classes)
         return facts
@@ -291,8 +296,17 @@ class Recorder:
         if not may_have_run(failure):
             self.not_started([task], [attempt])
 
+    def checkpoint(self, run: RunState, task: int, checkpoint: TaskCheckpoint) -> None:
+        """Record a checkpoint that has arrived at the controller."""
+        self._checkpoints.take(run, task, checkpoint)
+
+    def checkpoints_over(self, task: int, well: bool) -> None:
+        """Record that a task makes no more checkpoints. If it has ended well, none of them is needed any more."""
+        self._checkpoints.over(task, well)
+
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
         """Record how the run ended. Then call ``then`` in the event loop, with None or the error of the journal."""
+        self._checkpoints.flush()
         self._journal.end_run(outcome.value, self._on_loop(then))
 
     # ---- starts that must not happen twice ---------------------------------------------------------------------

@@ -31,6 +31,7 @@ from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.recording.recorder import Recorder
+from handout.execution.shell.checkpoint_traffic import CheckpointTraffic
 from handout.execution.shell.code_uses import CodeUses
 from handout.execution.shell.object_traffic import ObjectTraffic
 from handout.execution.shell.retry_decisions import RetryDecisions
@@ -93,6 +94,9 @@ class Driver:
         self._closed = False
         #: One for all hosts, so that no two calls of the user's functions run at the same time.
         self.retry_decisions = RetryDecisions(self._loop)
+        self.checkpoints = CheckpointTraffic(self.runs, self.agents)
+        #: True while a run has watchers.
+        self._is_watched = False
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
         #: Maps each class of commands to the method that performs them. The simulator wraps these methods, so that it
         #: can kill a controller between two commands.
@@ -215,6 +219,9 @@ class Driver:
             return
         if run.recorder is not None:
             run.recorder.watch(lambda error: self._on_journal_lost(run, error))
+        run.on_watched = self._update_watching
+        self._update_watching()
+        self.checkpoints.submitted(run)
         prepared, run.prepared = run.prepared, None
         self.post(ev.RunSubmitted(run.number, run.spec, prepared), *facts)
 
@@ -231,8 +238,13 @@ class Driver:
             for host, task, attempt in run.recorder.release_all():
                 run.recorder.not_started([task], [attempt])
                 self.post(ev.TasksRecalled(host, run.number, [task], [attempt]))
+        for (task, attempt), host in run.checkpoints.held.items():
+            self.post(ev.TasksRecalled(host, run.number, [task], [attempt]))
+        run.checkpoints.held.clear()
+        self.checkpoints.run_left(run)
         if self.runs.pop(run.number, None) is None:
             return
+        self._update_watching()
         functions, bundles = self._code_uses.end(run)
         classes = self.classes.forget(run.number)
         for agent in self.agents.values():
@@ -243,6 +255,8 @@ class Driver:
     def join(self, agent: AgentProxy, event: ev.HostConnected) -> None:
         """Tell the core and the watchers that a host has joined."""
         self.agents[agent.name] = agent
+        if self._is_watched:
+            agent.watch_reports(True)
         if self.recorder is not None:
             self.recorder.agent(agent.name, agent.link)
         self.post(event)
@@ -253,6 +267,7 @@ class Driver:
         if self.agents.get(agent.name) is agent:
             del self.agents[agent.name]
         agent.fetches.lost()
+        self.checkpoints.host_lost(agent.name)
         self.post(ev.HostLost(agent.name, reason))
         self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
@@ -282,6 +297,14 @@ class Driver:
         finally:
             del self._drains[name]
 
+    def _update_watching(self) -> None:
+        """Tell the agents if the tasks of a run have to send the reports that they make about themselves."""
+        watched = any(run.watchers for run in self.runs.values())
+        if watched != self._is_watched:
+            self._is_watched = watched
+            for agent in self.agents.values():
+                agent.watch_reports(watched)
+
     def _tell_all(self, make: Callable[[float], RunEvent]) -> None:
         for run in self.runs.values():
             if run.watchers:
@@ -293,6 +316,15 @@ class Driver:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
             return  # the run or the host is gone, and an event about this is on its way to the core
+        if run.checkpoints:
+            command = self.checkpoints.hold(run, command.host, command, self._start_ready)
+        self._start_ready(command)
+
+    def _start_ready(self, command: do.StartTasks) -> None:
+        """Hand over attempts that wait for no checkpoint."""
+        run, agent = self.runs.get(command.run), self.agents.get(command.host)
+        if run is None or agent is None or not command.tasks:
+            return
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
             shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
@@ -325,7 +357,9 @@ class Driver:
         profile = run.spec.profile
         variants = zip(command.tasks, command.variants, strict=True)
         shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
-        agent.start_tasks(run, command, [self.classes.entry(run, profile[t], v) for t, v in variants], shown)
+        classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
+        checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None
+        agent.start_tasks(run, command, classes, shown, checkpoints)
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.on_hand_over:
@@ -349,9 +383,15 @@ class Driver:
             agent.recall(command)
 
     def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """Tell the core that attempts are recalled, if no agent has them because their starts are not recorded yet."""
+        """Tell the core that attempts are recalled, if no agent has them yet; see `_start_tasks`."""
         run = self.runs.get(command.run)
-        if run is None or run.recorder is None:
+        if run is None:
+            return
+        if run.checkpoints.held:
+            tasks, attempts = self.checkpoints.give_back(run, command)
+            if tasks:
+                self.post(ev.TasksRecalled(command.host, run.number, tasks, attempts))
+        if run.recorder is None:
             return
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             if run.recorder.release(run, task, attempt):
@@ -443,6 +483,8 @@ class Driver:
                 run.failures[task] = _failure(run, task, outcome, found, cause)
                 if outcome is Outcome.FAILED:
                     run.failed_order.append(task)
+            if run.checkpoints:
+                self.checkpoints.task_ended(run, task, outcome is Outcome.DONE)
             if run.on_task_end:
                 run.task_ended(task)
         if run.recorder is not None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
-from handout.events import TaskStarted
+from handout.events import TaskReported, TaskStarted
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.driver import Driver, FailedAttempt
@@ -21,9 +22,11 @@ from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message, Piece, ProtocolError
+from handout.protocol.reported_facts import Fact, check_progress, from_json
 from handout.scheduler import events as ev
 from handout.scheduler.handlers.retries import may_repeat
 from handout.scheduler.run_spec import CONTROLLER
+from handout.serialization.printable import printable
 
 __all__ = ["InboundMessages"]
 
@@ -45,6 +48,8 @@ class InboundMessages:
             "failed": self._on_failed,
             "recalled": self._on_recalled,
             "started": self._on_started,
+            "progress_reports": self._on_progress_reports,
+            "checkpointed": self._on_checkpointed,
             "stored": self._on_stored,
             "stream_object": self._on_stream_object,
             "missing": lambda agent, message, _: agent.fetches.missing(message.key),
@@ -197,6 +202,32 @@ class InboundMessages:
                 shown = self._driver.core.shown_attempts(number, tasks, attempts)
                 run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, shown, strict=True)])
 
+    def _on_progress_reports(self, agent: AgentProxy, message: messages.ProgressReports, _: memoryview) -> None:
+        for attempt_id, progress, facts in zip(*message, strict=True):
+            number, task, attempt = numbering.parts(attempt_id)
+            run = self._driver.runs.get(number)
+            if run is None or not run.watchers:
+                continue
+            _check_below([task], run.task_count)
+            shown = self._driver.core.shown_attempt(number, task, attempt)
+            at_s, said = self._driver.now - run.started_at, _printable_facts(facts)
+            run.tell([TaskReported(at_s, run.ids[task], agent.name, shown, check_progress(progress), said)])
+
+    def _on_checkpointed(self, agent: AgentProxy, message: messages.Checkpointed, _: memoryview) -> None:
+        number, task, attempt = numbering.parts(message.attempt_id)
+        run = self._driver.runs.get(number)
+        if numbering.checkpoint_parts(message.key) != (number, task, attempt):
+            raise ValueError(f"the key {message.key:x} is not that of a checkpoint of the attempt")
+        _check_counts([message.size], 0)
+        if run is None:
+            agent.drop_keys([message.key])
+            return
+        _check_below([task], run.task_count)
+        if run.hosts[task] == agent.name or self._driver.core.is_live(number, task, agent.name, attempt):
+            self._driver.checkpoints.announced(run, task, agent, message.key, message.size)
+        else:
+            agent.drop_keys([message.key])
+
     def _on_stream_object(self, agent: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
         _check_counts([message.size], 0)
         agent.fetches.announced(message.key, message.stream, message.size)
@@ -204,6 +235,8 @@ class InboundMessages:
     def _on_stored(self, agent: AgentProxy, message: messages.Stored, _: memoryview) -> None:
         _check_counts(message.sizes, 0)
         for key, nbytes in zip(message.keys, message.sizes, strict=True):
+            if numbering.is_checkpoint(key):
+                continue  # the core does not know checkpoints
             number, made = numbering.key_parts(key)
             run = self._driver.runs.get(number)
             if run is not None:
@@ -217,7 +250,9 @@ class InboundMessages:
         objects: dict[int, list[int]] = {}
         for key in message.keys:
             number, made = numbering.key_parts(key)
-            if number:
+            if numbering.is_checkpoint(key):
+                self._driver.checkpoints.vanished(agent, key)
+            elif number:
                 objects.setdefault(number, []).append(made)
             else:
                 agent.send_bundle_again(key)
@@ -303,6 +338,17 @@ def _check_below(numbers: Iterable[int], end: int) -> None:
     highest = max(numbers)
     if highest >= end:
         raise ValueError(f"the run has no task or object {highest}")
+
+
+def _printable_facts(facts: object) -> Mapping[str, Fact]:
+    """Return the facts of a task's report, with texts that are safe for a terminal.
+
+    Raises:
+        TypeError: A fact is not one value.
+        ValueError: The facts are too large, or not facts.
+    """
+    said = {printable(k): printable(v) if isinstance(v, str) else v for k, v in from_json(facts).items()}
+    return MappingProxyType(said)
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:

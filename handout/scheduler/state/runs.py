@@ -221,8 +221,8 @@ class Run:
         """Create the columns with an entry for each task. `prepare_run` fills the lists."""
         count = 0 if spec.is_open else spec.count
         self.state = bytearray(count)
-        #: Number of the task's present attempt while the task is handed. `begun` has the number that users see. Otherwise, number of the last attempt, or 0 if
-        #: there was no attempt.
+        #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
+        #: there was no attempt. `begun` has the numbers that users see.
         self.attempt: list[int] = []
         #: Index of the host that has the task, or had it last.
         self.host: list[int] = []
