@@ -67,6 +67,8 @@ ARROWS: dict[str, set[str]] = {
         "transport",
         "journal",
     },
+    # The faults that users plan in their tests.
+    "testing": {"errors", "graph", "resources", "serialization", "execution"},
     "sim": {
         "errors",
         "slices",

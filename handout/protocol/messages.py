@@ -256,6 +256,15 @@ class Cancel(NamedTuple):
     """Seconds between SIGTERM and SIGKILL."""
 
 
+class ExceedMemory(NamedTuple):
+    """End running attempts as if they had exceeded their memory limits. Attempts that do not run go on. The controller
+    sends this only for a fault that `handout.testing.Faults` has planned.
+    """
+
+    attempt_ids: Column[int]
+    """Id of the attempt."""
+
+
 class Recall(NamedTuple):
     """Give back attempts if they have not started. The agent names these attempts in a `Recalled`. Attempts that have
     started go on.
@@ -808,6 +817,7 @@ class ToAgent(TypedDict):
     drop: Handler[Drop]
     distrust: Handler[Distrust]
     cancel: Handler[Cancel]
+    exceed_memory: Handler[ExceedMemory]
     recall: Handler[Recall]
     release: Handler[Release]
     limits: Handler[Limits]

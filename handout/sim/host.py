@@ -201,6 +201,7 @@ class SimulatedHost:
             messages.Recall: lambda message, life: self._recall(message.attempt_ids),
             messages.Limits: lambda message, life: self._limit(dict(message.amounts), message.devices),
             messages.WatchReports: lambda message, life: None,  # simulated tasks report nothing
+            messages.ExceedMemory: lambda message, life: None,  # the simulator has faults of its own
         }
 
     def take(self, message: messages.AnyMessage, life: int) -> None:

@@ -20,6 +20,7 @@ from handout.protocol import messages, numbering
 from handout.protocol.frames import MAX_PAYLOAD, Buffer
 from handout.protocol.messages import INLINE
 from handout.scheduler.commands import CancelTasks, RecallTasks, StartTasks
+from handout.submission.code_bundles import FunctionBlob
 from handout.transport.agent_link import AgentLink
 
 __all__ = ["AgentProxy"]
@@ -70,6 +71,7 @@ class AgentProxy:
         classes: Sequence[TaskClass],
         shown: Sequence[int],
         checkpoints: Sequence[int] | None = None,
+        function: FunctionBlob | None = None,
     ) -> None:
         """Hand tasks over to the agent. Before that, send the agent the code that it lacks.
 
@@ -79,11 +81,12 @@ class AgentProxy:
             classes: The task class of each task of ``command``.
             shown: The number of the attempt that each task is told.
             checkpoints: The key of the checkpoint that each task may restore; see `Tasks.checkpoints`.
+            function: A function that replaces the functions of the tasks, or None.
         """
         calls = run.encoded.calls
         self._send_classes(classes)
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
-            self._start_slice(run, command, classes, shown, checkpoints, first, end)
+            self._start_slice(run, command, classes, shown, checkpoints, function, first, end)
 
     def _start_slice(
         self,
@@ -92,6 +95,7 @@ class AgentProxy:
         classes: Sequence[TaskClass],
         shown: Sequence[int],
         checkpoints: Sequence[int] | None,
+        function: FunctionBlob | None,
         first: int,
         end: int,
     ) -> None:
@@ -100,9 +104,13 @@ class AgentProxy:
         encoded, base = run.encoded, run.base
         ids, wanted, made = run.ids, run.wanted, run.task_objects
         shift = self.shift
-        functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
         blobs = [encoded.calls[t] for t in tasks]
-        self._send_functions(run, tasks)
+        if function is None:
+            functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
+            self._send_functions([encoded.functions[index] for index in {encoded.fn[t] for t in tasks}])
+        else:
+            functions = [function.number + shift] * len(tasks)
+            self._send_functions([function])
         message = messages.Tasks(
             [numbering.attempt_id(run.number, t, a) for t, a in zip(tasks, attempts, strict=True)],
             functions,
@@ -121,11 +129,10 @@ class AgentProxy:
             for task, attempt_id in zip(tasks, message.attempt_ids, strict=True):
                 self.answers.handed_over(attempt_id, ids[task], run.options_of(task).timeout_s)
 
-    def _send_functions(self, run: RunState, tasks: Sequence[int]) -> None:
-        encoded = run.encoded
+    def _send_functions(self, functions: Sequence[FunctionBlob]) -> None:
+        """Send the functions that the agent lacks."""
         fresh = []
-        for index in {encoded.fn[t] for t in tasks}:
-            function = encoded.functions[index]
+        for function in functions:
             if function.number not in self._functions:
                 self._functions.add(function.number)
                 fresh.append(function)
@@ -180,6 +187,10 @@ class AgentProxy:
     def recall(self, command: RecallTasks) -> None:
         """Recall attempts. The agent lets an attempt continue if it has already started."""
         self._send_wish(messages.Recall(_attempt_ids(command)))
+
+    def exceed_memory(self, attempt_ids: list[int]) -> None:
+        """End attempts as if they had exceeded their memory limits. Only `handout.testing` needs this."""
+        self.conversation.send(messages.ExceedMemory(attempt_ids))
 
     def _send_wish(self, message: messages.Cancel | messages.Recall) -> None:
         if self.answers is not None:

@@ -30,6 +30,7 @@ from handout.events import (
 from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.planned_faults import FaultyAttempt, PlannedFaults
 from handout.execution.recording.recorder import Recorder
 from handout.execution.shell.checkpoint_traffic import CheckpointTraffic
 from handout.execution.shell.code_uses import CodeUses
@@ -94,6 +95,8 @@ class Driver:
         self._closed = False
         #: One for all hosts, so that no two calls of the user's functions run at the same time.
         self.retry_decisions = RetryDecisions(self._loop)
+        #: The faults that a test has planned. None unless `handout.testing.Faults` is in use.
+        self.faults: PlannedFaults | None = None
         self.checkpoints = CheckpointTraffic(self.runs, self.agents)
         #: True while a run has watchers.
         self._is_watched = False
@@ -255,6 +258,8 @@ class Driver:
     def join(self, agent: AgentProxy, event: ev.HostConnected) -> None:
         """Tell the core and the watchers that a host has joined."""
         self.agents[agent.name] = agent
+        if self.faults is not None:
+            self.faults.joined(agent)
         if self._is_watched:
             agent.watch_reports(True)
         if self.recorder is not None:
@@ -268,6 +273,8 @@ class Driver:
             del self.agents[agent.name]
         agent.fetches.lost()
         self.checkpoints.host_lost(agent.name)
+        if self.faults is not None:
+            self.faults.left(agent.name)
         self.post(ev.HostLost(agent.name, reason))
         self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
@@ -354,12 +361,28 @@ class Driver:
         self.post(ev.CancelRequested(run.number))
 
     def _hand_over(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
+        if self.faults is not None:
+            faulty = self.faults.choose(run, command)
+            for each in faulty:
+                self._hand_over_now(run, agent, command.only([each.place]), each)
+            places = {each.place for each in faulty}
+            command = command.only([i for i in range(len(command.tasks)) if i not in places])
+        if command.tasks:
+            self._hand_over_now(run, agent, command, None)
+
+    def _hand_over_now(
+        self, run: RunState, agent: AgentProxy, command: do.StartTasks, faulty: FaultyAttempt | None
+    ) -> None:
         profile = run.spec.profile
         variants = zip(command.tasks, command.variants, strict=True)
         shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
-        classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
+        if faulty is None:
+            classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
+        else:
+            classes = [self.classes.alone(run, profile[t], variant, faulty.is_limited) for t, variant in variants]
         checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None
-        agent.start_tasks(run, command, classes, shown, checkpoints)
+        function = None if faulty is None else faulty.function
+        agent.start_tasks(run, command, classes, shown, checkpoints, function)
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.on_hand_over:

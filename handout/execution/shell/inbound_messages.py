@@ -81,6 +81,8 @@ class InboundMessages:
                 raise ProtocolError(f"message {name!r} has wrong content: {error!r}") from error
 
     def _on_finished(self, agent: AgentProxy, message: messages.Finished, view: memoryview) -> None:
+        if self._driver.faults is not None:
+            self._driver.faults.over(message.attempt_ids)
         _check_counts(message.elapsed_us, 0)
         _check_counts(list(chain.from_iterable(message.sizes)), -1)
         position = 0
@@ -135,6 +137,8 @@ class InboundMessages:
 
     def _on_failed(self, agent: AgentProxy, message: messages.Failed, payload: memoryview) -> None:
         number, task, attempt = numbering.parts(message.attempt_id)
+        if self._driver.faults is not None:
+            self._driver.faults.failed(message.attempt_id, message.kind)
         run = self._driver.runs.get(number)
         if run is None:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
@@ -182,6 +186,8 @@ class InboundMessages:
         self._driver.post(event)
 
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
+        if self._driver.faults is not None:
+            self._driver.faults.over(message.attempt_ids)
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is not None:
@@ -201,6 +207,9 @@ class InboundMessages:
                 at_s, ids = self._driver.now - run.started_at, run.ids
                 shown = self._driver.core.shown_attempts(number, tasks, attempts)
                 run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, shown, strict=True)])
+        if self._driver.faults is not None:
+            for attempt_id in message.attempt_ids:
+                self._driver.faults.started(attempt_id, agent)
 
     def _on_progress_reports(self, agent: AgentProxy, message: messages.ProgressReports, _: memoryview) -> None:
         for attempt_id, progress, facts in zip(*message, strict=True):

@@ -338,6 +338,9 @@ class Agent:
     def _cancel(self, message: messages.Cancel, payload: memoryview) -> None:
         self.ender.cancel(message.attempt_ids, message.grace_s)
 
+    def _exceed_memory(self, message: messages.ExceedMemory, payload: memoryview) -> None:
+        self.ender.exceed_memory(message.attempt_ids)
+
     def _recall(self, message: messages.Recall, payload: memoryview) -> None:
         self.ender.recall(message.attempt_ids)
 
@@ -477,6 +480,7 @@ _HANDLERS: messages.ToAgent = {
     "drop": Agent._drop,
     "distrust": Agent._distrust,
     "cancel": Agent._cancel,
+    "exceed_memory": Agent._exceed_memory,
     "recall": Agent._recall,
     "release": Agent._release,
     "limits": Agent._limits,
