@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ __all__ = [
     "TaskEnded",
     "TaskHandedOver",
     "TaskNotReused",
+    "TaskReported",
     "TaskRetried",
     "TaskSpeculated",
     "TaskStarted",
@@ -55,7 +57,8 @@ class TaskHandedOver(RunEvent):
     Attributes:
         id: The id of the function.
         host: The name of the host.
-        attempt: The number of the attempt, from 1.
+        attempt: The number of the attempt, from 1. A task that is recalled before it has begun, and handed over again,
+            keeps the number.
     """
 
     id: str
@@ -76,6 +79,34 @@ class TaskStarted(RunEvent):
     id: str
     host: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReported(RunEvent):
+    """A task has called `Current.report`. Of each task, only the newest report is sent, at most ten a second.
+
+    Attributes:
+        id: The id of the function.
+        host: The name of the host.
+        attempt: The number of the attempt, from 1.
+        progress: The share of the work that is done, from 0 to 1; None if the task has not given it.
+        facts: The further values that the task has given, by name. Control characters in texts are escaped.
+
+    Example:
+        ```python
+        async with handout.start(graph) as execution:
+            async for event in execution.events():
+                match event:
+                    case handout.events.TaskReported(id=id, progress=float(progress), facts={"loss": loss}):
+                        print(f"{id}: {progress:.0%}, loss {loss}")
+        ```
+    """
+
+    id: str
+    host: str
+    attempt: int
+    progress: float | None
+    facts: Mapping[str, str | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True)

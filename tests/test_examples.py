@@ -54,6 +54,14 @@ def test_the_ancestors_example_takes_the_heavy_part_to_the_host_with_cuda() -> N
     ]
 
 
+def test_the_suite_of_a_training_under_trouble_passes() -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "survive.py"], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": passed\n") == 4
+
+
 @pytest.mark.ssh
 def test_the_word_index_over_ssh(sshd: OpenSsh) -> None:
     """Chance decides which host is up first, so the test only checks that every task ran on one of the two hosts."""

@@ -69,6 +69,8 @@ ARROWS: dict[str, set[str]] = {
     },
     # A door: a module with the name of the library whose users look for it.
     "joblib": {"errors", "graph", "submission", "execution"},
+    # The faults that users plan in their tests.
+    "testing": {"errors", "graph", "resources", "serialization", "execution"},
     "sim": {
         "errors",
         "slices",

@@ -30,7 +30,8 @@ def ask(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
         RuntimeError: The event loop is closed.
         Exception: The function raised it.
     """
-    if is_current(loop):
+    # A loop that its thread does not run at the moment, such as that of a test between two tests, would never answer.
+    if is_current(loop) or not (loop.is_running() or loop.is_closed()):
         return function()
     answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 

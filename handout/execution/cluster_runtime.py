@@ -42,7 +42,9 @@ from handout.resources.numbers import is_whole
 from handout.scheduler import events as ev
 from handout.serialization.user_objects import brief
 from handout.transport.bootstrap import choose_hash_seed
+from handout.transport.launcher import Launcher
 from handout.transport.launcher_choice import Launchers
+from handout.transport.refusing_launcher import RefusingLauncher
 from handout.transport.shielded import uninterrupted
 from handout.transport.timings import Timings
 
@@ -100,6 +102,10 @@ class ClusterRuntime:
         self._unavailable: dict[str, HandoutError] = {}
         self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
         self._members: Members | None = None
+        #: The hosts on which no agent may start, and those to which nothing may connect, each with the reason. Both are
+        #: empty unless `handout.testing.Faults` is in use.
+        self.no_starts: dict[str, str] = {}
+        self.no_connections: dict[str, str] = {}
         #: Maps the name of a host to the agent that an earlier controller started there, as the journal describes it.
         self._known: Mapping[str, KnownAgent] = {}
         #: Maps the name of a host in ``_known`` to what became of its agent: None if the agent could not be taken over,
@@ -226,11 +232,14 @@ class ClusterRuntime:
         known = dict(self._known)
         members: Members | None = None
 
+        async def launcher_of(host: Host) -> Launcher:
+            return RefusingLauncher(await launchers.of(host), host.name, self.no_starts, self.no_connections)
+
         def make(host: Host, settled: Callable[[str, HandoutError | None], None]) -> HostManager:
             return HostManager(
                 host,
                 driver,
-                partial(launchers.of, host),
+                partial(launcher_of, host),
                 self._timings,
                 self._hash_seed,
                 inventory.tracker,

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from handout.execution.in_process import HERE, evaluate_plan
+from handout.execution.in_process import evaluate_plan
 from handout.execution.results import Results, fresh_value_of, run_of
 from handout.execution.reuse import Reuse, Take, find_reusable
 from handout.execution.run_options import Given
 from handout.failures import Failure
 from handout.graph import Outs, Plan, Runnable, as_graph
+from handout.host.task_context import HERE
 from handout.scheduler.task_states import Outcome
 from handout.slices import Slices, at_once
 from handout.submission.arguments import encode_plan

@@ -117,7 +117,7 @@ async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
         seen.extend(batch)
         wake.set()
 
-    run.watchers.append(watch)
+    run.watch(watch)
     missed_so_far = run.events_so_far(asyncio.get_running_loop().time() - run.started_at)
     finished = asyncio.ensure_future(run.ended.wait())
     finished.add_done_callback(lambda _: wake.set())
@@ -137,7 +137,7 @@ async def watch_events(run: GraphRun) -> AsyncIterator[RunEvent]:
             await wake.wait()
     finally:
         finished.cancel()
-        run.watchers.remove(watch)
+        run.unwatch(watch)
 
 
 async def watch_log(run: GraphRun, task: int, colours: bool) -> AsyncIterator[str]:

@@ -18,15 +18,12 @@ from handout.errors import GraphError, RemoteError, TaskExitedError
 from handout.graph.objects import Borrowed, Pick
 from handout.graph.output import Input
 from handout.graph.plan import Plan
-from handout.host.task_context import Current, publish
+from handout.host.task_context import HERE, Current, publish
 from handout.serialization import exceptions
 from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, apply_path
 from handout.serialization.user_objects import brief, short_name
 
-__all__ = ["HERE", "evaluate_plan"]
-
-#: The host name that functions see in `handout.current()`.
-HERE = "local"
+__all__ = ["evaluate_plan"]
 
 
 def evaluate_plan(

@@ -14,18 +14,30 @@ controller hands over the task. The file of a large result is on the disk before
 from __future__ import annotations
 
 from handout.journal.reading import AttemptRecord, RunRecord, Story, TaskRecord, read
-from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
+from handout.journal.records import (
+    AttemptStart,
+    CheckpointRecord,
+    ClassName,
+    CommittedTask,
+    OpenStart,
+    ResultBatch,
+    StoredCheckpoint,
+    StoredPart,
+)
 from handout.journal.store import INLINE, Journal
 
 __all__ = [
     "INLINE",
     "AttemptRecord",
     "AttemptStart",
+    "CheckpointRecord",
     "ClassName",
     "CommittedTask",
     "Journal",
+    "OpenStart",
     "ResultBatch",
     "RunRecord",
+    "StoredCheckpoint",
     "StoredPart",
     "Story",
     "TaskRecord",

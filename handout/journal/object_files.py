@@ -6,12 +6,13 @@ the file, the system kills the process with SIGBUS.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +58,13 @@ class ObjectFolder:
     def file(self, name: str) -> Path:
         """Return the path of the file whose name `write` returned."""
         return self._path / name
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove all files but those with the given names. A file that cannot be removed stays."""
+        for file in self._path.glob("*"):
+            if file.name not in names:
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
     def remove_unfinished(self) -> None:
         """Remove the files that a program was writing when it was killed.

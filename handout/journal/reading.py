@@ -151,8 +151,8 @@ def _story(database: sqlite3.Connection) -> Story:
         runs.append(RunRecord(run, began, *ends.get(run, (None, None)), len(ids), reused))
     attempts = [AttemptRecord(*row) for row in checked_rows(database, "attempts")]
     starts = [
-        AttemptRecord(run, id, host, attempt, "started", "")
-        for _, run, id, host, attempt in checked_rows(database, "starts")
+        AttemptRecord(run, id, host, shown, "started", "")
+        for _, run, id, host, _, shown in checked_rows(database, "starts")
     ]
     return Story(runs, _tasks(database, known), sorted((*attempts, *starts), key=lambda record: record.run))
 

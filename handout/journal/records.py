@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["AttemptStart", "ClassName", "CommittedTask", "ResultBatch", "StoredPart"]
+__all__ = [
+    "AttemptStart",
+    "CheckpointRecord",
+    "ClassName",
+    "CommittedTask",
+    "OpenStart",
+    "ResultBatch",
+    "StoredCheckpoint",
+    "StoredPart",
+]
 
 
 class AttemptStart(NamedTuple):
@@ -15,7 +24,18 @@ class AttemptStart(NamedTuple):
     identity: bytes
     id: str
     host: str
+    #: The number of the hand-over, which the ids of attempts contain.
     attempt: int
+    #: The number of the attempt that users know. It counts only attempts that began.
+    shown: int
+
+
+class OpenStart(NamedTuple):
+    """A recorded start, after which nothing is known of the attempt; see `AttemptStart`."""
+
+    host: str
+    attempt: int
+    shown: int
 
 
 class ClassName(NamedTuple):
@@ -29,6 +49,29 @@ class ClassName(NamedTuple):
     number: int
     module: str
     name: str
+
+
+class CheckpointRecord(NamedTuple):
+    """The newest checkpoint of a task; ``identity`` and ``id`` are those of the task."""
+
+    identity: bytes
+    id: str
+    #: The host that made the checkpoint.
+    host: str
+    #: True if only data is accepted from that host. The checkpoint is then restored only there.
+    data_only: bool
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A checkpoint that an earlier run has left."""
+
+    record: CheckpointRecord
+    #: The file that holds a large checkpoint; None for a small one.
+    file: Path | None
+    #: The checksum of a small checkpoint; see `checksums.of_data`. The digest of a large one is its file's name.
+    crc: int
 
 
 @dataclass(slots=True)

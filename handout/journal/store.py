@@ -11,20 +11,26 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from handout.errors import DamagedFileError
 from handout.journal import checksums, opening
 from handout.journal.checksums import Segments
 from handout.journal.object_files import ObjectFolder, check, damaged_file, is_whole, read_whole
-from handout.journal.records import AttemptStart, ClassName, CommittedTask, ResultBatch, StoredPart
+from handout.journal.records import (
+    AttemptStart,
+    CheckpointRecord,
+    ClassName,
+    CommittedTask,
+    OpenStart,
+    ResultBatch,
+    StoredCheckpoint,
+    StoredPart,
+)
 from handout.journal.tables import DAMAGE, INSERT, identity_at, is_sound, sealed, select
-from handout.journal.writer import LargeObject, Rows, Writer, result_rows
+from handout.journal.writer import INLINE, CheckpointEntry, LargeObject, Rows, Writer, result_rows
 
 __all__ = ["INLINE", "Journal"]
-
-#: Results of up to this many bytes are in the database. Each larger result is a file of its own.
-INLINE: Final = 64 << 10
 
 
 class Journal:
@@ -40,6 +46,7 @@ class Journal:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = opening.resolve(path)
         self._folder = ObjectFolder(self.path.with_name(self.path.name + ".objects"))
+        self._checkpoints = ObjectFolder(self.path.with_name(self.path.name + ".checkpoints"))
         self._lock = opening.take_lock(self.path)
         try:
             self._database = opening.connect(self.path)
@@ -60,7 +67,8 @@ class Journal:
         self._last_row: tuple[int, bytes] = 0, b""
         try:
             self._folder.remove_unfinished()
-            self._writer = Writer(self.path, self._database, self._folder)
+            self._checkpoints.remove_unfinished()
+            self._writer = Writer(self.path, self._database, self._folder, self._checkpoints)
         except (OSError, RuntimeError) as error:  # the folder cannot be written to, or no thread can be started
             self._database.close()
             os.close(self._lock)
@@ -167,7 +175,7 @@ class Journal:
             if said != "ok":
                 raise ValueError(said)
 
-    def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
+    def open_starts(self, identities: Iterable[bytes]) -> dict[bytes, OpenStart]:
         """Find the recorded starts that neither `clear_starts` nor `cancel_starts` has removed.
 
         Damaged rows are left out.
@@ -176,12 +184,12 @@ class Journal:
             identities: The identities of the tasks to look for.
 
         Returns:
-            The name of the host and the number of the attempt, by identity of the task.
+            The starts, by identity of the task.
         """
         wanted = set(identities)
         with self._reading_lock():
             rows = self._sound_rows("starts")
-            return {identity: (host, attempt) for identity, _, _, host, attempt in rows if identity in wanted}
+            return {identity: OpenStart(*start) for identity, _, _, *start in rows if identity in wanted}
 
     def load_parts(self, parts: Iterable[StoredPart], limit: int) -> list[StoredPart]:
         """Check the bytes of each object, and load them into the ``data`` of its `StoredPart`.
@@ -225,6 +233,29 @@ class Journal:
             self._last_row = part.row, joined
         data: bytes = joined[part.at : part.at + part.nbytes]
         if len(data) != part.nbytes or checksums.of_data(data) != part.crc:
+            raise damaged_file(self.path)
+        return data
+
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """Return the checkpoints of tasks that have not ended well. Damaged rows are left out."""
+        found = []
+        with self._reading_lock():
+            for identity, _, id, host, data_only, nbytes, crc, name in self._sound_rows("checkpoints"):
+                record = CheckpointRecord(identity, id, host, bool(data_only), nbytes)
+                found.append(StoredCheckpoint(record, None if name is None else self._checkpoints.file(name), crc))
+        return found
+
+    def read_checkpoint(self, stored: StoredCheckpoint) -> bytes:
+        """Return the bytes of a small checkpoint.
+
+        Raises:
+            DamagedFileError: The bytes are not those that were committed.
+        """
+        with self._reading_lock():
+            identity = stored.record.identity
+            row = self._database.execute("SELECT data FROM checkpoints WHERE identity = ?", (identity,)).fetchone()
+        data: bytes = b"" if row is None or row[0] is None else row[0]
+        if len(data) != stored.record.nbytes or checksums.of_data(data) != stored.crc:
             raise damaged_file(self.path)
         return data
 
@@ -321,6 +352,21 @@ class Journal:
         """
         self._writer.put(LargeObject(self.run, batch, segments, digest))
 
+    def commit_checkpoint(self, record: CheckpointRecord, segments: Segments, digest: str | None = None) -> None:
+        """Commit the newest checkpoint of a task in place of the one before.
+
+        Args:
+            record: Describes the checkpoint.
+            segments: The checkpoint's bytes, in pieces. The caller must not change the pieces afterwards.
+            digest: See `commit_file`.
+        """
+        self._writer.put(CheckpointEntry(self.run, record._replace(id=_text(record.id)), segments, digest))
+
+    def drop_checkpoints(self, identities: Sequence[bytes]) -> None:
+        """Remove the checkpoints of tasks that have ended well."""
+        rows = [(identity,) for identity in identities]
+        self._writer.put(Rows("DELETE FROM checkpoints WHERE identity = ?", rows, sweeps=True))
+
     def record_starts(self, starts: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
         """Record the starts of tasks that must not run twice, before the tasks are handed over to a host.
 
@@ -328,7 +374,7 @@ class Journal:
             starts: One start for each attempt.
             then: Called in the writer's thread, either with None once the starts are on the disk, or with the error.
         """
-        rows = [sealed((start.identity, self.run, _text(start.id), start.host, start.attempt)) for start in starts]
+        rows = [sealed((start.identity, self.run, _text(start.id), *start[2:])) for start in starts]
         self._writer.put(Rows(INSERT["starts"], rows, True, then))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:

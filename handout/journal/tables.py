@@ -17,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 #: The number of the format. It changes when the tables change. A journal of another format is refused, not converted.
-FORMAT = 4
+FORMAT = 5
 
 #: Errors that reading a damaged journal raises. All but the first two come from rows with unexpected contents.
 DAMAGE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
@@ -36,6 +36,8 @@ _APPLICATION = 0x48414E44
 #: Rows of ``results`` are never changed. If several rows record the same part for the same identity, the last of these
 #: rows is valid for that identity.
 #:
+#: A row of ``checkpoints`` records the newest checkpoint of a task that has not ended well.
+#:
 #: The column ``checksum`` has the checksum of all columns before it; see `checksums.of_row`.
 _TABLES = """
 CREATE TABLE runs (
@@ -46,9 +48,13 @@ CREATE TABLE results (
     run INTEGER, host TEXT, data_only INTEGER, part TEXT, tasks TEXT, attempts TEXT, sizes TEXT, crcs TEXT, file TEXT,
     checksum BLOB, data BLOB);
 CREATE TABLE starts (
-    identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER, checksum BLOB) WITHOUT ROWID;
+    identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, attempt INTEGER, shown INTEGER, checksum BLOB)
+    WITHOUT ROWID;
 CREATE TABLE attempts (
     run INTEGER, id TEXT, host TEXT, attempt INTEGER, outcome TEXT, error TEXT, checksum BLOB);
+CREATE TABLE checkpoints (
+    identity BLOB PRIMARY KEY, run INTEGER, id TEXT, host TEXT, data_only INTEGER, nbytes INTEGER, crc INTEGER,
+    file TEXT, checksum BLOB, data BLOB);
 CREATE TABLE classes (
     origin TEXT, number INTEGER, module TEXT, name TEXT, checksum BLOB, PRIMARY KEY (origin, number));
 """
@@ -59,14 +65,17 @@ _COLUMNS: Final = {
     "ends": "run, ended, outcome",
     "agents": "host, token, started",
     "results": "run, host, data_only, part, tasks, attempts, sizes, crcs, file",
-    "starts": "identity, run, id, host, attempt",
+    "starts": "identity, run, id, host, attempt, shown",
     "attempts": "run, id, host, attempt, outcome, error",
+    "checkpoints": "identity, run, id, host, data_only, nbytes, crc, file",
     "classes": "origin, number, module, name",
 }
-#: For each table, the statement that inserts a row. In ``results``, the row's data follows the checksum.
+#: The tables whose last column has bytes of its own, which the checksum of the row does not cover.
+_WITH_DATA: Final = ("results", "checkpoints")
+#: For each table, the statement that inserts a row. In `_WITH_DATA`, the row's data follows the checksum.
 INSERT: Final = {
-    table: f"INSERT OR REPLACE INTO {table} ({columns}, checksum{', data' if table == 'results' else ''}) "
-    f"VALUES ({', '.join('?' * (columns.count(',') + (3 if table == 'results' else 2)))})"
+    table: f"INSERT OR REPLACE INTO {table} ({columns}, checksum{', data' if table in _WITH_DATA else ''}) "
+    f"VALUES ({', '.join('?' * (columns.count(',') + (3 if table in _WITH_DATA else 2)))})"
     for table, columns in _COLUMNS.items()
 }
 

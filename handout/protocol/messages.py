@@ -191,9 +191,13 @@ class Tasks(NamedTuple):
     names: Column[str]
     """Id of the function in its graph. ``handout.current()`` shows it to the task."""
     attempt_numbers: Column[int]
-    """Number of the attempt; 1 for the first attempt of a task."""
+    """Number of the attempt, as ``handout.current()`` shows it to the task. It counts only attempts that began, or may
+    have begun. The number in the id of the attempt counts all attempts that were handed over."""
     variants: Column[int]
     """Index of the variant of the cost with which the task was placed, counted from 0."""
+    checkpoints: Column[int] | None = None
+    """Key of the checkpoint of an earlier attempt that the task may restore. 0: there is none. The agent starts the
+    attempt when the checkpoint is in the store. None in place of the column: no task has a checkpoint."""
 
 
 class StreamObject(NamedTuple):
@@ -252,6 +256,15 @@ class Cancel(NamedTuple):
     """Seconds between SIGTERM and SIGKILL."""
 
 
+class ExceedMemory(NamedTuple):
+    """End running attempts as if they had exceeded their memory limits. Attempts that do not run go on. The controller
+    sends this only for a fault that `handout.testing.Faults` has planned.
+    """
+
+    attempt_ids: Column[int]
+    """Id of the attempt."""
+
+
 class Recall(NamedTuple):
     """Give back attempts if they have not started. The agent names these attempts in a `Recalled`. Attempts that have
     started go on.
@@ -282,6 +295,13 @@ class Limits(NamedTuple):
     """Amounts by name, in parts (1/10,000 of a unit)."""
     devices: Column[int]
     """Memory of each GPU, in parts (1/10,000 of a byte)."""
+
+
+class WatchReports(NamedTuple):
+    """Says if a program watches a run. While none does, workers do not send the reports of tasks."""
+
+    wanted: bool
+    """True if the agent sends `ProgressReports`."""
 
 
 class RunProgram(NamedTuple):
@@ -408,6 +428,32 @@ class Started(NamedTuple):
     """Id of the attempt."""
 
 
+class ProgressReports(NamedTuple):
+    """What tasks have reported with ``handout.current().report``: the newest report of each task. While a task goes on,
+    its reports take turns with the chunks of streams, so that they never delay any other message.
+    """
+
+    attempt_ids: Column[int]
+    """Id of the attempt."""
+    progress: Column[float | None]
+    """The share of the work that is done, from 0 to 1. None: the task has not told it."""
+    facts: Column[Mapping[str, Any]]
+    """Texts, numbers, True, False and None, by name; see `reported_facts`."""
+
+
+class Checkpointed(NamedTuple):
+    """The newest checkpoint of an attempt is in the agent's store, where the controller can `Fetch` it. Earlier
+    checkpoints of the attempt, and the one that the attempt got, are not in the store any more.
+    """
+
+    attempt_id: int
+    """Id of the attempt."""
+    key: int
+    """Key of the checkpoint."""
+    size: int
+    """Size of the checkpoint in bytes."""
+
+
 class Arrived(NamedTuple):
     """Objects that the controller announced with `StreamObject`, and that are in the agent's store now."""
 
@@ -478,6 +524,9 @@ class Holdings(NamedTuple):
     """The highest number that a function, a task class or a source bundle on the agent has had so far. The new
     controller adds it to all numbers that it gives to its own functions, task classes and source bundles, so that no
     number is used twice."""
+    attempt_numbers: Sequence[int] = ()
+    """The number of the attempt that its task was told; see `Tasks.attempt_numbers`. The entries belong to the first
+    entries of ``attempt_ids``. They are the attempts that have not ended."""
 
 
 # ---- from the agent to a worker ------------------------------------------------------------------------------------
@@ -535,9 +584,12 @@ class Batch(NamedTuple):
     names: Column[str]
     """Id of the function in its graph."""
     attempt_numbers: Column[int]
-    """Number of the attempt; 1 for the first attempt of a task."""
+    """Number of the attempt, as ``handout.current()`` shows it to the task."""
     variants: Column[int]
     """Index of the variant of the cost with which the task was placed, counted from 0."""
+    checkpoints: Column[int] | None = None
+    """Key of the checkpoint that the task may restore. 0: there is none. None in place of the column: no task has a
+    checkpoint."""
     new_functions: Sequence[int] = ()
     """Numbers of the functions that the worker does not have yet."""
     new_function_sizes: Sequence[int] = ()
@@ -596,6 +648,35 @@ class BatchReport(NamedTuple):
     input failed, or the agent deleted the input."""
     leaving: bool = False
     """True if the worker is ending and takes no more tasks."""
+
+
+class ProgressReport(NamedTuple):
+    """A task has called ``handout.current().report``. The worker leaves out reports that are followed by a newer one
+    within 50 ms.
+    """
+
+    number: int
+    """Number of the task on this worker."""
+    progress: float | None
+    """The share of the work that is done, from 0 to 1. None: the task has not told it."""
+    facts: Mapping[str, Any]
+    """Texts, numbers, True, False and None, by name; see `reported_facts`."""
+
+
+class Checkpoint(NamedTuple):
+    """A task has called ``handout.current().checkpoint``.
+
+    Payload: the pickled value, unless it is in a file.
+    """
+
+    number: int
+    """Number of the task on this worker."""
+    size: int
+    """Size of the pickled value in bytes."""
+    file: int = 0
+    """If the value is in a file of the store, the number in the file's name; see `checkpoint_name`. Otherwise 0."""
+    folder: int = 0
+    """The index of the file's folder in the ``folders`` of `SetUp`."""
 
 
 class TaskRaised(NamedTuple):
@@ -748,9 +829,11 @@ class ToAgent(TypedDict):
     drop: Handler[Drop]
     distrust: Handler[Distrust]
     cancel: Handler[Cancel]
+    exceed_memory: Handler[ExceedMemory]
     recall: Handler[Recall]
     release: Handler[Release]
     limits: Handler[Limits]
+    watch_reports: Handler[WatchReports]
     run_program: Handler[RunProgram]
     stop: Handler[Stop]
 
@@ -763,6 +846,8 @@ class ToController(TypedDict):
     recalled: Handler[Recalled]
     started: Handler[Started]
     arrived: Handler[Arrived]
+    progress_reports: Handler[ProgressReports]
+    checkpointed: Handler[Checkpointed]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
     vanished: Handler[Vanished]
@@ -784,6 +869,8 @@ class FromWorker(TypedDict):
     """What a worker sends to the agent."""
 
     batch_report: Handler[BatchReport]
+    progress_report: Handler[ProgressReport]
+    checkpoint: Handler[Checkpoint]
     task_raised: Handler[TaskRaised]
     task_failure: Handler[TaskFailure]
 

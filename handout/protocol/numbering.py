@@ -12,7 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["FIRST_KEY", "attempt_id", "base", "by_run", "key_parts", "of_run", "parts"]
+__all__ = [
+    "FIRST_KEY",
+    "attempt_id",
+    "base",
+    "by_run",
+    "checkpoint_key",
+    "checkpoint_parts",
+    "is_checkpoint",
+    "key_parts",
+    "of_run",
+    "parts",
+]
 
 _RUN_SHIFT = 44
 _TASK_SHIFT = 12
@@ -26,6 +37,9 @@ _OBJECT = (1 << _RUN_SHIFT) - 1
 #: The lowest key that an object of a run can have, because runs are numbered from 1. Lower keys name source bundles,
 #: which are archives of the user's modules.
 FIRST_KEY = 1 << _RUN_SHIFT
+#: The object number of a checkpoint is this bit plus the number of its task. No run has so many other objects.
+_CHECKPOINT = 1 << _RUN_SHIFT - 1
+_COUNT_BITS = 32
 
 
 def base(run: int) -> int:
@@ -54,7 +68,27 @@ def parts(attempt_id: int) -> tuple[int, int, int]:
 
 def key_parts(key: int) -> tuple[int, int]:
     """Return the run and object numbers of a key."""
-    return key >> _RUN_SHIFT, key & _OBJECT
+    return key >> _RUN_SHIFT & _RUN, key & _OBJECT
+
+
+def checkpoint_key(attempt_id: int, count: int) -> int:
+    """Return the key of a checkpoint that an attempt has made. ``count`` numbers the checkpoints of the attempt.
+
+    The key is that of an object of the run. Its upper bits have the count and the attempt number, so that no two
+    checkpoints of a task have the same key.
+    """
+    run, task, attempt = parts(attempt_id)
+    return (attempt << _COUNT_BITS | count) << _TOP_SHIFT | run << _RUN_SHIFT | _CHECKPOINT | task
+
+
+def is_checkpoint(key: int) -> bool:
+    """Return True if a key names a checkpoint."""
+    return key & _CHECKPOINT != 0
+
+
+def checkpoint_parts(key: int) -> tuple[int, int, int]:
+    """Return the run, task and attempt numbers of the attempt that has made a checkpoint."""
+    return key >> _RUN_SHIFT & _RUN, key & _CHECKPOINT - 1, key >> _TOP_SHIFT + _COUNT_BITS
 
 
 def of_run(attempt_ids: Iterable[int], run: int) -> tuple[list[int], list[int]]:

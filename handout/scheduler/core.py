@@ -203,6 +203,26 @@ class Core:
         known = self._world.runs.get(run)
         return () if known is None else known.attempt
 
+    def shown_attempt(self, run: int, task: int, attempt: int | None = None) -> int:
+        """Return the number by which users know an attempt: it counts the attempts that began, or may have begun.
+
+        Args:
+            run: The number of the run.
+            task: The number of the task.
+            attempt: The number of the hand-over. Default: the task's present or last attempt.
+        """
+        known = self._world.runs.get(run)
+        if known is None:
+            return attempt or 0
+        return known.begun.shown(task, known.attempt[task] if attempt is None else attempt)
+
+    def shown_attempts(self, run: int, tasks: Sequence[int], attempts: Sequence[int]) -> Sequence[int]:
+        """Return the numbers by which users know several attempts; see `shown_attempt`."""
+        known = self._world.runs.get(run)
+        if known is None or not known.begun:
+            return attempts
+        return [known.begun.shown(t, a) for t, a in zip(tasks, attempts, strict=True)]
+
     def is_live(self, run: int, task: int, host: str, attempt: int) -> bool:
         """Return True if the core accepts reports about this attempt. A task may have two such attempts at a time."""
         known = self._world.runs.get(run)

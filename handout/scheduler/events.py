@@ -133,6 +133,8 @@ class AttemptsFound:
     run: int
     tasks: Sequence[int]
     attempts: Sequence[int]
+    #: For each attempt: the number that the task was told; 0 if it is not known. Empty: none of them is known.
+    shown: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +147,8 @@ class AttemptsUnknown:
     hosts: Sequence[str]
     #: For each task: the number of the attempt.
     attempts: Sequence[int]
+    #: For each task: the number of the attempt that users know. Empty: none of them is known.
+    shown: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Explanation:
         id: The id of the function.
         state: ``WAITING`` (for inputs), ``READY`` (for a host), ``HANDED`` (to a host), ``BACKOFF`` (until its
             retry), ``DONE``, ``FAILED``, ``SKIPPED`` or ``CANCELLED``.
-        attempt: How many attempts of the task were handed over.
+        attempt: The number of the task's present or last attempt, or 0. Attempts that never began do not count.
         host: The name of the host that has the task or had it last, or ``""``.
         reason: Why the task is in this state, as one clause.
         waits_for: The ids of the functions whose results are missing.
@@ -83,10 +83,10 @@ def explain(world: World, number: int, t: int) -> Explanation:
         reason = _where_handed(world, run, t)
         waits_for = _waits_for(run, t)
     elif state is State.BACKOFF:
-        reason = f"failed in attempt {run.attempt[t]} and is tried again after a pause"
+        reason = f"failed in attempt {run.shown_attempt(t)} and is tried again after a pause"
     else:
-        reason = _how_ended(state, host, run.attempt[t])
-    return Explanation(t, run.name_of(t), state, run.attempt[t], host, reason, waits_for, hosts)
+        reason = _how_ended(state, host, run.shown_attempt(t))
+    return Explanation(t, run.name_of(t), state, run.shown_attempt(t), host, reason, waits_for, hosts)
 
 
 def _how_ended(state: State, host: str, attempt: int) -> str:

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from random import Random
 from typing import NamedTuple
 
-__all__ = ["Fault", "Faults", "Script", "Weather"]
+__all__ = ["Fault", "Script", "SimulatedFaults", "Weather"]
 
 
 class Fault(Enum):
@@ -132,7 +132,7 @@ class Script(NamedTuple):
 
 
 @dataclass(slots=True)
-class Faults:
+class SimulatedFaults:
     """Draws the faults, or takes them from a script."""
 
     weather: Weather

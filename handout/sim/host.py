@@ -200,6 +200,8 @@ class SimulatedHost:
             messages.Cancel: lambda message, life: self._cancel(message.attempt_ids),
             messages.Recall: lambda message, life: self._recall(message.attempt_ids),
             messages.Limits: lambda message, life: self._limit(dict(message.amounts), message.devices),
+            messages.WatchReports: lambda message, life: None,  # simulated tasks report nothing
+            messages.ExceedMemory: lambda message, life: None,  # the simulator has faults of its own
         }
 
     def take(self, message: messages.AnyMessage, life: int) -> None:
@@ -212,7 +214,9 @@ class SimulatedHost:
         self._take[type(message)](message, life)
 
     def _take_tasks(self, tasks: messages.Tasks, life: int) -> None:
-        for attempt_id, fn, number, _, inputs, made, keep, _, _, variant in zip(*tasks, strict=True):
+        assert tasks.checkpoints is None  # simulated tasks make no checkpoints
+        columns: Any = tasks[:-1]
+        for attempt_id, fn, number, _, inputs, made, keep, _, _, variant in zip(*columns, strict=True):
             twice = (
                 self._handed.get(attempt_id, (0, ()))[0] == life
                 or attempt_id in self.queue
@@ -481,7 +485,7 @@ class SimulatedHost:
         sizes = [
             (key, self._plans[run].nbytes(o)) for key in sorted(self.store) for run, o in [numbering.key_parts(key)]
         ]
-        return FoundAgent(list(attempt_ids), sizes)
+        return FoundAgent(list(attempt_ids), sizes, {})
 
     def go_on(self) -> None:
         """Repeat the reports that the previous controller may have missed, now that the new one knows the runs."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from handout.journal import AttemptStart, CommittedTask, ResultBatch, StoredPart
+from handout.journal import AttemptStart, CommittedTask, OpenStart, ResultBatch, StoredPart
 from handout.protocol.frames import Buffer
 from handout.sim.clock import Clock
 
@@ -14,6 +14,7 @@ __all__ = ["SimulatedIdentities", "SimulatedJournal"]
 
 #: Virtual seconds until the record of a start, or of the end of a run, counts as written to the disk.
 _FSYNC_S = 0.002
+_NO_START = OpenStart("", -1, 0)
 
 
 class _Record(NamedTuple):
@@ -86,8 +87,8 @@ class SimulatedJournal:
 
     def record_starts(self, rows: Sequence[AttemptStart], then: Callable[[Exception | None], None]) -> None:
         """Record the starts of attempts. Call ``then`` once the records are on the disk."""
-        for identity, _, host, attempt in rows:
-            self._write(_Record("start", identity, "", attempt, host))
+        for identity, _, host, attempt, shown in rows:
+            self._write(_Record("start", identity, "", attempt, host, nbytes=shown))
         self._clock.after(_FSYNC_S, lambda: then(None))
 
     def clear_starts(self, identities: Iterable[bytes]) -> None:
@@ -131,17 +132,17 @@ class SimulatedJournal:
                     task.parts[record.part] = part
         return found
 
-    def open_starts(self) -> dict[bytes, tuple[str, int]]:
+    def open_starts(self) -> dict[bytes, OpenStart]:
         """Return a mapping from the identity of a task to an attempt that has a start and no known end.
 
-        The mapping gives the host and the number of each such attempt.
+        The mapping gives the start of each such attempt.
         """
-        open_: dict[bytes, tuple[str, int]] = {}
+        open_: dict[bytes, OpenStart] = {}
         for record in self._records:
             if record.kind == "start":
-                open_[record.identity] = (record.host, record.attempt)
+                open_[record.identity] = OpenStart(record.host, record.attempt, record.nbytes)
             elif record.kind == "clear" or (
-                record.kind == "cancel" and open_.get(record.identity, ("", -1))[1] == record.attempt
+                record.kind == "cancel" and open_.get(record.identity, _NO_START).attempt == record.attempt
             ):
                 open_.pop(record.identity, None)
         return open_

@@ -21,7 +21,7 @@ from handout.sim.calls import CallsPlan
 from handout.sim.clock import Clock, VirtualLoop
 from handout.sim.cluster import SimulatedCluster, expecting
 from handout.sim.controller import Callbacks, Controller
-from handout.sim.faults import Fault, Faults, Script
+from handout.sim.faults import Fault, Script, SimulatedFaults
 from handout.sim.host import HandedTask, SimulatedHost
 from handout.sim.journal import SimulatedJournal
 from handout.sim.run_plan import RunPlan
@@ -118,7 +118,7 @@ class _Simulation:
         self._plans = {plan.number: plan for plan in scenario.runs}
         self.journals = {number: SimulatedJournal(self.clock, self._instruction) for number in self._plans}
         self._rng = Random(scenario.seed ^ 0x5EED)
-        self._faults = Faults(scenario.weather, Random(scenario.seed ^ 0xFA017), script=scenario.script)
+        self._faults = SimulatedFaults(scenario.weather, Random(scenario.seed ^ 0xFA017), script=scenario.script)
         self.cluster = SimulatedCluster(
             self.clock,
             self._rng,

@@ -11,7 +11,7 @@ from handout.scheduler import events as ev
 from handout.sim.clock import Clock
 from handout.sim.cluster import GRACE_S, HOST_TIMEOUT_S, SimulatedCluster
 from handout.sim.controller import Controller
-from handout.sim.faults import Fault, Faults
+from handout.sim.faults import Fault, SimulatedFaults
 from handout.sim.host import Frame, SimulatedHost, attempts_of, is_report
 from handout.sim.line import Way
 from handout.sim.story import SimulationStory
@@ -37,7 +37,9 @@ class Trouble:
         cluster: The simulated cluster in which the faults happen.
     """
 
-    def __init__(self, clock: Clock, faults: Faults, story: SimulationStory, cluster: SimulatedCluster) -> None:
+    def __init__(
+        self, clock: Clock, faults: SimulatedFaults, story: SimulationStory, cluster: SimulatedCluster
+    ) -> None:
         self._clock = clock
         self._faults = faults
         self._story = story

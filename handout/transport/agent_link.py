@@ -314,6 +314,12 @@ class AgentLink:
         self.conversation.close()
         await self._launcher.aclose()
 
+    def drop(self) -> None:
+        """Drop the connection, as if the network had. The link connects again."""
+        self._launcher.abort()
+        self.conversation.drop()
+        self._wakeup.set()
+
     # ---- connections ---------------------------------------------------------------------------------------
 
     def _judge_silence(self) -> None:

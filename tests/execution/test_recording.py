@@ -35,11 +35,11 @@ async def test_a_start_is_called_off_where_the_function_was_not_called(
     graph.add(work.identity, 1, id="once", idempotent=False)
     recorder = await Recorder.open(tmp_path / "run.db", graph.compile())
     identity = recorder._tasks[0]
-    recorder._journal.record_starts([AttemptStart(identity, "once", "far", 1)], lambda error: None)
+    recorder._journal.record_starts([AttemptStart(identity, "once", "far", 1, 1)], lambda error: None)
     recorder.failed(from_report("once", "far", 1, report, b""), 0, 1)
     await recorder.close(10)
     journal = Journal(tmp_path / "run.db")
-    assert journal.open_starts([identity]) == ({identity: ("far", 1)} if open_ else {})
+    assert journal.open_starts([identity]) == ({identity: ("far", 1, 1)} if open_ else {})
     journal.close()
 
 

@@ -486,7 +486,7 @@ async def test_a_damaged_record_costs_at_most_what_it_is_about(
     rows = {
         "agents": "INSERT INTO agents VALUES ('gone', 'token', '{}', x'00')",
         "classes": "INSERT INTO classes VALUES ('o', 1, 'm', 'A', x'00')",
-        "starts": "INSERT INTO starts VALUES (x'00', 1, 'once', 'here', 1, x'00')",
+        "starts": "INSERT INTO starts VALUES (x'00', 1, 'once', 'here', 1, 1, x'00')",
         "runs": "UPDATE runs SET checksum = x'00'",
     }
     with closing(sqlite3.connect(journal)) as database, database:

@@ -138,13 +138,13 @@ def test_starts_that_were_not_cleared_are_found(tmp_path: Path) -> None:
     journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
     there = threading.Event()
     journal.record_starts(
-        [AttemptStart(ONE, "one", "h1", 1), AttemptStart(TWO, "two", "h2", 1)], lambda error: there.set()
+        [AttemptStart(ONE, "one", "h1", 1, 1), AttemptStart(TWO, "two", "h2", 1, 1)], lambda error: there.set()
     )
     assert there.wait(HANG_S)
     journal.clear_starts([TWO])
     journal.close()
     journal = Journal(tmp_path / "run.db")
-    assert journal.open_starts([ONE, TWO]) == {ONE: ("h1", 1)}
+    assert journal.open_starts([ONE, TWO]) == {ONE: ("h1", 1, 1)}
     journal.close()
     (attempt,) = read(tmp_path / "run.db").attempts
     assert (attempt.id, attempt.outcome) == ("one", "started")
@@ -153,11 +153,13 @@ def test_starts_that_were_not_cleared_are_found(tmp_path: Path) -> None:
 def test_a_cancelled_start_leaves_the_start_of_a_later_attempt(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
     journal.begin_run(["one", "two"], [ONE, TWO], 0, 1, [])
-    journal.record_starts([AttemptStart(ONE, "one", "h1", 2), AttemptStart(TWO, "two", "h1", 1)], lambda error: None)
+    journal.record_starts(
+        [AttemptStart(ONE, "one", "h1", 2, 2), AttemptStart(TWO, "two", "h1", 1, 1)], lambda error: None
+    )
     journal.cancel_starts([(ONE, 1), (TWO, 1)])
     journal.close()
     journal = Journal(tmp_path / "run.db")
-    assert journal.open_starts([ONE, TWO]) == {ONE: ("h1", 2)}
+    assert journal.open_starts([ONE, TWO]) == {ONE: ("h1", 2, 2)}
     journal.close()
 
 
@@ -306,7 +308,7 @@ def test_a_damaged_row_is_told_by_name_to_a_reader(tmp_path: Path, damage: str) 
     path = tmp_path / "run.db"
     journal = written(path)
     journal.record_failure("one", "h1", 1, "raised", "text")
-    journal.record_starts([AttemptStart(ONE, "one", "h1", 1)], lambda error: None)
+    journal.record_starts([AttemptStart(ONE, "one", "h1", 1, 1)], lambda error: None)
     journal.close()
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(damage)
@@ -344,10 +346,10 @@ def test_a_damaged_row_of_another_table_is_left_out_alone(tmp_path: Path, table:
     path = tmp_path / "run.db"
     journal = written(path)
     journal.record_agent("h1", "token", "{}")
-    journal.record_starts([AttemptStart(b"3" * 16, "three", "h1", 1)], lambda error: None)
+    journal.record_starts([AttemptStart(b"3" * 16, "three", "h1", 1, 1)], lambda error: None)
     journal.begin_run(["one"], [ONE], 1, 7, [ClassName("o", 2, "__main__", "B")])
     journal.record_agent("h2", "token", "{}")
-    journal.record_starts([AttemptStart(b"4" * 16, "four", "h1", 1)], lambda error: None)
+    journal.record_starts([AttemptStart(b"4" * 16, "four", "h1", 1, 1)], lambda error: None)
     journal.close()
     with closing(sqlite3.connect(path)) as database, database:
         (first,) = database.execute(f"SELECT min({(column := KEYS[table])}) FROM {table}").fetchone()
@@ -509,7 +511,7 @@ def test_rows_that_have_vanished_are_told_where_it_matters(tmp_path: Path) -> No
     """A flipped bit in the header of a page can make rows vanish, which no checksum of a row can tell."""
     path = tmp_path / "run.db"
     journal = written(path)
-    journal.record_starts([AttemptStart(ONE, "one", "h1", 1)], lambda error: None)
+    journal.record_starts([AttemptStart(ONE, "one", "h1", 1, 1)], lambda error: None)
     journal.close()
     with closing(sqlite3.connect(path)) as database:
         (size,) = database.execute("PRAGMA page_size").fetchone()

@@ -20,6 +20,7 @@ from handout.protocol import messages, numbering
 from handout.protocol.frames import MAX_PAYLOAD, Buffer
 from handout.protocol.messages import INLINE
 from handout.scheduler.commands import CancelTasks, RecallTasks, StartTasks
+from handout.submission.code_bundles import FunctionBlob
 from handout.transport.agent_link import AgentLink
 
 __all__ = ["AgentProxy"]
@@ -69,30 +70,53 @@ class AgentProxy:
 
     # ---- tasks ---------------------------------------------------------------------------------------------
 
-    def start_tasks(self, run: RunState, command: StartTasks, classes: Sequence[TaskClass]) -> None:
+    def start_tasks(
+        self,
+        run: RunState,
+        command: StartTasks,
+        classes: Sequence[TaskClass],
+        shown: Sequence[int],
+        checkpoints: Sequence[int] | None = None,
+        function: FunctionBlob | None = None,
+    ) -> None:
         """Hand tasks over to the agent. Before that, send the agent the code that it lacks.
 
         Args:
             run: The run of the tasks.
             command: Names the tasks.
             classes: The task class of each task of ``command``.
+            shown: The number of the attempt that each task is told.
+            checkpoints: The key of the checkpoint that each task may restore; see `Tasks.checkpoints`.
+            function: A function that replaces the functions of the tasks, or None.
         """
         calls = run.encoded.calls
         self._send_classes(classes)
         for first, end in _batches([len(calls[task]) for task in command.tasks]):
-            self._start_slice(run, command, classes, first, end)
+            self._start_slice(run, command, classes, shown, checkpoints, function, first, end)
 
     def _start_slice(
-        self, run: RunState, command: StartTasks, classes: Sequence[TaskClass], first: int, end: int
+        self,
+        run: RunState,
+        command: StartTasks,
+        classes: Sequence[TaskClass],
+        shown: Sequence[int],
+        checkpoints: Sequence[int] | None,
+        function: FunctionBlob | None,
+        first: int,
+        end: int,
     ) -> None:
         tasks, attempts = command.tasks[first:end], command.attempts[first:end]
         variants, keep = command.variants[first:end], command.keep[first:end]
         encoded, base = run.encoded, run.base
         ids, wanted, made = run.ids, run.wanted, run.task_objects
         shift = self.shift
-        functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
         blobs = [encoded.calls[t] for t in tasks]
-        self._send_functions(run, tasks)
+        if function is None:
+            functions = [encoded.functions[encoded.fn[t]].number + shift for t in tasks]
+            self._send_functions([encoded.functions[index] for index in {encoded.fn[t] for t in tasks}])
+        else:
+            functions = [function.number + shift] * len(tasks)
+            self._send_functions([function])
         message = messages.Tasks(
             [numbering.attempt_id(run.number, t, a) for t, a in zip(tasks, attempts, strict=True)],
             functions,
@@ -104,19 +128,19 @@ class AgentProxy:
             [[base | o if wanted[o] else -1 for o in made[t]] for t in tasks],
             [int(k) for k in keep],
             [ids[t] for t in tasks],
-            attempts,
+            shown[first:end],
             variants,
+            None if checkpoints is None else checkpoints[first:end],
         )
         self.conversation.send(message, blobs)
         if self.answers is not None:
             for task, attempt_id in zip(tasks, message.attempt_ids, strict=True):
                 self.answers.handed_over(attempt_id, ids[task], run.options_of(task).timeout_s)
 
-    def _send_functions(self, run: RunState, tasks: Sequence[int]) -> None:
-        encoded = run.encoded
+    def _send_functions(self, functions: Sequence[FunctionBlob]) -> None:
+        """Send the functions that the agent lacks."""
         fresh = []
-        for index in {encoded.fn[t] for t in tasks}:
-            function = encoded.functions[index]
+        for function in functions:
             if function.number not in self._functions:
                 self._functions.add(function.number)
                 fresh.append(function)
@@ -172,6 +196,10 @@ class AgentProxy:
         """Recall attempts. The agent lets an attempt continue if it has already started."""
         self._send_wish(messages.Recall(_attempt_ids(command)))
 
+    def exceed_memory(self, attempt_ids: list[int]) -> None:
+        """End attempts as if they had exceeded their memory limits. Only `handout.testing` needs this."""
+        self.conversation.send(messages.ExceedMemory(attempt_ids))
+
     def _send_wish(self, message: messages.Cancel | messages.Recall) -> None:
         if self.answers is not None:
             self.answers.wanted_back(message.attempt_ids)
@@ -214,6 +242,10 @@ class AgentProxy:
         base = numbering.base(run)
         self.conversation.send(messages.Drop([base | o for o in objects]))
 
+    def drop_keys(self, keys: Sequence[int]) -> None:
+        """Tell the agent to delete objects."""
+        self.conversation.send(messages.Drop(keys))
+
     def drop_other_runs(self, found: FoundAgent, run: int) -> None:
         """After a takeover, tell the agent to end the attempts and delete the objects of all runs except ``run``."""
         foreign = [attempt_id for attempt_id in found.attempt_ids if numbering.parts(attempt_id)[0] != run]
@@ -222,6 +254,10 @@ class AgentProxy:
         keys = [key for key, _ in found.objects if numbering.key_parts(key)[0] != run]
         if keys:
             self.conversation.send(messages.Drop(keys))
+
+    def watch_reports(self, wanted: bool) -> None:
+        """Tell the agent if a program watches a run, so that it sends the reports that tasks make about themselves."""
+        self.conversation.send(messages.WatchReports(wanted))
 
     # ---- limits and programs -------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from handout.protocol import codec, messages
@@ -14,6 +14,8 @@ __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
 #: Numbers with more bits than this are refused. The largest numbers that an agent may report are attempt ids.
 _BITS = 128
+#: Keys with more bits than this are refused. The largest keys are those of checkpoints.
+_KEY_BITS = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class FoundAgent:
     attempt_ids: Sequence[int]
     #: The key and the size in bytes of each object.
     objects: Sequence[tuple[int, int]]
+    #: For each attempt that has not ended, the number of the attempt that its task was told.
+    shown: Mapping[int, int]
 
 
 class Takeover:
@@ -59,7 +63,8 @@ class Takeover:
             if isinstance(message, messages.Holdings) and not self.found.done():
                 _check(message)
                 objects = list(zip(message.keys, message.sizes, strict=True))
-                self.found.set_result((FoundAgent(message.attempt_ids, objects), message.shift))
+                shown = dict(zip(message.attempt_ids, message.attempt_numbers, strict=False))
+                self.found.set_result((FoundAgent(message.attempt_ids, objects, shown), message.shift))
             elif isinstance(message, messages.ProgramEnded):
                 now.append(frame)
             else:
@@ -78,6 +83,12 @@ def _check(message: messages.Holdings) -> None:
     Raises:
         ProtocolError: A number is not an integer, is negative or is too large.
     """
-    numbers = [*message.attempt_ids, *message.keys, *message.sizes, message.shift]
-    if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 1 << _BITS:
+    numbers = [*message.attempt_ids, *message.sizes, message.shift, *message.attempt_numbers]
+    keys = message.keys
+    if (
+        {*map(type, numbers), *map(type, keys)} != {int}
+        or min([*numbers, *keys]) < 0
+        or max(numbers) >= 1 << _BITS
+        or max(keys, default=0) >= 1 << _KEY_BITS
+    ):
         raise ProtocolError("the agent's list of attempts and objects contains a number that is not possible")

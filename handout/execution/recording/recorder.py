@@ -23,7 +23,9 @@ from typing import Any
 
 from handout.errors import DamagedFileError, JournalError, OutcomeUnknownError
 from handout.execution.membership.takeover import FoundAgent
+from handout.execution.recording.checkpoint_recorder import CheckpointRecorder
 from handout.execution.recording.resume_matching import PriorRuns
+from handout.execution.shell.run_checkpoints import TaskCheckpoint
 from handout.execution.shell.run_state import GraphRun, HeldAttempt, RunState
 from handout.execution.sliced import sliced
 from handout.failures import Failure, may_have_run
@@ -150,6 +152,7 @@ class Recorder:
         self._links: dict[str, AgentLink] = {}
         #: The attempts that are held back. The keys are the numbers of run, task and attempt, and the values are hosts.
         self.held: dict[tuple[int, int, int], str] = {}
+        self._checkpoints = CheckpointRecorder(journal, self._tasks, plan.ids)
 
     @classmethod
     async def open(cls, path: str | PathLike[str], plan: Plan) -> Recorder:
@@ -174,6 +177,7 @@ class Recorder:
         Args:
             within_s: Seconds to wait. If closing takes longer, a warning is logged and a thread goes on closing.
         """
+        self._checkpoints.flush()
         for host, link in self._links.items():
             if link.agent_ended:
                 self._journal.forget_agent(host)
@@ -190,6 +194,7 @@ class Recorder:
         """
         self._objects = frozenset(run.spec.outputs)
         facts = self.prior.facts(run, found)
+        self._checkpoints.recorded.update(self.prior.checkpointed)
         classes = [ClassName(*token, module, name) for token, module, name in tokens.own_classes()]
         reused = len(self.prior.done) + len(run.reused) - len(self.prior.reused)  # the last ones are in both
         self._journal.begin_run(self._ids, [*self._tasks, self.prior.objects], reused, run.number, classes)
@@ -208,15 +213,15 @@ class Recorder:
 
     # ---- what happens ----------------------------------------------------------------------------------------
 
-    def ended(self, run: RunState, command: do.AnnounceTasksEnded, attempts: Sequence[int]) -> None:
+    def ended(self, run: RunState, command: do.AnnounceTasksEnded, shown: Callable[[int], int]) -> None:
         """Record that tasks ended, with the results that the controller has. `arrived` records the other results."""
         batches: dict[tuple[str, str, bool], ResultBatch] = {}
         settled: list[bytes] = []
         once, reused, made = self._once, self.prior.reused, run.task_objects
         for task, outcome, failure in zip(command.tasks, command.outcomes, command.failures, strict=True):
-            if outcome is Outcome.DONE and (task not in reused or attempts[task]):
+            if outcome is Outcome.DONE and (task not in reused or shown(task)):
                 for number in made[task]:
-                    self._add(batches, run, task, number, attempts[task])
+                    self._add(batches, run, task, number, shown(task))
             if task in once and outcome in _KNOWN and _is_over(failure):
                 settled.append(self._tasks[task])
         for batch in batches.values():
@@ -261,11 +266,11 @@ class Recorder:
         part = "" if number == task else self._identities.part_of(number)
         return suspect or run.hosts[task], part, suspect is not None
 
-    def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
+    def arrived(self, run: RunState, number: int, shown: int) -> None:
         """Record an object that arrived at the controller after its task had ended."""
         task = run.spec.producer[number]
         if number in self._objects and run.outcomes[task] is Outcome.DONE:
-            self._commit(run, number, attempts[task])
+            self._commit(run, number, shown)
 
     def _commit(self, run: RunState, number: int, attempt: int) -> None:
         task = run.spec.producer[number]
@@ -288,12 +293,21 @@ class Recorder:
     def failed(self, failure: Failure, task: int, attempt: int) -> None:
         """Record that an attempt failed."""
         reason = str(failure.report.get("message") or failure.kind)
-        self._journal.record_failure(failure.id, failure.host or "", attempt, failure.kind, reason)
+        self._journal.record_failure(failure.id, failure.host or "", failure.attempts, failure.kind, reason)
         if not may_have_run(failure):
             self.not_started([task], [attempt])
 
+    def checkpoint(self, run: RunState, task: int, checkpoint: TaskCheckpoint) -> None:
+        """Record a checkpoint that has arrived at the controller."""
+        self._checkpoints.take(run, task, checkpoint)
+
+    def checkpoints_over(self, task: int, well: bool) -> None:
+        """Record that a task makes no more checkpoints. If it has ended well, none of them is needed any more."""
+        self._checkpoints.over(task, well)
+
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
         """Record how the run ended. Then call ``then`` in the event loop, with None or the error of the journal."""
+        self._checkpoints.flush()
         self._journal.end_run(outcome.value, self._on_loop(then))
 
     # ---- starts that must not happen twice ---------------------------------------------------------------------
@@ -302,16 +316,18 @@ class Recorder:
         """Return True if the starts of some tasks must be on the disk before the tasks are handed over."""
         return bool(self._once) and not self._once.isdisjoint(command.tasks)
 
-    def start(self, run: RunState, command: do.StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Hold back attempts and record their starts.
+    def start(
+        self, run: RunState, command: do.StartTasks, shown: Sequence[int], then: Callable[[Exception | None], None]
+    ) -> None:
+        """Hold back attempts and record their starts, with the numbers by which users know the attempts.
 
         Then call ``then`` in the event loop, with None or with the error of the journal.
         """
         starts = []
-        for task, attempt in zip(command.tasks, command.attempts, strict=True):
+        for task, attempt, number in zip(command.tasks, command.attempts, shown, strict=True):
             self.held[run.number, task, attempt] = command.host
             if task in self._once:
-                starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt))
+                starts.append(AttemptStart(self._tasks[task], self._ids[task], command.host, attempt, number))
         self._journal.record_starts(starts, self._on_loop(then))
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:

@@ -20,9 +20,10 @@ from typing import Any
 
 from handout.errors import JournalError
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
+from handout.execution.shell.run_checkpoints import TaskCheckpoint
 from handout.execution.shell.run_state import GraphRun
 from handout.execution.sliced import sliced
-from handout.journal import CommittedTask, Journal, StoredPart
+from handout.journal import CommittedTask, Journal, OpenStart, StoredCheckpoint, StoredPart
 from handout.journal.identity import TaskIdentities
 from handout.journal.value_walk import DIGEST_SIZE
 from handout.protocol import numbering
@@ -59,7 +60,7 @@ class PriorRuns:
         self._known: Mapping[bytes, CommittedTask] = {}
         #: The identity of the run's objects, which says what the number of each object means.
         self.objects = b""
-        self._lost: Mapping[bytes, tuple[str, int]] = {}
+        self._lost: Mapping[bytes, OpenStart] = {}
         self._outputs: frozenset[int] = frozenset()
         #: False if the journal's record of the last run is damaged, so that the run's number is not known.
         self._is_last_known = True
@@ -69,6 +70,8 @@ class PriorRuns:
         self.done: list[int] = []
         #: The number, the size and the holder of each object in ``known`` and ``left``, which `facts` reports.
         self._replicas: list[tuple[int, int, str]] = []
+        #: The tasks of which the journal has a checkpoint.
+        self.checkpointed: set[int] = set()
 
     def number_after(self, number: int, encoded: EncodedRun) -> Slices[int]:
         """Return the number that the new run gets.
@@ -162,6 +165,7 @@ class PriorRuns:
         damaged = set(map(id, refused))
         self._leave_out(run, [number for number, part in parts.items() if id(part) in damaged])
         await sliced(self.use_committed(run, data_only))
+        self._take_checkpoints(run, await asyncio.to_thread(self._journal.checkpoints), data_only)
 
     def _refuse_once(self, table: str) -> None:
         """Refuse the journal if a task of the run has ``idempotent=False`` and rows of a table were left out.
@@ -210,16 +214,14 @@ class PriorRuns:
             )
             del self._known[self._tasks[task]].parts[self._identities.part_of(number)]
 
-    def take_in(
-        self, run: GraphRun, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, tuple[str, int]]
-    ) -> None:
+    def take_in(self, run: GraphRun, known: Mapping[bytes, CommittedTask], lost: Mapping[bytes, OpenStart]) -> None:
         """Keep the facts that the journal has of the run's tasks.
 
         Args:
             run: The run that is to be resumed.
             known: Maps the identity of each committed task to the task.
             lost: The attempts whose start is recorded in the journal, and whose end is not known. Maps the identity of
-                the task to the host and the number of the attempt.
+                the task to the start.
         """
         self._known = known
         self._lost = {identity: start for identity, start in lost.items() if identity not in known}
@@ -241,6 +243,34 @@ class PriorRuns:
                 self.done.append(task)
                 run.hosts[task] = committed.host
                 self._replicas += self._take(run, task, committed, data_only)
+
+    def _take_checkpoints(self, run: GraphRun, stored: Sequence[StoredCheckpoint], data_only: Collection[str]) -> None:
+        """Put the checkpoints of earlier runs into the run, so that its tasks go on from them."""
+        self._tell_damage("checkpoints", "Their tasks begin anew.")
+        tasks = {identity: task for task, identity in enumerate(self._tasks)} if stored else {}
+        changed = []
+        for each in stored:
+            record = each.record
+            task = tasks.get(record.identity)
+            if task is None:
+                changed.append(record.id)
+            elif task not in self.reused:
+                self.checkpointed.add(task)
+                key = numbering.checkpoint_key(numbering.attempt_id(run.number, task, 0), 0)
+                if each.file is None:
+                    run.objects.put_later(key, partial(self._journal.read_checkpoint, each), record.nbytes)
+                else:
+                    run.objects.put_file(key, each.file, record.nbytes, each.file.name)
+                is_data = record.data_only or record.host in data_only
+                found = TaskCheckpoint(key, record.host, record.nbytes, is_data)
+                run.checkpoints.here[task] = run.checkpoints.newest[task] = found
+        for id in sorted({*changed}.intersection(run.ids)):
+            logger.warning(
+                "Task %r begins anew: the journal %s has a checkpoint of it, but the function or its arguments have "
+                "changed since.",
+                id,
+                self._journal.path,
+            )
 
     def _output_parts(self, run: GraphRun) -> Slices[dict[int, StoredPart]]:
         """Return the committed objects that the caller gets."""
@@ -269,9 +299,10 @@ class PriorRuns:
         held = {host: numbering.of_run(each, run.number) for host, each in ids.items()}
         # A task that is no longer marked idempotent=False runs again like any other task.
         unseen = {t: self._lost[i] for t, i in lost if t in self._once}
-        going_on, superseded = latest_attempts(held, {task: attempt for task, (_, attempt) in unseen.items()})
+        going_on, superseded = latest_attempts(held, {task: start.attempt for task, start in unseen.items()})
         began = {task for own, _ in going_on.values() for task in own}
         self._use_left(run, _objects_of(run.number, found), began)
+        _note_checkpoints(run, found)
         events: list[ev.Event] = []
         if self.done:
             numbers, sizes, hosts = map(list, zip(*self._replicas, strict=True)) if self._replicas else ([], [], [])
@@ -279,12 +310,16 @@ class PriorRuns:
         for host, (own, attempts) in going_on.items():
             for task in own:
                 run.hosts[task] = host
-            events.append(ev.AttemptsFound(host, run.number, own, attempts))
+            known = found[host].shown
+            pairs = zip(own, attempts, strict=True)
+            told = [known.get(numbering.attempt_id(run.number, *each), 0) for each in pairs]
+            events.append(ev.AttemptsFound(host, run.number, own, attempts, told))
         self._journal.clear_starts([i for t, i in lost if not (t in unseen or t in began)])
         unknown = [task for task in unseen if task not in began]
         if unknown:
             where = [unseen[task] for task in unknown]
-            events.append(ev.AttemptsUnknown(run.number, unknown, [w[0] for w in where], [w[1] for w in where]))
+            hosts, attempts, shown = map(list, zip(*where, strict=True))
+            events.append(ev.AttemptsUnknown(run.number, unknown, hosts, attempts, shown))
         # These events must come last, because the core must first learn which attempt of a task counts. The core then
         # ends the attempts in these events, and never uses their numbers again.
         events += [ev.AttemptsFound(host, run.number, *attempts) for host, attempts in superseded.items()]
@@ -333,6 +368,15 @@ class PriorRuns:
             if part.data_only or part.host in data_only:
                 run.suspects[number] = part.host
             yield number, part.nbytes, CONTROLLER
+
+
+def _note_checkpoints(run: GraphRun, found: Mapping[str, FoundAgent]) -> None:
+    """Note the checkpoints that agents have from an earlier controller. They are newer than those in the journal."""
+    for host, agent in found.items():
+        for key, nbytes in agent.objects:
+            number, task, _ = numbering.checkpoint_parts(key)
+            if numbering.is_checkpoint(key) and number == run.number and task < run.task_count:
+                run.checkpoints.found(host, key, nbytes)
 
 
 def _class_named(module: str, name: str) -> type | None:

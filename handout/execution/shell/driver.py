@@ -30,7 +30,9 @@ from handout.events import (
 from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
+from handout.execution.planned_faults import FaultyAttempt, PlannedFaults
 from handout.execution.recording.recorder import Recorder
+from handout.execution.shell.checkpoint_traffic import CheckpointTraffic
 from handout.execution.shell.code_uses import CodeUses
 from handout.execution.shell.object_traffic import ObjectTraffic
 from handout.execution.shell.retry_decisions import RetryDecisions
@@ -59,7 +61,6 @@ class FailedAttempt(NamedTuple):
 
     run: RunState
     task: int
-    attempt: int
     failure: Failure
 
 
@@ -96,6 +97,11 @@ class Driver:
         self._closed = False
         #: One for all hosts, so that no two calls of the user's functions run at the same time.
         self.retry_decisions = RetryDecisions(self._loop)
+        #: The faults that a test has planned. None unless `handout.testing.Faults` is in use.
+        self.faults: PlannedFaults | None = None
+        self.checkpoints = CheckpointTraffic(self.runs, self.agents)
+        #: True while a run has watchers.
+        self._is_watched = False
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
         #: Maps each class of commands to the method that performs them. The simulator wraps these methods, so that it
         #: can kill a controller between two commands.
@@ -154,13 +160,13 @@ class Driver:
     def _tell_retries(self) -> None:
         """Tell the watchers after which failed attempts another attempt follows. Only the core knows this."""
         failed, self.failed_attempts = self.failed_attempts, []
-        for run, task, attempt, failure in failed:
+        for run, task, failure in failed:
             known = self.core.world.runs.get(run.number)
             if known is None or known.ended(task) or known.aborting:
                 continue
             reason = str(failure.report.get("message") or failure.kind)
             at_s = self.now - run.started_at
-            run.tell([TaskRetried(at_s, failure.id, failure.host or "", attempt, reason)])
+            run.tell([TaskRetried(at_s, failure.id, failure.host or "", failure.attempts, reason)])
 
     def break_down(self, error: Exception) -> None:
         """End every run with an `InternalError`, because the core or the driver has failed and runs would hang."""
@@ -230,6 +236,9 @@ class Driver:
             return
         if run.recorder is not None:
             run.recorder.watch(lambda error: self._on_journal_lost(run, error))
+        run.on_watched = self._update_watching
+        self._update_watching()
+        self.checkpoints.submitted(run)
         prepared, run.prepared = run.prepared, None
         self.post(ev.RunSubmitted(run.number, run.spec, prepared), *facts)
 
@@ -264,8 +273,13 @@ class Driver:
                 self.post(ev.TasksRecalled(host, run.number, [task], [attempt]))
         self._held.pop(run.number, None)
         run.give_back(list(run.homes))
+        for (task, attempt), host in run.checkpoints.held.items():
+            self.post(ev.TasksRecalled(host, run.number, [task], [attempt]))
+        run.checkpoints.held.clear()
+        self.checkpoints.run_left(run)
         if self.runs.pop(run.number, None) is None:
             return
+        self._update_watching()
         functions, bundles = self._code_uses.end(run)
         classes = self.classes.forget(run.number)
         for agent in self.agents.values():
@@ -276,6 +290,10 @@ class Driver:
     def join(self, agent: AgentProxy, event: ev.HostConnected) -> None:
         """Tell the core and the watchers that a host has joined."""
         self.agents[agent.name] = agent
+        if self.faults is not None:
+            self.faults.joined(agent)
+        if self._is_watched:
+            agent.watch_reports(True)
         if self.recorder is not None:
             self.recorder.agent(agent.name, agent.link)
         self.post(event)
@@ -286,6 +304,9 @@ class Driver:
         if self.agents.get(agent.name) is agent:
             del self.agents[agent.name]
         agent.fetches.lost()
+        self.checkpoints.host_lost(agent.name)
+        if self.faults is not None:
+            self.faults.left(agent.name)
         self.post(ev.HostLost(agent.name, reason))
         self._tell_all(lambda at_s: HostLeft(at_s, agent.name, reason))
 
@@ -315,6 +336,14 @@ class Driver:
         finally:
             del self._drains[name]
 
+    def _update_watching(self) -> None:
+        """Tell the agents if the tasks of a run have to send the reports that they make about themselves."""
+        watched = any(run.watchers for run in self.runs.values())
+        if watched != self._is_watched:
+            self._is_watched = watched
+            for agent in self.agents.values():
+                agent.watch_reports(watched)
+
     def _tell_all(self, make: Callable[[float], RunEvent]) -> None:
         for run in self.runs.values():
             if run.watchers:
@@ -326,9 +355,21 @@ class Driver:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
         if run is None or agent is None:
             return  # the run or the host is gone, and an event about this is on its way to the core
+        if run.checkpoints:
+            command = self.checkpoints.hold(run, command.host, command, self._start_ready)
+        self._start_ready(command)
+
+    def _start_ready(self, command: do.StartTasks) -> None:
+        """Hand over attempts that wait for no checkpoint."""
+        run, agent = self.runs.get(command.run), self.agents.get(command.host)
+        if run is None or agent is None or not command.tasks:
+            return
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder
-            recorder.start(run, command, lambda error: self._start_recorded(run, recorder, agent, command, error))
+            shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
+            recorder.start(
+                run, command, shown, lambda error: self._start_recorded(run, recorder, agent, command, error)
+            )
             return
         self._hand_over(run, agent, command)
 
@@ -352,9 +393,28 @@ class Driver:
         self.post(ev.CancelRequested(run.number))
 
     def _hand_over(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
+        if self.faults is not None:
+            faulty = self.faults.choose(run, command)
+            for each in faulty:
+                self._hand_over_now(run, agent, command.only([each.place]), each)
+            places = {each.place for each in faulty}
+            command = command.only([i for i in range(len(command.tasks)) if i not in places])
+        if command.tasks:
+            self._hand_over_now(run, agent, command, None)
+
+    def _hand_over_now(
+        self, run: RunState, agent: AgentProxy, command: do.StartTasks, faulty: FaultyAttempt | None
+    ) -> None:
         profile = run.spec.profile
         variants = zip(command.tasks, command.variants, strict=True)
-        agent.start_tasks(run, command, [self.classes.entry(run, profile[t], variant) for t, variant in variants])
+        shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
+        if faulty is None:
+            classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
+        else:
+            classes = [self.classes.alone(run, profile[t], variant, faulty.is_limited) for t, variant in variants]
+        checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None
+        function = None if faulty is None else faulty.function
+        agent.start_tasks(run, command, classes, shown, checkpoints, function)
         for task in command.tasks:
             run.hosts[task] = command.host
         if run.on_hand_over:
@@ -364,7 +424,7 @@ class Driver:
             run.note_made_again(command.tasks)
         if run.watchers:
             at_s, ids = self.now - run.started_at, run.ids
-            pairs = zip(command.tasks, command.attempts, strict=True)
+            pairs = zip(command.tasks, shown, strict=True)
             run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
 
     def _cancel_tasks(self, command: do.CancelTasks) -> None:
@@ -380,9 +440,15 @@ class Driver:
             agent.recall(command)
 
     def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """Tell the core that attempts are recalled, if no agent has them because their starts are not recorded yet."""
+        """Tell the core that attempts are recalled, if no agent has them yet; see `_start_tasks`."""
         run = self.runs.get(command.run)
-        if run is None or run.recorder is None:
+        if run is None:
+            return
+        if run.checkpoints.held:
+            tasks, attempts = self.checkpoints.give_back(run, command)
+            if tasks:
+                self.post(ev.TasksRecalled(command.host, run.number, tasks, attempts))
+        if run.recorder is None:
             return
         for task, attempt in zip(command.tasks, command.attempts, strict=True):
             if run.recorder.release(run, task, attempt):
@@ -431,7 +497,8 @@ class Driver:
         if run is not None and run.watchers:
             c, id = command, run.ids[command.task]
             at_s = self.now - run.started_at
-            run.tell([TaskSpeculated(at_s, id, c.host, c.attempt, c.beside, c.running_s, c.limit_s)])
+            shown = self.core.shown_attempt(c.run, c.task, c.attempt)
+            run.tell([TaskSpeculated(at_s, id, c.host, shown, c.beside, c.running_s, c.limit_s)])
 
     def _announce_pause(self, command: do.AnnouncePause) -> None:
         run, agent = self.runs.get(command.run), self.agents.get(command.host)
@@ -473,10 +540,12 @@ class Driver:
                 run.failures[task] = _failure(run, task, outcome, found, cause)
                 if outcome is Outcome.FAILED:
                     run.failed_order.append(task)
+            if run.checkpoints:
+                self.checkpoints.task_ended(run, task, outcome is Outcome.DONE)
             if run.on_task_end:
                 run.task_ended(task)
         if run.recorder is not None:
-            run.recorder.ended(run, command, self.core.attempts(run.number))
+            run.recorder.ended(run, command, self._shown_in(run))
         if run.watchers:
             at_s = self.now - run.started_at
             run.tell(
@@ -495,6 +564,10 @@ class Driver:
         for number in command.objects:
             run.lost[number] = command.failure
             run.arrived(number)
+
+    def _shown_in(self, run: RunState) -> Callable[[int], int]:
+        """Return a function that returns the number by which users know the last attempt of a task."""
+        return lambda task: self.core.shown_attempt(run.number, task)
 
     def _run_ended(self, command: do.AnnounceRunEnded) -> None:
         run = self.runs.get(command.run)

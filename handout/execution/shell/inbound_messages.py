@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
-from handout.events import TaskStarted
+from handout.events import TaskReported, TaskStarted
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.attempt_history import AttemptHistory
 from handout.execution.shell.driver import Driver, FailedAttempt
@@ -21,9 +22,11 @@ from handout.execution.shell.run_state import RunState
 from handout.failures import Failure, from_report, may_have_run
 from handout.protocol import codec, messages, numbering
 from handout.protocol.frames import Message, Piece, ProtocolError
+from handout.protocol.reported_facts import Fact, check_progress, from_json
 from handout.scheduler import events as ev
 from handout.scheduler.handlers.retries import may_repeat
 from handout.scheduler.run_spec import CONTROLLER
+from handout.serialization.printable import printable
 
 __all__ = ["InboundMessages"]
 
@@ -46,6 +49,8 @@ class InboundMessages:
             "recalled": self._on_recalled,
             "started": self._on_started,
             "arrived": self._on_arrived,
+            "progress_reports": self._on_progress_reports,
+            "checkpointed": self._on_checkpointed,
             "stream_object": self._on_stream_object,
             "missing": lambda agent, message, _: agent.fetches.missing(message.key),
             "vanished": self._on_vanished,
@@ -76,6 +81,8 @@ class InboundMessages:
                 raise ProtocolError(f"message {name!r} has wrong content: {error!r}") from error
 
     def _on_finished(self, agent: AgentProxy, message: messages.Finished, view: memoryview) -> None:
+        if self._driver.faults is not None:
+            self._driver.faults.over(message.attempt_ids)
         _check_counts(message.elapsed_us, 0)
         _check_counts(list(chain.from_iterable(message.sizes)), -1)
         position = 0
@@ -113,7 +120,8 @@ class InboundMessages:
                     elif current and batch.run.recorder is not None and batch.run.outcomes[task] is not None:
                         # A lost result was made again. Record it here, because the core does not announce the end of a
                         # task a second time.
-                        batch.run.recorder.arrived(batch.run, made, batch.current)
+                        shown = self._driver.core.shown_attempt(number, task)
+                        batch.run.recorder.arrived(batch.run, made, shown)
                     position += length
                     if batch.run.on_object and made in batch.run.objects:
                         self._loop.call_soon(batch.run.arrived, made)
@@ -129,6 +137,8 @@ class InboundMessages:
 
     def _on_failed(self, agent: AgentProxy, message: messages.Failed, payload: memoryview) -> None:
         number, task, attempt = numbering.parts(message.attempt_id)
+        if self._driver.faults is not None:
+            self._driver.faults.failed(message.attempt_id, message.kind)
         run = self._driver.runs.get(number)
         if run is None:
             self._driver.post(ev.TasksRecalled(agent.name, number, [task], [attempt]))  # see `_on_finished`
@@ -137,7 +147,8 @@ class InboundMessages:
         facts = _facts(message)
         if "missing" in facts:
             facts["python"] = agent.python
-        failure = from_report(run.ids[task], agent.name, attempt, facts, pickled)
+        shown = self._driver.core.shown_attempt(number, task, attempt)
+        failure = from_report(run.ids[task], agent.name, shown, facts, pickled)
         profile = run.spec.profiles[run.spec.profile[task]]
         retry_on = run.options_of(task).retry_on
         # The next attempt would probably return such a result too, or lack the same package.
@@ -168,7 +179,7 @@ class InboundMessages:
         if run.recorder is not None:
             run.recorder.failed(failure, task, attempt)
         if run.watchers:
-            self._driver.failed_attempts.append(FailedAttempt(run, task, attempt, failure))
+            self._driver.failed_attempts.append(FailedAttempt(run, task, failure))
         kind: Any = failure.kind
         need = failure.report.get("need")
         need = need if isinstance(need, int) and need > 0 else 0
@@ -178,6 +189,8 @@ class InboundMessages:
         self._driver.post(event)
 
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
+        if self._driver.faults is not None:
+            self._driver.faults.over(message.attempt_ids)
         for number, tasks, attempts in numbering.by_run(message.attempt_ids):
             run = self._driver.runs.get(number)
             if run is not None:
@@ -195,7 +208,37 @@ class InboundMessages:
             self._driver.post(ev.TasksStarted(agent.name, number, tasks, attempts))
             if run.watchers:
                 at_s, ids = self._driver.now - run.started_at, run.ids
-                run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, attempts, strict=True)])
+                shown = self._driver.core.shown_attempts(number, tasks, attempts)
+                run.tell([TaskStarted(at_s, ids[t], agent.name, a) for t, a in zip(tasks, shown, strict=True)])
+        if self._driver.faults is not None:
+            for attempt_id in message.attempt_ids:
+                self._driver.faults.started(attempt_id, agent)
+
+    def _on_progress_reports(self, agent: AgentProxy, message: messages.ProgressReports, _: memoryview) -> None:
+        for attempt_id, progress, facts in zip(*message, strict=True):
+            number, task, attempt = numbering.parts(attempt_id)
+            run = self._driver.runs.get(number)
+            if run is None or not run.watchers:
+                continue
+            _check_below([task], run.task_count)
+            shown = self._driver.core.shown_attempt(number, task, attempt)
+            at_s, said = self._driver.now - run.started_at, _printable_facts(facts)
+            run.tell([TaskReported(at_s, run.ids[task], agent.name, shown, check_progress(progress), said)])
+
+    def _on_checkpointed(self, agent: AgentProxy, message: messages.Checkpointed, _: memoryview) -> None:
+        number, task, attempt = numbering.parts(message.attempt_id)
+        run = self._driver.runs.get(number)
+        if numbering.checkpoint_parts(message.key) != (number, task, attempt):
+            raise ValueError(f"the key {message.key:x} is not that of a checkpoint of the attempt")
+        _check_counts([message.size], 0)
+        if run is None:
+            agent.drop_keys([message.key])
+            return
+        _check_below([task], run.task_count)
+        if run.hosts[task] == agent.name or self._driver.core.is_live(number, task, agent.name, attempt):
+            self._driver.checkpoints.announced(run, task, agent, message.key, message.size)
+        else:
+            agent.drop_keys([message.key])
 
     def _on_stream_object(self, agent: AgentProxy, message: messages.StreamObject, _: memoryview) -> None:
         _check_counts([message.size], 0)
@@ -204,6 +247,8 @@ class InboundMessages:
     def _on_arrived(self, agent: AgentProxy, message: messages.Arrived, _: memoryview) -> None:
         _check_counts(message.sizes, 0)
         for key, nbytes in zip(message.keys, message.sizes, strict=True):
+            if numbering.is_checkpoint(key):
+                continue  # the core does not know checkpoints
             number, made = numbering.key_parts(key)
             run = self._driver.runs.get(number)
             if run is not None:
@@ -217,7 +262,9 @@ class InboundMessages:
         objects: dict[int, list[int]] = {}
         for key in message.keys:
             number, made = numbering.key_parts(key)
-            if number:
+            if numbering.is_checkpoint(key):
+                self._driver.checkpoints.vanished(agent, key)
+            elif number:
                 objects.setdefault(number, []).append(made)
             else:
                 agent.send_bundle_again(key)
@@ -303,6 +350,17 @@ def _check_below(numbers: Iterable[int], end: int) -> None:
     highest = max(numbers)
     if highest >= end:
         raise ValueError(f"the run has no task or object {highest}")
+
+
+def _printable_facts(facts: object) -> Mapping[str, Fact]:
+    """Return the facts of a task's report, with texts that are safe for a terminal.
+
+    Raises:
+        TypeError: A fact is not one value.
+        ValueError: The facts are too large, or not facts.
+    """
+    said = {printable(k): printable(v) if isinstance(v, str) else v for k, v in from_json(facts).items()}
+    return MappingProxyType(said)
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:

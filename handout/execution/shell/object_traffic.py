@@ -33,7 +33,7 @@ class ObjectTraffic:
     Args:
         runs: The cluster's runs by number, as the driver keeps them.
         agents: The cluster's agents by the names of their hosts, as the driver keeps them.
-        core: Knows the number of the latest attempt of each task.
+        core: Knows the number of the last attempt of each task.
         post: Reports the outcome of a command to the core.
     """
 
@@ -168,7 +168,8 @@ class ObjectTraffic:
             if self._runs.get(run.number) is not run:
                 return  # the caller has left the run, so the core does not know the run any more
             if run.recorder is not None:
-                run.recorder.arrived(run, number, self._core.attempts(run.number))
+                shown = self._core.shown_attempt(run.number, run.spec.producer[number])
+                run.recorder.arrived(run, number, shown)
             run.arrived(number)
             self._post(ev.ObjectsStored(CONTROLLER, run.number, [number], [nbytes]))
 

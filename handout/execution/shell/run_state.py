@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from handout.events import RunEvent, TaskEnded, TaskNotReused
 from handout.execution.shell.attempt_history import AttemptHistory
+from handout.execution.shell.run_checkpoints import RunCheckpoints, TaskCheckpoint
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.task_logs import RunLogs
 from handout.failures import Failure
@@ -54,8 +55,13 @@ class RunRecorder(Protocol):
         """Return True if the starts of some tasks must be recorded before the tasks are handed over."""
         ...
 
-    def start(self, run: RunState, command: StartTasks, then: Callable[[Exception | None], None]) -> None:
-        """Hold back attempts, and record their starts. Then call ``then``, with None or with the error."""
+    def start(
+        self, run: RunState, command: StartTasks, shown: Sequence[int], then: Callable[[Exception | None], None]
+    ) -> None:
+        """Hold back attempts, and record their starts. Then call ``then``, with None or with the error.
+
+        ``shown`` has the numbers by which users know the attempts.
+        """
         ...
 
     def release(self, run: RunState, task: int, attempt: int) -> bool:
@@ -74,12 +80,23 @@ class RunRecorder(Protocol):
         """Record that an attempt failed."""
         ...
 
-    def ended(self, run: RunState, command: AnnounceTasksEnded, attempts: Sequence[int]) -> None:
-        """Record how tasks ended, with the results that the controller has."""
+    def ended(self, run: RunState, command: AnnounceTasksEnded, shown: Callable[[int], int]) -> None:
+        """Record how tasks ended, with the results that the controller has.
+
+        ``shown`` returns the number by which users know the last attempt of a task; 0 if there was no attempt.
+        """
         ...
 
-    def arrived(self, run: RunState, number: int, attempts: Sequence[int]) -> None:
+    def arrived(self, run: RunState, number: int, shown: int) -> None:
         """Record a result that arrived at the controller after its task had ended."""
+        ...
+
+    def checkpoint(self, run: RunState, task: int, checkpoint: TaskCheckpoint) -> None:
+        """Record a checkpoint that has arrived at the controller."""
+        ...
+
+    def checkpoints_over(self, task: int, well: bool) -> None:
+        """Record that a task makes no more checkpoints. If it has ended well, none of them is needed any more."""
         ...
 
     def over(self, outcome: Outcome, then: Callable[[Exception | None], None]) -> None:
@@ -134,6 +151,9 @@ class RunState:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     #: Called with every batch of events; see `Execution.events`.
     watchers: list[Callable[[Sequence[RunEvent]], None]] = field(default_factory=list)
+    #: Called when the first watcher comes, and when the last one has gone.
+    on_watched: Callable[[], None] = lambda: None
+    checkpoints: RunCheckpoints = field(default_factory=RunCheckpoints)
     #: For each task, the functions that are called once when the task ends.
     on_task_end: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     #: For some tasks, the function that is called when the task is first handed over to a host.
@@ -223,6 +243,18 @@ class RunState:
         while came_from.get(way[-1], -1) >= 0:
             way.append(came_from[way[-1]])
         return way[::-1] if way[-1] == task else [task, cause]
+
+    def watch(self, watcher: Callable[[Sequence[RunEvent]], None]) -> None:
+        """Hand all events from now on to a watcher."""
+        self.watchers.append(watcher)
+        if len(self.watchers) == 1:
+            self.on_watched()
+
+    def unwatch(self, watcher: Callable[[Sequence[RunEvent]], None]) -> None:
+        """Hand no more events to a watcher."""
+        self.watchers.remove(watcher)
+        if not self.watchers:
+            self.on_watched()
 
     def note_made_again(self, tasks: Sequence[int]) -> None:
         """Note that tasks run although an earlier run had their results, because these were lost."""

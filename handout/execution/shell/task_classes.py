@@ -36,7 +36,7 @@ class TaskClassTable:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], TaskClass] = {}
-        #: The task classes of each run, by profile and variant.
+        #: The task classes of each run, by profile and variant. Those of `alone` have negative numbers as variants.
         self._by_run: dict[int, dict[tuple[int, int], TaskClass]] = {}
         #: For each number of a task class, how many entries of ``_by_run`` have this class.
         self._uses: Counter[int] = Counter()
@@ -68,24 +68,43 @@ class TaskClassTable:
             self._uses[found.message.number] += 1
         return found
 
-    def _intern(self, run: RunState, profile: int, variant: int) -> TaskClass:
+    def alone(self, run: RunState, profile: int, variant: int, is_limited: bool) -> TaskClass:
+        """Return a task class for one attempt that gets a worker for itself, because it has a fault.
+
+        Args:
+            run: The run.
+            profile: The profile of the attempt's task.
+            variant: The variant of the task's cost.
+            is_limited: True if the memory that the cost states is a limit.
+        """
+        by_profile = self._by_run.setdefault(run.number, {})
+        entry = profile, -1 - 2 * variant - is_limited
+        found = by_profile.get(entry)
+        if found is None:
+            found = by_profile[entry] = self._intern(run, profile, variant, True, is_limited)
+            self._uses[found.message.number] += 1
+        return found
+
+    def _intern(
+        self, run: RunState, profile: int, variant: int, is_alone: bool = False, is_limited: bool = False
+    ) -> TaskClass:
         requirement = run.spec.profiles[profile].requirements[variant]
         need, _ = requirement.needs(self._shared)
         traits = run.traits[profile]
         options = traits.options
         cpu = need.get("cpu", 0)
         memory = requirement.consumed.get("memory", 0) // PARTS
-        limit = memory if options.enforce_memory and memory else None
+        limit = memory if (options.enforce_memory or is_limited) and memory else None
         bundle = traits.bundle
         message = NewTaskClass(
             0,  # replaced below; an equal task class that exists keeps its own number
             dict(need),
             threads=max(1, math.ceil(cpu / PARTS)),
             # A task with a memory limit needs a process of its own, because the agent can only measure processes.
-            shared_loop=traits.coroutine and not cpu and limit is None,
+            shared_loop=traits.coroutine and not cpu and limit is None and not is_alone,
             timeout_s=options.timeout_s,
             options=_worker_options(options, limit),
-            alone=not options.idempotent,
+            alone=is_alone or not options.idempotent,
             bundle=bundle.key if bundle else None,
         )
         key = (tuple(sorted(need.items())), message[2:])

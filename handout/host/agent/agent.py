@@ -11,7 +11,8 @@ agent's parts:
 - `task_exits` ends tasks or gives them back. `worker_reports` handles the results and failures that workers report,
   `task_ender` cancels and recalls tasks, and `worker_ends` handles the end of workers. `result_sender` reports to the
   controller how tasks ended.
-- `output_capture` handles what tasks print.
+- `output_capture` handles what tasks print. `progress_relay` and `checkpoints` handle what they report, and what they
+  keep for their next attempts.
 - `limits_monitor` enforces the time and memory limits of tasks.
 - `programs` runs programs that the controller asks for and that belong to no task.
 """
@@ -31,12 +32,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handout.host.agent import programs
+from handout.host.agent.checkpoints import Checkpoints
 from handout.host.agent.code_store import CodeStore
 from handout.host.agent.controller_link import ControllerLink
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.limits_monitor import LimitsMonitor
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.output_capture import Logs
+from handout.host.agent.progress_relay import ProgressRelay
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_ender import TaskEnder
 from handout.host.agent.task_exits import TaskExits
@@ -52,7 +55,7 @@ from handout.host.system.lease import Lease
 from handout.host.system.oom_kills import OomKills
 from handout.host.system.probe import probe, processes_outlive_login
 from handout.protocol import codec, frames, messages
-from handout.protocol.numbering import FIRST_KEY
+from handout.protocol.numbering import FIRST_KEY, is_checkpoint
 from handout.protocol.resource_ledger import PARTS, Ledger
 
 #: Bulk messages carry the text that tasks print, and take turns with streams of objects. While the link holds at least
@@ -123,11 +126,16 @@ class Agent:
             self._on_takeover,
         )
         self.transfers.use(self.link)
-        self.logs = Logs(self._send_log, lambda: self.link.session.bulk_bytes < _MAX_BULK_BYTES)
+        self.logs = Logs(self._send_log, self._has_bulk_room)
         self.sender = ResultSender(self.link, self.logs)
         self.exits = TaskExits(self.sender, self.queue, self.store, self.dispatcher)
         self.reports = WorkerReports(self.exits, self.sender, self.queue, self.store, self.dispatcher)
         self.reports.on_vanished = self._on_vanished
+        self.checkpoints = Checkpoints(self.store, self.link, self._drop_objects)
+        self.progress = ProgressRelay(self.link, self._has_bulk_room)
+        self.reports.on_progress = self.progress.take
+        self.reports.on_checkpoint = self.checkpoints.take
+        self.exits.on_end = self._on_end
         kill_after_s: float = settings.get("kill_after_s", 5.0)
         self.ender = TaskEnder(self.exits, self.sender, self.queue, self.dispatcher, self.pool, kill_after_s)
         self._oom_kills = OomKills(groups.common_group)
@@ -203,6 +211,7 @@ class Agent:
         """
         self.transfers.close()
         self._refused.clear()
+        self._watch_reports(messages.WatchReports(False), memoryview(b""))
         decoded = [(codec.decode(messages.TO_CONTROLLER, header)[1], payload) for header, payload in unconfirmed]
         again = [(message, payload) for message, payload in decoded if isinstance(message, _SENT_AGAIN)]
         attempt_ids = dict.fromkeys([*self.queue.tasks, *self.sender.waiting()])
@@ -214,7 +223,8 @@ class Agent:
         keys = self.store.keys
         objects = [key for key in keys if key >= FIRST_KEY]
         sizes = [self.store.size(key) for key in objects]
-        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number))
+        numbers = [task.attempt for task in self.queue.tasks.values()]
+        self.link.send(messages.Holdings(list(attempt_ids), objects, sizes, self.code.highest_number, numbers))
         for message, payload in again:
             self.link.send(message, payload)
         self.exits.give_back_without_bundle()
@@ -273,9 +283,12 @@ class Agent:
 
     def _tasks(self, message: messages.Tasks, payload: memoryview) -> None:
         classes, add = self.queue.classes, self.queue.add
+        columns: list[Any]
         ids, functions, class_numbers, sizes, *columns = message
         calls = codec.parts(payload, sizes)
-        for attempt_id, function, class_number, call, inputs, outputs, keep, id_, attempt, variant in zip(
+        if columns[-1] is None:
+            columns[-1] = [0] * len(ids)
+        for attempt_id, function, class_number, call, inputs, outputs, keep, id_, attempt, variant, checkpoint in zip(
             ids, functions, class_numbers, calls, *columns
         ):
             add(
@@ -290,6 +303,7 @@ class Agent:
                     id_,
                     attempt,
                     variant,
+                    checkpoint,
                 )
             )
         for key in self._refused.keys() & self.queue.waiting.keys():
@@ -316,10 +330,16 @@ class Agent:
         self._drop_objects(message.keys)
 
     def _distrust(self, message: messages.Distrust, payload: memoryview) -> None:
-        self.dispatcher.distrust((key for key in message.keys if key not in self.store), message.types)
+        # Objects in the store were made here or are known already. A checkpoint may have been made here, too, and the
+        # controller says how it is read when it hands over the next attempt.
+        keys = (key for key in message.keys if key not in self.store or is_checkpoint(key))
+        self.dispatcher.distrust(keys, message.types)
 
     def _cancel(self, message: messages.Cancel, payload: memoryview) -> None:
         self.ender.cancel(message.attempt_ids, message.grace_s)
+
+    def _exceed_memory(self, message: messages.ExceedMemory, payload: memoryview) -> None:
+        self.ender.exceed_memory(message.attempt_ids)
 
     def _recall(self, message: messages.Recall, payload: memoryview) -> None:
         self.ender.recall(message.attempt_ids)
@@ -330,6 +350,10 @@ class Agent:
     def _limits(self, message: messages.Limits, payload: memoryview) -> None:
         self.ledger.resize(message.amounts, message.devices)
         self.dispatcher.schedule()
+
+    def _watch_reports(self, message: messages.WatchReports, payload: memoryview) -> None:
+        self.progress.watch(message.wanted)
+        self.pool.watch(message.wanted)
 
     def _run_program(self, message: messages.RunProgram, payload: memoryview) -> None:
         programs.start(message, self.link)
@@ -360,6 +384,15 @@ class Agent:
         self.store.clean_up_after(worker.suffix)
         self.worker_ends.on_worker_gone(worker, report)
 
+    def _has_bulk_room(self) -> bool:
+        return self.link.session.bulk_bytes < _MAX_BULK_BYTES
+
+    def _on_end(self, task: QueuedTask, well: bool) -> None:
+        if self.progress.wanted:
+            self.progress.end(task)
+        if task.checkpoint:
+            self.checkpoints.end(task, well)
+
     def _flush_logs_soon(self) -> None:
         if not self._flushing_logs:
             self._flushing_logs = True
@@ -384,6 +417,7 @@ class Agent:
             self.store.drop(key)
             self._refused.pop(key, None)
         self.dispatcher.distrusted.difference_update(keys)
+        self.checkpoints.forget(keys)
         self._update_spilling()
 
     def _on_stored(self, key: int) -> None:
@@ -446,9 +480,11 @@ _HANDLERS: messages.ToAgent = {
     "drop": Agent._drop,
     "distrust": Agent._distrust,
     "cancel": Agent._cancel,
+    "exceed_memory": Agent._exceed_memory,
     "recall": Agent._recall,
     "release": Agent._release,
     "limits": Agent._limits,
+    "watch_reports": Agent._watch_reports,
     "run_program": Agent._run_program,
     "stop": Agent._stop,
 }

@@ -354,6 +354,7 @@ class Dispatcher:
             or task.task_class is not worker.task_class
             or task.needs_own_worker
             or task.input_gone
+            or (task.checkpoint and task.checkpoint not in self._store)
         ):
             return False
         producing = self._queue.producing
@@ -374,7 +375,7 @@ class Dispatcher:
         keys, data = self._inputs(batch)
         distrusted: Sequence[int] = ()
         if self.distrusted:
-            distrusted = list(self.distrusted.intersection(key for task in batch for key in task.inputs))
+            distrusted = list(self.distrusted.intersection(key for task in batch for key in _taken(task)))
         message = messages.Batch(
             batch[0].number_on_worker,
             [t.outputs for t in batch],
@@ -384,6 +385,7 @@ class Dispatcher:
             [t.id for t in batch],
             [t.attempt for t in batch],
             [t.variant for t in batch],
+            [t.checkpoint for t in batch] if any(t.checkpoint for t in batch) else None,
             functions,
             [len(b) for b in blobs],
             keys,
@@ -413,7 +415,7 @@ class Dispatcher:
         keys: dict[int, Buffer] = {}
         nbytes = 0
         for task in batch:
-            for key in task.inputs:
+            for key in _taken(task):
                 if key in keys or key not in self._store:
                     continue
                 data = self._store.small(key)
@@ -468,3 +470,8 @@ class Dispatcher:
     def cancel_coroutines(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
         """Have a worker cancel coroutines of its shared loop."""
         self._pool.send(worker, messages.CancelCoroutines([t.number_on_worker for t in tasks]))
+
+
+def _taken(task: QueuedTask) -> Sequence[int]:
+    """Return the keys of the objects that a worker may read for a task."""
+    return [*task.inputs, task.checkpoint] if task.checkpoint else task.inputs

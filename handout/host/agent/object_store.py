@@ -149,7 +149,12 @@ class ObjectStore:
         self.small_bytes += size
         self._entries[key] = Entry(size, bytes(data), MEMORY)
 
-    def take_file(self, key: int, size: int, folder: int, suffix: str) -> bool:
+    def keep(self, key: int, data: Buffer) -> None:
+        """Add a small object that must not become a file, because there is no room for files."""
+        self.small_bytes += len(data)
+        self._entries[key] = Entry(len(data), bytes(data), MEMORY)
+
+    def take_file(self, key: int, size: int, folder: int, suffix: str, name: str | None = None) -> bool:
         """Add a file that a worker wrote.
 
         Args:
@@ -157,20 +162,22 @@ class ObjectStore:
             size: Bytes of the object.
             folder: Index of the folder that has the file.
             suffix: What the worker has appended to the name of the file. The store removes the suffix from the name.
+            name: The name that the worker gave the file, without the suffix. Default: the name for the key.
 
         Returns:
             True if the store has the object now. False if the file does not exist or has another size.
         """
         path = f"{self.folders[folder]}/{file_name(key)}"
+        written = f"{self.folders[folder]}/{name or file_name(key)}{suffix}"
         try:
-            if os.stat(path + suffix).st_size != size + self.trailer_size(folder):
+            if os.stat(written).st_size != size + self.trailer_size(folder):
                 return False
             if key in self._entries:
                 # Two attempts made this object. The file of the first attempt stays, because workers may have mapped
                 # this file.
-                os.unlink(path + suffix)
+                os.unlink(written)
                 return True
-            os.rename(path + suffix, path)
+            os.rename(written, path)
         except OSError:
             return False
         self._add_file(key, size, folder)

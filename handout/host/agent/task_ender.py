@@ -72,6 +72,17 @@ class TaskEnder:
         self._dispatcher.grace_s = grace_s
         self._dispatcher.schedule()
 
+    def exceed_memory(self, attempt_ids: Sequence[int]) -> None:
+        """End running attempts as if they had exceeded their memory limits."""
+        for attempt_id in attempt_ids:
+            task = self._queue.tasks.get(attempt_id)
+            if task is None or task.state != QUEUED or task.worker.running is not task:
+                continue
+            limit = task.task_class.options.memory_limit
+            if limit is not None:
+                task.peak_memory = max(task.peak_memory, limit + 1)
+                self.end_running(task.worker, task, "memory")
+
     def recall(self, attempt_ids: Sequence[int]) -> None:
         """Give attempts that have not started back to the controller. Attempts that have started go on."""
         for task in self._mark(attempt_ids, "recalled"):

@@ -9,7 +9,7 @@ A task's producers are the tasks that make its inputs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Callable
 
 from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.object_store import ObjectStore, StoreFullError
@@ -46,12 +46,15 @@ class TaskExits:
         self._queue = queue
         self._store = store
         self._dispatcher = dispatcher
+        #: Called with each task before it leaves the queue, and with True if it has returned a result.
+        self.on_end: Callable[[QueuedTask, bool], None] = lambda task, well: None
         dispatcher.on_no_room = self.fail_ready
 
     def give_back(self, task: QueuedTask) -> None:
         """Give a task that has not started back to the controller. Do nothing if it has left the queue already."""
         if task.state == ENDED:
             return
+        self.on_end(task, False)
         self._queue.end(task)
         self._sender.recalled(task.attempt_id)
 
@@ -79,6 +82,7 @@ class TaskExits:
             # The agent has just given the task back, because an input of the task will not come.
             return
         followers = self._queue.followers(task)
+        self.on_end(task, False)
         self._queue.end(task)
         facts["message"] = facts.get("message") or REASONS.get(kind, "")
         facts.setdefault("elapsed_s", (now_ns() - task.started_ns) / 1e9 if task.started_ns else 0.0)
@@ -112,7 +116,7 @@ class TaskExits:
         """Give back the tasks that take one of these objects and have not started."""
         taken = set(keys)
         for task in list(self._queue.tasks.values()):
-            if not taken.isdisjoint(task.inputs):
+            if task.checkpoint in taken or not taken.isdisjoint(task.inputs):
                 self.give_back_without_input(task)
 
     def put_back(self, worker: WorkerHandle, tasks: Iterable[QueuedTask | None]) -> None:

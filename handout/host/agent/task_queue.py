@@ -1,7 +1,8 @@
 """Holds the attempts on this host that have not ended, and the order in which they may start.
 
-In this module, a task is one attempt. A task needs its inputs, and the source bundle of its task class if there is one.
-A source bundle is a file with the user's modules. The producer of an object is the task that makes the object.
+In this module, a task is one attempt. A task needs its inputs, and the source bundle of its task class and the
+checkpoint of an earlier attempt, if there are any. A source bundle is a file with the user's modules. The producer of
+an object is the task that makes the object.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class QueuedTask:
         "attempt_id",
         "being_ended",
         "call",
+        "checkpoint",
         "claim",
         "end_reason",
         "expected_us",
@@ -113,6 +115,7 @@ class QueuedTask:
         id: str,
         attempt: int,
         variant: int,
+        checkpoint: int = 0,
     ) -> None:
         self.attempt_id = attempt_id
         self.function = function
@@ -124,6 +127,9 @@ class QueuedTask:
         self.id = id
         self.attempt = attempt
         self.variant = variant
+        #: Key of the newest checkpoint of the task: one of an earlier attempt, until this attempt makes one itself. 0:
+        #: there is none.
+        self.checkpoint = checkpoint
         #: How many of the objects that the task needs are not in the store.
         self.missing = 0
         self.state = WAITING
@@ -165,7 +171,9 @@ class QueuedTask:
 
 
 def _required(task: QueuedTask) -> Sequence[int]:
-    """Return the keys of the objects that a task needs before it starts: its inputs and its source bundle."""
+    """Return the keys of the objects that a task needs before it starts: inputs, source bundle and checkpoint."""
+    if task.checkpoint:
+        return [*task.inputs, *(key for key in (task.task_class.bundle, task.checkpoint) if key is not None)]
     return task.inputs if task.task_class.bundle is None else [*task.inputs, task.task_class.bundle]
 
 

@@ -197,6 +197,8 @@ class WorkerPool:
         self.max_idle = max(4, 2 * (os.cpu_count() or 1))
         #: True if new workers must write large results to disk. `Agent` tells this to the workers that exist already.
         self.spill = False
+        #: True while a program watches a run; see `watch`.
+        self._watched = False
         self._handlers: messages.FromSupervisor = {
             "forked": self._on_forked,
             "worker_gone": self._on_worker_gone,
@@ -375,6 +377,12 @@ class WorkerPool:
             return  # the disk is full; the supervisor removes the folder when the agent ends
         self._loop.run_in_executor(None, shutil.rmtree, removed, True)
 
+    def watch(self, watched: bool) -> None:
+        """Tell all workers, and those that will be forked, if a program watches a run."""
+        self._watched = watched
+        for worker in self.workers.values():
+            worker.page[shared_page.WATCHED] = int(watched)
+
     def release(self, worker: WorkerHandle) -> None:
         """Make a worker idle, because it has no tasks any more. Do nothing if the worker is ending or idle already."""
         if not worker.leaving and not worker.gone and not worker.idle:
@@ -443,6 +451,7 @@ class WorkerPool:
             page_fd, page = shared_page.create(self._folder)
             undo.callback(os.close, page_fd)
             page[shared_page.SPILL] = int(self.spill)
+            page[shared_page.WATCHED] = int(self._watched)
             worker = WorkerHandle(number, ours, page, new_nonce())
             writing_ends = []
             for fd in (1, 2):

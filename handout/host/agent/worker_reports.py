@@ -47,10 +47,18 @@ class WorkerReports:
         self._dispatcher = dispatcher
         #: Called with the keys of objects and source bundles whose files another program has removed or damaged.
         self.on_vanished: Callable[[Sequence[int]], None] = lambda keys: None
+        #: Called with each report of a task about itself.
+        self.on_progress: Callable[[QueuedTask, messages.ProgressReport], None] = lambda task, message: None
+        #: Called with each checkpoint of a task, its payload and the suffix of its file.
+        self.on_checkpoint: Callable[[QueuedTask, messages.Checkpoint, memoryview, str], None] = (
+            lambda task, message, payload, suffix: None
+        )
         #: The times of the last minute at which the file of a source bundle had vanished.
         self._losses: list[float] = []
         self._handlers: messages.FromWorker = {
             "batch_report": self._take_batch,
+            "progress_report": self._take_progress,
+            "checkpoint": self._take_checkpoint,
             "task_raised": self._note_raised,
             "task_failure": self._take_failure,
         }
@@ -98,6 +106,7 @@ class WorkerReports:
                 continue
             if len(data) > INLINE:
                 inline, data = _without_large(inline, data)
+            self._exits.on_end(task, True)
             queue.end(task)
             for key in task.outputs:
                 if key in queue.waiting:
@@ -140,6 +149,16 @@ class WorkerReports:
                     return False
             position += inlined
         return True
+
+    def _take_progress(self, worker: WorkerHandle, message: messages.ProgressReport, _: memoryview) -> None:
+        task = worker.queued.get(message.number)
+        if task is not None:
+            self.on_progress(task, message)
+
+    def _take_checkpoint(self, worker: WorkerHandle, message: messages.Checkpoint, payload: memoryview) -> None:
+        task = worker.queued.get(message.number)
+        if task is not None:  # otherwise a thread of the task has outlived it; `clean_up_after` removes the file
+            self.on_checkpoint(task, message, payload, worker.suffix)
 
     def _note_raised(self, worker: WorkerHandle, message: messages.TaskRaised, _: memoryview) -> None:
         worker.raised = message

@@ -18,7 +18,7 @@ import os
 import signal
 import tempfile
 
-# The constants up to `IDLE` are indexes of words on the page.
+# The constants up to `WATCHED` are indexes of words on the page.
 
 #: `ANNOUNCED`: the number of the task that the worker announced last. This number never decreases. `STARTED`: the time
 #: of the announcement in nanoseconds of `clock.now_ns`.
@@ -30,6 +30,8 @@ RECALLED_FROM, RECALLED_TO = 2, 3
 SPILL = 4
 #: 1 while the worker waits for a task.
 IDLE = 5
+#: 1 while a program watches a run. If it is 0, the worker sends no reports of tasks.
+WATCHED = 6
 
 #: The first real-time signal; None if the system has no such signals.
 _FIRST = getattr(signal, "SIGRTMIN", None)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from handout.host.system import shared_page
 from handout.host.system.clock import now_ns
-from handout.host.task_context import publish, remove_scratch
+from handout.host.task_context import end, publish
 from handout.host.worker.batch import WorkerTask
 from handout.host.worker.objects import MissingInputError
 from handout.host.worker.worker import Worker, writing_task
@@ -85,16 +85,18 @@ class SharedLoop:
                 value = await value
             result = worker.results.encode(value, paths, task.outputs)
         except MissingInputError:
+            end(current)
             self._restore_streams()
             worker.report.add_lacking(number)
         except BaseException as error:
             failure, payload, _ = worker.failure(number, error, number in worker.cancelled)
+            end(current)
             self._restore_streams()
             worker.report.send_failure(failure._replace(elapsed_us=(now_ns() - started) // 1000), payload)
         else:
+            end(current)
             self._restore_streams()
             worker.report.add_result(number, (now_ns() - started) // 1000, result)
-        remove_scratch(current)
         self._flush_soon()
 
     def _restore_streams(self) -> None:

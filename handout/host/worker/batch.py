@@ -24,6 +24,8 @@ class WorkerTask(NamedTuple):
     name: str
     attempt: int
     variant: int
+    #: Key of the checkpoint that the task may restore; 0 if there is none.
+    checkpoint: int
 
 
 class ReadBatch(NamedTuple):
@@ -49,5 +51,6 @@ def read_batch(batch: messages.Batch, payload: memoryview) -> ReadBatch:
         batch.names,
         batch.attempt_numbers,
         batch.variants,
+        repeat(0) if batch.checkpoints is None else batch.checkpoints,
     )
     return ReadBatch(map(WorkerTask._make, columns), functions)

@@ -112,6 +112,15 @@ class CallLoader:
                 raise error.__cause__ from None
             raise
 
+    def checkpoint(self, task: WorkerTask) -> Any:
+        """Return the checkpoint that an earlier attempt of a task has left.
+
+        Raises:
+            MissingInputError: The checkpoint is not on this host.
+            Exception: The checkpoint cannot be read, or unpickling raised it.
+        """
+        return self._load_input(task.checkpoint, task.sent)
+
     def _load_input(self, key: int, sent: dict[int, frames.Buffer]) -> Any:
         try:
             data = self._objects.get(key, sent)

@@ -41,6 +41,14 @@ def file_name(key: int) -> str:
     return f"{key:x}"
 
 
+def checkpoint_name(number: int) -> str:
+    """Return the name under which a worker writes its large checkpoint with this number.
+
+    The agent gives the file the name of its key.
+    """
+    return f"checkpoint-{number}"
+
+
 class MissingInputError(Exception):
     """An input did not come with the batch of tasks, is not in the worker's memory, and is not in the store.
 
@@ -145,6 +153,14 @@ class WorkerObjects:
             raise refusal
         return None
 
+    def write_checkpoint(self, number: int, segments: list[Any], spill: bool) -> int:
+        """Write a large checkpoint into the store, as the file `checkpoint_name`. The arguments are those of `write`.
+
+        Unlike a result, a checkpoint is written while the task runs. So the file gets its mode explicitly, and not by a
+        change of the umask, which other threads of the task would see.
+        """
+        return self._write(checkpoint_name(number), segments, spill, 0o600)
+
     def write(self, key: int, segments: list[Any], spill: bool) -> int:
         """Write a large object of a result into the store, without joining its segments in memory.
 
@@ -160,13 +176,18 @@ class WorkerObjects:
             DiskFullError: Neither folder has room, or a limit of this process is reached.
             OSError: The file cannot be written for another reason.
         """
+        return self._write(file_name(key), segments, spill)
+
+    def _write(self, name: str, segments: list[Any], spill: bool, mode: int | None = None) -> int:
         size = sum(memoryview(s).nbytes for s in segments)
         disk = self._folders[1]
         refusal: OSError | None = None
         for folder in (0, 1) if not spill else (1,):
-            path = f"{self._folders[folder]}/{file_name(key)}{self._suffix}"
+            path = f"{self._folders[folder]}/{name}{self._suffix}"
             try:
                 _write_file(path, [*segments, trailer(segments)] if self._folders[folder] == disk else segments)
+                if mode is not None:
+                    os.chmod(path, mode)
                 return folder
             except OSError as error:
                 # The folder in memory may be full, or another program may have removed it.

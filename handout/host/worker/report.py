@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from handout.protocol import codec, frames, messages
-from handout.protocol.messages import AnyMessage
+from handout.host.worker.agent_socket import AgentSocket
+from handout.protocol import frames, messages
 
 #: A worker sends a report before its batch of tasks ends if the report contains this many results or more.
 _MAX_COUNT = 64
@@ -28,10 +27,10 @@ class WorkerReport:
     """Gathers reports on tasks, and sends them to the agent together.
 
     Args:
-        link: Socket to the agent.
+        link: Sends messages to the agent.
     """
 
-    def __init__(self, link: socket.socket) -> None:
+    def __init__(self, link: AgentSocket) -> None:
         self._link = link
         self._numbers: list[int] = []
         self._elapsed_us: list[int] = []
@@ -91,12 +90,12 @@ class WorkerReport:
 
     def send_raised(self, message: messages.TaskRaised) -> None:
         """Send that a task has failed, before user code describes its exception."""
-        self._send(message, [])
+        self._link.send(message)
 
     def send_failure(self, failure: messages.TaskFailure, payload: Sequence[frames.Buffer]) -> None:
         """Send the failure of a task. First send the gathered report, because the tasks in it ended earlier."""
         self.flush()
-        self._send(failure, payload)
+        self._link.send(failure, payload)
 
     def flush(self, leaving: bool = False) -> None:
         """Send the report, unless it is empty.
@@ -119,7 +118,4 @@ class WorkerReport:
         payload = self._payload
         self._numbers, self._elapsed_us, self._sizes, self._inline_sizes, self._folders = [], [], [], [], []
         self._payload, self._payload_bytes, self._skipped, self._lacking, self._has_files = [], 0, [], [], False
-        self._send(report, payload)
-
-    def _send(self, message: AnyMessage, payload: Sequence[frames.Buffer]) -> None:
-        self._link.sendall(b"".join(frames.encode_message(0, codec.encode(message), payload)))
+        self._link.send(report, payload)

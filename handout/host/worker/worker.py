@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 
 from handout.host.system import cgroups, processes, shared_page
 from handout.host.system.clock import now_ns
-from handout.host.task_context import Current, publish, remove_scratch
+from handout.host.task_context import Current, end, publish
+from handout.host.worker.agent_socket import AgentSocket
 from handout.host.worker.batch import WorkerTask, read_batch
 from handout.host.worker.call_loader import CallLoader
 from handout.host.worker.deferred_checks import DeferredChecks
@@ -35,6 +36,7 @@ from handout.host.worker.objects import MissingInputError, StoreAccessError, Wor
 from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.stdio import Streams
+from handout.host.worker.task_channel import Channels
 from handout.protocol import codec, frames, messages
 from handout.serialization import pickling
 
@@ -65,7 +67,8 @@ class Worker:
     def __init__(self, link: socket.socket, page: memoryview) -> None:
         self.link = link
         self.page = page
-        self.report = WorkerReport(link)
+        self._to_agent = AgentSocket(link)
+        self.report = WorkerReport(self._to_agent)
         self.queue: deque[WorkerTask] = deque()
         self._decoder = frames.Decoder()
         #: How long the last task of each function took, in microseconds.
@@ -131,6 +134,9 @@ class Worker:
         else:
             self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self.loader = CallLoader(message, self.objects, self.lent, self._limited)
+        self._channels = Channels(
+            self._to_agent, self.page, self.objects, self.loader, self.lent, self._limited, lambda: self.forked
+        )
         self._checks = DeferredChecks(self.lent, self.objects, self.report, self._take_back)
 
     def _enqueue(self, message: messages.Batch, payload: memoryview) -> None:
@@ -266,7 +272,7 @@ class Worker:
     def new_current(self, task: WorkerTask) -> Current:
         """Return the object that `handout.current` returns in a task."""
         scratch = f"{self.scratch}/{self._pid}-{task.number}"
-        return Current(task.name, self.host, task.attempt, task.variant, scratch)
+        return Current(task.name, self.host, task.attempt, task.variant, scratch, self._channels.of(task))
 
     def _await(self, coroutine: Any) -> Any:
         """Run a coroutine in a new event loop, and return its result. SIGTERM cancels the coroutine."""
@@ -334,7 +340,7 @@ class Worker:
         self._take_back(checked)
         self.lent.set_imported_variables()
         self.streams.restore()
-        remove_scratch(current)
+        end(current)
         self.kill_children()
         self.note_threads()
 

@@ -64,6 +64,7 @@ def tasks_recalled(world: World, event: TasksRecalled) -> None:
         if run is None or host is None or not _counts(run, host, t, attempt):
             confirm_end(world, host, event.run, t, attempt)
             continue
+        run.begun.note_unbegun(t, attempt)
         end_attempt(world, run, t)
         if run.continue_with_second(t):
             continue
@@ -269,6 +270,8 @@ def task_failed(world: World, event: TaskFailed) -> None:
     if run is None or host is None or not _counts(run, host, t, event.attempt):
         confirm_end(world, host, event.run, t, event.attempt)
         return
+    if not event.called:
+        run.begun.note_unbegun(t, event.attempt)
     end_attempt(world, run, t)
     if event.kind == "disk":
         found_no_room(world, run, t, host, event.need)

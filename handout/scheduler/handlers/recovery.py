@@ -130,7 +130,7 @@ def _takes_hosts_down(run: Run, t: int, host: str) -> WorkerDiedError:
         remedy="Find out if the task makes hosts crash, for example by its memory use. The task is not tried again.",
         id=run.name_of(t),
         host=host,
-        attempt=run.attempt[t],
+        attempt=run.shown_attempt(t),
         hosts=(host,),
     )
 
@@ -350,6 +350,7 @@ def _place_elsewhere(world: World, run: Run, c: int, host: HostRecord) -> None:
     if run.state[c] != State.HANDED or run.host[c] != host.index:
         return
     world.out.cancel(host.index, run.number, c, run.attempt[c])
+    run.begun.note_unbegun(c, run.attempt[c])
     end_attempt(world, run, c)
     if run.continue_with_second(c):
         return

@@ -87,7 +87,8 @@ def attempts_found(world: World, event: AttemptsFound) -> None:
         world.stale += len(event.tasks)
         return
     world.jobs.finish(run.number)
-    for t, attempt in zip(event.tasks, event.attempts, strict=True):
+    for t, attempt, shown in zip(event.tasks, event.attempts, event.shown or [0] * len(event.tasks), strict=True):
+        run.begun.take_over(t, attempt, shown)
         if run.state[t] == State.HANDED and attempt > run.attempt[t]:
             # Two hosts have an attempt of this task, and only the attempt with the higher number counts. The earlier
             # controller began this attempt after it had seen the other one end, or as a second attempt beside the other
@@ -161,9 +162,11 @@ def attempts_unknown(world: World, event: AttemptsUnknown) -> None:
 
 
 def _fail_unknown(world: World, run: Run, event: AttemptsUnknown) -> Slices[None]:
-    for t, host, attempt in zip(event.tasks, event.hosts, event.attempts, strict=True):
+    unknown = event.shown or [0] * len(event.tasks)
+    for t, host, attempt, shown in zip(event.tasks, event.hosts, event.attempts, unknown, strict=True):
         yield
         if not run.ended(t):
+            run.begun.take_over(t, attempt, shown)
             run.skip_attempts(t, attempt)
             fail(world, run, t, outcome_unknown(run, t, host, "an earlier run did not see it end"))
     run.unpause()

@@ -88,7 +88,7 @@ def result_lost(run: Run, t: int, host: str) -> OutcomeUnknownError:
         remedy="To run it again, mark it idempotent=True, at least for one run.",
         id=name,
         host=host or None,
-        attempt=run.attempt[t],
+        attempt=run.shown_attempt(t),
     )
 
 
@@ -97,11 +97,11 @@ def outcome_unknown(run: Run, t: int, host: str, how: str) -> OutcomeUnknownErro
     name = run.name_of(t)
     first = "Free some space on that host, or give the task a disk cost. " if how == CAUSES["disk"] else ""
     return OutcomeUnknownError(
-        f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.attempt[t]}; it may have run, and it is "
-        "marked idempotent=False, so it is not run again.",
+        f"task {name!r} was lost on host {host!r} ({how}) in attempt {run.shown_attempt(t)}; it may have run, and "
+        "it is marked idempotent=False, so it is not run again.",
         remedy=f"{first}Find out if the task took effect. To run it again, mark it idempotent=True, at least for one "
         "run.",
         id=name,
         host=host,
-        attempt=run.attempt[t],
+        attempt=run.shown_attempt(t),
     )

@@ -19,6 +19,7 @@ from handout.errors import InternalError
 from handout.protocol.resource_ledger import Claim
 from handout.scheduler.run_spec import RunSpec
 from handout.scheduler.state.allocator_requests import AllocatorRequests
+from handout.scheduler.state.begun_attempts import BegunAttempts
 from handout.scheduler.state.durations import Durations
 from handout.scheduler.state.hosts import Demand, HostRecord
 from handout.scheduler.state.object_table import ObjectTable
@@ -154,6 +155,7 @@ class Run:
         "attempt",
         "avoid",
         "backlog_s",
+        "begun",
         "borrowed",
         "borrowers",
         "cancelled",
@@ -223,7 +225,7 @@ class Run:
         count = 0 if spec.is_open else spec.count
         self.state = bytearray(count)
         #: Number of the task's present attempt while the task is handed. Otherwise, number of the last attempt, or 0 if
-        #: there was no attempt.
+        #: there was no attempt. `begun` has the numbers that users see.
         self.attempt: list[int] = []
         #: Index of the host that has the task, or had it last.
         self.host: list[int] = []
@@ -267,6 +269,8 @@ class Run:
         self.second_attempts: dict[int, SecondAttempt] = {}
         #: Tasks that have, or have had, two live attempts.
         self.speculated: set[int] = set()
+        #: Knows which attempts never began.
+        self.begun = BegunAttempts()
         #: For a task that has had a second attempt: its highest attempt number. The present attempt may have a lower
         #: number.
         self.latest: dict[int, int] = {}
@@ -356,6 +360,10 @@ class Run:
         self.objects.set_mirrored(o, (), -1)
 
     # -- reading
+
+    def shown_attempt(self, t: int) -> int:
+        """Return the number by which users know a task's present or last attempt; see `BegunAttempts`."""
+        return self.begun.shown(t, self.attempt[t])
 
     @property
     def is_lasting(self) -> bool:
