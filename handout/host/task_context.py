@@ -20,19 +20,27 @@ HERE = "local"
 
 
 class TaskChannel(Protocol):
-    """Carries what a task tells with its `Current`, and what an earlier attempt has left for the task."""
+    """Carries what tasks tell with their `Current`, and what earlier attempts have left for them.
 
-    def report(self, progress: float | None, facts: dict[str, Fact]) -> None:
+    The argument ``task`` is the last argument with which the task's `Current` was made.
+    """
+
+    @property
+    def is_busy(self) -> bool:
+        """True if a report of a task waits to be sent."""
+        ...
+
+    def report(self, task: Any, progress: float | None, facts: dict[str, Fact]) -> None:
         """Send a report, if a program watches the run."""
 
-    def checkpoint(self, value: Any) -> None:
+    def checkpoint(self, task: Any, value: Any) -> None:
         """Keep a value for the task's next attempt. Return when the agent has the value."""
 
-    def restore(self, default: Any) -> Any:
+    def restore(self, task: Any, default: Any) -> Any:
         """Return the value that an earlier attempt has kept, or the default."""
 
-    def end(self) -> None:
-        """Send the last report, if it waits. Ignore all further reports and checkpoints of the task."""
+    def end(self, task: Any) -> None:
+        """Send the last report of a task that ends, if it waits."""
 
 
 class Current:
@@ -53,7 +61,7 @@ class Current:
         ```
     """
 
-    __slots__ = ("_channel", "_has_scratch", "_scratch", "attempt", "host", "id", "variant")
+    __slots__ = ("_channel", "_has_scratch", "_scratch", "_task", "attempt", "host", "id", "variant")
 
     id: str
     host: str
@@ -61,11 +69,20 @@ class Current:
     variant: int
 
     def __init__(
-        self, id: str, host: str, attempt: int, variant: int, scratch: str, channel: TaskChannel | None = None
+        self,
+        id: str,
+        host: str,
+        attempt: int,
+        variant: int,
+        scratch: str,
+        channel: TaskChannel | None = None,
+        task: Any = None,
     ) -> None:
         self.id, self.host, self.attempt, self.variant, self._scratch = id, host, attempt, variant, scratch
         self._has_scratch = False
+        # One channel for all tasks of a worker, because making an object for each task would slow short tasks down.
         self._channel = channel
+        self._task = task
 
     @property
     def scratch(self) -> str:
@@ -110,7 +127,7 @@ class Current:
         checked = check_facts(facts) if facts else {}
         channel = self._channel
         if channel is not None:
-            channel.report(share, checked)
+            channel.report(self._task, share, checked)
 
     def checkpoint(self, value: object, /) -> None:
         """Keep a value for the next attempt of the task, in case this one does not return.
@@ -146,7 +163,7 @@ class Current:
         """
         channel = self._channel
         if channel is not None:
-            channel.checkpoint(value)
+            channel.checkpoint(self._task, value)
 
     def restore(self, default: A, /) -> A:
         """Return the newest checkpoint of an earlier attempt of the task, or the default if there is none.
@@ -176,7 +193,7 @@ class Current:
         channel = self._channel
         if channel is None:
             return default
-        restored: A = channel.restore(default)
+        restored: A = channel.restore(self._task, default)
         return restored
 
     def __repr__(self) -> str:
@@ -207,8 +224,8 @@ _of_process: Current | None = None
 def end(ended: Current) -> None:
     """End what a task has used: send its last report, and remove its scratch folder."""
     channel, ended._channel = ended._channel, None
-    if channel is not None:
-        channel.end()
+    if channel is not None and channel.is_busy:
+        channel.end(ended._task)
     if ended._has_scratch:
         ended._has_scratch = False
         shutil.rmtree(ended._scratch, ignore_errors=True)

@@ -110,3 +110,30 @@ def stored_checkpoints() -> list[str]:
 
 def stay_once(steps: int, size: int, folder: str) -> tuple[int, int, str]:
     return work(steps, size, "" if Path(folder, "there").exists() else "stay", folder)
+
+
+def fail_when_told(folder: str) -> tuple[int, int]:
+    """Keep a checkpoint, wait until the test makes a file, and raise. The next attempt returns what it restores."""
+    task = handout.current()
+    began = task.restore(0)
+    if began:
+        return began, task.attempt
+    task.checkpoint(7)
+    Path(folder, "there").touch()
+    deadline = time.monotonic() + HANG_S
+    while not Path(folder, "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    raise ValueError("told")
+
+
+def keep_on(steps: int) -> tuple[int, int]:
+    """Keep checkpoints for half a second, and raise in the first attempt."""
+    task = handout.current()
+    step = task.restore(0)
+    if step == steps:
+        return step, task.attempt
+    while step < steps:
+        step += 1
+        task.checkpoint(step)
+        time.sleep(0.5 / steps)
+    raise ValueError("once")

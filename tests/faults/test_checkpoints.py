@@ -14,9 +14,11 @@ import pytest
 import handout
 from handout import Cluster, Graph, Host
 from handout.journal import Journal
+from handout.testing import Faults
 from tests.faults import checkpointing
 from tests.faults.test_hosts import QUICK, kill_agent
 from tests.faults.test_trust import suspect
+from tests.journal.test_reattach import LONG
 from tests.seen import until
 from tests.sshd import OpenSsh
 
@@ -197,3 +199,48 @@ def _agents_of(folder: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+async def test_checkpoints_survive_a_link_that_is_cut(cluster: Cluster) -> None:
+    graph = Graph()
+    out = graph.add(checkpointing.keep_on, 10, id="t", retries=1)
+    async with cluster.start(graph) as execution:
+        await until(lambda: bool(cast(Any, execution._run).checkpoints.newest))
+        with Faults(cluster) as faults:
+            faults.cut(cast(Any, execution._run).hosts[0], for_s=0.2)
+            assert await execution.result(out) == (10, 2)
+
+
+TAKEN_OVER = """
+import asyncio, pathlib, sys
+import handout
+from tests.faults import test_checkpoints as t
+folder = pathlib.Path(sys.argv[1])
+asyncio.run(handout.execute(t.told(folder), inventory=handout.Inventory.load(sys.argv[2]),
+    journal=folder / "run.db", timings=t.LONG))
+"""
+
+
+def told(folder: Path) -> Graph:
+    graph = Graph()
+    graph.add(checkpointing.fail_when_told, str(folder), id="t", retries=1)
+    return graph
+
+
+async def test_after_a_takeover_the_next_attempt_goes_on_from_what_the_agent_kept(
+    sshd: OpenSsh, tmp_path: Path
+) -> None:
+    """SIGKILL of the controller. Its agent goes on, and the next controller takes it over."""
+    inventory = sshd.inventory_file({"near": "{ cpu = 1 }"})
+    arguments = [sys.executable, "-c", TAKEN_OVER, str(tmp_path), str(inventory)]
+    process = subprocess.Popen(arguments, start_new_session=True)
+    try:
+        await until(lambda: (tmp_path / "there").exists())
+    finally:
+        process.kill()
+        process.wait()
+    hosts = handout.Inventory.load(inventory)
+    async with handout.start(told(tmp_path), inventory=hosts, journal=tmp_path / "run.db", timings=LONG) as execution:
+        await until(lambda: execution._run is not None)
+        (tmp_path / "go").touch()
+        assert await execution.result("t") == (7, 2)

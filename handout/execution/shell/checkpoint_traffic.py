@@ -238,6 +238,12 @@ class CheckpointTraffic:
                 )
                 return 0
         if checkpoint is None:
+            if newest is not None:
+                logger.warning(
+                    "Task %r begins anew on host %s, because its checkpoint of %d bytes could not be copied from host "
+                    "%s to the controller.",
+                    *(run.ids[task], agent.name, newest.nbytes, newest.host),
+                )
             return 0
         if checkpoint.data_only:
             agent.distrust([checkpoint.key])

@@ -356,13 +356,14 @@ class Driver:
         if run is None or agent is None:
             return  # the run or the host is gone, and an event about this is on its way to the core
         if run.checkpoints:
-            command = self.checkpoints.hold(run, command.host, command, self._start_ready)
-        self._start_ready(command)
+            command = self.checkpoints.hold(
+                run, command.host, command, lambda held: self._start_ready(run, agent, held)
+            )
+        self._start_ready(run, agent, command)
 
-    def _start_ready(self, command: do.StartTasks) -> None:
-        """Hand over attempts that wait for no checkpoint."""
-        run, agent = self.runs.get(command.run), self.agents.get(command.host)
-        if run is None or agent is None or not command.tasks:
+    def _start_ready(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
+        """Hand over attempts that wait for no checkpoint, unless the run or the agent is gone meanwhile."""
+        if not command.tasks or self.runs.get(run.number) is not run or self.agents.get(agent.name) is not agent:
             return
         if run.recorder is not None and run.recorder.must_wait(command):
             recorder = run.recorder

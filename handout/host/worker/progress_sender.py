@@ -36,6 +36,11 @@ class ProgressSender:
         self._due = 0.0
         self._timer: threading.Timer | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """True if a report waits, or a thread waits to send one."""
+        return self._timer is not None or bool(self._newest)
+
     def report(self, number: int, progress: float | None, facts: dict[str, Fact]) -> None:
         """Send a report of a task, now or a little later."""
         with self._lock:
@@ -68,8 +73,6 @@ class ProgressSender:
 
     def end(self, number: int) -> None:
         """Send the last report of a task, which ends now."""
-        if self._timer is None and not self._newest:
-            return
         with self._lock:
             timer = self._timer if not self._newest.keys() - {number} else None
             report = self._newest.pop(number, None)

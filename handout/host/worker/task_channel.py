@@ -18,11 +18,11 @@ from handout.protocol.messages import INLINE
 from handout.protocol.reported_facts import Fact
 from handout.serialization import diagnosis, exceptions
 
-__all__ = ["Channel", "Channels"]
+__all__ = ["WorkerChannel"]
 
 
-class Channels:
-    """Makes the `TaskChannel` of each task of one worker.
+class WorkerChannel:
+    """The `TaskChannel` of all tasks of one worker.
 
     Args:
         link: Sends messages to the agent.
@@ -44,46 +44,36 @@ class Channels:
         group: cgroups.MemoryGroup | None,
         is_forked: Callable[[], bool],
     ) -> None:
-        self.link = link
-        self.page = page
-        self.objects = objects
-        self.loader = loader
-        self.lent = lent
-        self.group = group
-        self.is_forked = is_forked
-        self.progress = ProgressSender(self._send_report)
+        self._link = link
+        self._page = page
+        self._objects = objects
+        self._loader = loader
+        self._lent = lent
+        self._group = group
+        self._is_forked = is_forked
+        self._progress = ProgressSender(self._send_report)
         #: Counts the large checkpoints of all tasks, because each is a file with a name of its own.
-        self.files = itertools.count(1)
-
-    def of(self, task: WorkerTask) -> Channel:
-        """Return the channel of a task that begins."""
-        return Channel(self, task)
+        self._files = itertools.count(1)
 
     def _send_report(self, message: messages.ProgressReport) -> None:
-        if self.is_forked() or not self.lent.descriptors.has_link:
+        if self._is_forked() or not self._lent.descriptors.has_link:
             return  # the descriptor may belong to another file now
         try:
-            self.link.send(message)
+            self._link.send(message)
         except OSError:
             pass  # the agent has ended
 
-
-class Channel:
-    """See `TaskChannel`."""
-
-    __slots__ = ("_task", "_worker")
-
-    def __init__(self, worker: Channels, task: WorkerTask) -> None:
-        self._worker = worker
-        self._task = task
-
-    def report(self, progress: float | None, facts: dict[str, Fact]) -> None:
+    @property
+    def is_busy(self) -> bool:
         """See `TaskChannel`."""
-        worker = self._worker
-        if worker.page[shared_page.WATCHED] and not worker.is_forked():
-            worker.progress.report(self._task.number, progress, facts)
+        return self._progress.is_busy
 
-    def checkpoint(self, value: Any) -> None:
+    def report(self, task: WorkerTask, progress: float | None, facts: dict[str, Fact]) -> None:
+        """See `TaskChannel`."""
+        if self._page[shared_page.WATCHED] and not self._is_forked():
+            self._progress.report(task.number, progress, facts)
+
+    def checkpoint(self, task: WorkerTask, value: Any) -> None:
         """See `TaskChannel`.
 
         Raises:
@@ -92,42 +82,39 @@ class Channel:
             StoreAccessError: The worker cannot write into the store, or the task has closed the socket to the agent.
             RuntimeError: This process is not the worker.
         """
-        worker = self._worker
-        if worker.is_forked():
+        if self._is_forked():
             raise RuntimeError(
                 "checkpoint() was called in a process that the task has forked. Only the task's own process can keep "
                 "a checkpoint: return the value to it, and call checkpoint() there."
             )
         segments = diagnosis.dumps_or_diagnose(value, "checkpoint")
         size = sum(memoryview(segment).nbytes for segment in segments)
-        message = messages.Checkpoint(self._task.number, size)
+        message = messages.Checkpoint(task.number, size)
         payload: list[Any] = segments
         if size > INLINE:
-            if worker.group is not None:
-                worker.group.make_room(size)
-            message, payload = message._replace(file=next(worker.files)), []
+            if self._group is not None:
+                self._group.make_room(size)
+            message, payload = message._replace(file=next(self._files)), []
             message = message._replace(folder=self._write(message.file, segments))
-        if not worker.lent.descriptors.has_link:
+        if not self._lent.descriptors.has_link:
             raise StoreAccessError("the task has closed the worker's socket to the agent, so no checkpoint can be kept")
         try:
-            worker.link.send(message, payload)
+            self._link.send(message, payload)
         except OSError as error:
             raise StoreAccessError(f"the agent did not take a checkpoint of {size} bytes: {error}") from None
 
     def _write(self, file: int, segments: list[Any]) -> int:
-        worker = self._worker
         try:
-            return worker.objects.write_checkpoint(file, segments, bool(worker.page[shared_page.SPILL]))
+            return self._objects.write_checkpoint(file, segments, bool(self._page[shared_page.SPILL]))
         except OSError as error:
             raise StoreAccessError(f"the worker could not write a checkpoint into the store: {error}") from None
 
-    def restore(self, default: Any) -> Any:
+    def restore(self, task: WorkerTask, default: Any) -> Any:
         """See `TaskChannel`."""
-        task = self._task
         if not task.checkpoint:
             return default
         try:
-            return self._worker.loader.checkpoint(task)
+            return self._loader.checkpoint(task)
         except MissingInputError:
             reason = "its file is not there any more"
         except Exception as error:  # unpickling runs user code
@@ -139,6 +126,6 @@ class Channel:
         )
         return default
 
-    def end(self) -> None:
+    def end(self, task: WorkerTask) -> None:
         """See `TaskChannel`."""
-        self._worker.progress.end(self._task.number)
+        self._progress.end(task.number)

@@ -36,7 +36,7 @@ from handout.host.worker.objects import MissingInputError, StoreAccessError, Wor
 from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.stdio import Streams
-from handout.host.worker.task_channel import Channels
+from handout.host.worker.task_channel import WorkerChannel
 from handout.protocol import codec, frames, messages
 from handout.serialization import pickling
 
@@ -134,7 +134,7 @@ class Worker:
         else:
             self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self.loader = CallLoader(message, self.objects, self.lent, self._limited)
-        self._channels = Channels(
+        self._channel = WorkerChannel(
             self._to_agent, self.page, self.objects, self.loader, self.lent, self._limited, lambda: self.forked
         )
         self._checks = DeferredChecks(self.lent, self.objects, self.report, self._take_back)
@@ -272,7 +272,7 @@ class Worker:
     def new_current(self, task: WorkerTask) -> Current:
         """Return the object that `handout.current` returns in a task."""
         scratch = f"{self.scratch}/{self._pid}-{task.number}"
-        return Current(task.name, self.host, task.attempt, task.variant, scratch, self._channels.of(task))
+        return Current(task.name, self.host, task.attempt, task.variant, scratch, self._channel, task)
 
     def _await(self, coroutine: Any) -> Any:
         """Run a coroutine in a new event loop, and return its result. SIGTERM cancels the coroutine."""
