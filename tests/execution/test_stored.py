@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,7 @@ async def test_what_is_kept_comes_back_after_its_host_is_lost(
         made = first.add(rows, 3, host="plain")
         kept = (await cluster.execute(first, keep=[made])).stored(made)
         put = await cluster.put(b"p" * 200_000)
-        assert await cluster.call(handout.options(host="plain")(work.length), put) == 200_000
+        assert await cluster.call(handout.options(host="plain")(partial(work.length)), put) == 200_000
         os.kill(agent_pid(started(cluster, "plain")), signal.SIGKILL)
         graph = Graph()
         whole, length = graph.add(work.length, kept), graph.add(work.length, put)
