@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import start_blocking_portal
 
@@ -20,7 +20,7 @@ from handout.execution.results import Results
 from handout.execution.run_options import RunOptions
 from handout.execution.run_view import RunView, views_of
 from handout.execution.stored_object import put
-from handout.graph import Options, Runnable, as_graph
+from handout.graph import Input, Options, Runnable, as_graph
 from handout.graph.stored import Stored
 from handout.resources import Host, Inventory, InventoryLike
 from handout.serialization.untrusted.allowlist import registered_by_value
@@ -29,6 +29,8 @@ from handout.transport.timings import Timings
 
 __all__ = ["Cluster", "Require"]
 
+A = TypeVar("A")
+B = TypeVar("B")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -242,6 +244,25 @@ class Cluster:
     async def call(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def call(
+        self, fn: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], a: A | Input[A], /,
+        *args: P.args, **kwargs: P.kwargs,
+    ) -> R: ...  # fmt: skip
+    @overload
+    async def call(
+        self, fn: Callable[Concatenate[A, P], R], a: A | Input[A], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def call(
+        self, fn: Callable[Concatenate[A, B, P], Coroutine[Any, Any, R]], a: A | Input[A], b: B | Input[B], /,
+        *args: P.args, **kwargs: P.kwargs,
+    ) -> R: ...  # fmt: skip
+    @overload
+    async def call(
+        self, fn: Callable[Concatenate[A, B, P], R], a: A | Input[A], b: B | Input[B], /,
+        *args: P.args, **kwargs: P.kwargs,
+    ) -> R: ...  # fmt: skip
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run one function on a host, and return its result.
 

@@ -40,6 +40,18 @@ def write_file(block: dict[str, Any], written: set[str]) -> None:
         written.add(title)
 
 
+def tests_in(code: str) -> list[str]:
+    """Return the names of the test functions that a block defines, which pytest would find."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [each.name for each in ast.parse(code).body if isinstance(each, functions) and each.name.startswith("test_")]
+
+
+def finish(running: object, runner: asyncio.Runner) -> None:
+    """If this is a coroutine, run it to its end, for at most `LIMIT_S` seconds."""
+    if inspect.iscoroutine(running):
+        runner.run(asyncio.wait_for(running, LIMIT_S))
+
+
 def run_block(page: str, block: dict[str, Any], scope: dict[str, Any], runner: asyncio.Runner) -> dict[str, Any]:
     """Run a block. Its line numbers, in tracebacks, are those of the page."""
     printed = io.StringIO()
@@ -47,9 +59,9 @@ def run_block(page: str, block: dict[str, Any], scope: dict[str, Any], runner: a
     try:
         code = compile("\n" * (block["line"] - 1) + block["code"], page, **_COMPILER)
         with contextlib.redirect_stdout(printed):
-            running = eval(code, scope)
-            if inspect.iscoroutine(running):
-                runner.run(asyncio.wait_for(running, LIMIT_S))
+            finish(eval(code, scope), runner)
+            for name in tests_in(block["code"]):
+                finish(scope[name](), runner)
     except BaseException:
         error = traceback.format_exc()
     return {"line": block["line"], "printed": printed.getvalue(), "error": error}

@@ -22,7 +22,7 @@ from tests.patience import HANG_S
 PAGES = pages()
 
 #: The blocks that never run, by page: how many there are for each reason that the page gives.
-NOT_RUN: dict[str, dict[str, int]] = {"docs/howto/typing.md": {"type checkers refuse these lines": 2}}
+NOT_RUN: dict[str, dict[str, int]] = {"docs/howto/typing.md": {"type checkers refuse these lines": 3}}
 
 
 def is_installed(module: str) -> bool:
@@ -118,6 +118,14 @@ def test_a_block_that_fails_is_named_with_its_line_and_ends_the_page(reader: Rea
     assert first == {"line": 3, "printed": "1\n", "error": None}
     assert 'README.md", line 10' in second["error"]
     assert "NameError: name 'y'" in second["error"]
+
+
+def test_the_tests_that_a_page_shows_are_called(reader: Reader, tmp_path: Path) -> None:
+    code = "async def test_later():\n    assert print('called')\n\ndef test_never(): ...\n"
+    block = Block(3, code, None, None, ())
+    (answer,) = run_page(Page("README.md", False, [block]), [block], reader.new_folder(tmp_path / "folder"), reader)
+    assert answer["printed"] == "called\n"
+    assert "AssertionError" in answer["error"]
 
 
 def test_output_is_compared_with_gaps() -> None:

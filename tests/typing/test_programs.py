@@ -39,7 +39,7 @@ CHECK_S = 350.0
 Errors = dict[str, dict[int, str]]
 
 #: The comment by which the page about typing says what type an expression or a new variable has.
-_TYPE = re.compile(r"^(?:(\w+) = )?(.*?)  +# ((?:Output\[.*\])|float|list\[float\])$")
+_TYPE = re.compile(r"^( *)(?:(\w+) = )?(\S.*?)  +# ((?:Output|Stored)\[.*\]|float|list\[float\])$")
 
 pytestmark = pytest.mark.slow
 
@@ -82,13 +82,14 @@ def typing_page() -> tuple[str, set[int]]:
 
     The program is one coroutine function, because type checkers refuse ``await`` outside of functions.
     """
-    lines = ["from typing import Any, assert_type", "from handout import Output", "async def page() -> None:"]
+    lines = ["from typing import Any, assert_type", "from handout import Output, Stored", "async def page() -> None:"]
     wrong = set()
     for block in read_page(ROOT / "docs" / "howto" / "typing.md").blocks:
         for line in block.code.splitlines():
             if found := _TYPE.match(line):
-                name, value, type = found.groups()
-                line = f"{name} = {value}; assert_type({name}, {type})" if name else f"assert_type({value}, {type})"
+                indent, name, value, type = found.groups()
+                taken = f"{name} = {value}; assert_type({name}, {type})" if name else f"assert_type({value}, {type})"
+                line = indent + taken
             lines.append(f"    {line}")
             if "# error: " in line:
                 wrong.add(len(lines))
