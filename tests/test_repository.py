@@ -129,11 +129,11 @@ def test_the_inventory_beside_the_examples_can_be_read() -> None:
     assert list(handout.Inventory.load(ROOT / "examples" / "hosts.toml")) == ["node1", "gpu1"]
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "howto/inventory.md"])
-def test_the_inventories_of_the_documentation_can_be_read(page: str, tmp_path: Path) -> None:
-    for text in blocks("toml", (ROOT / "docs" / page).read_text(encoding="utf-8")):
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name)
+def test_the_inventories_of_the_documentation_can_be_read(page: Path, tmp_path: Path) -> None:
+    for text in blocks("toml", page.read_text(encoding="utf-8")):
         (tmp_path / "hosts.toml").write_text(text, encoding="utf-8")
-        assert "gpu1" in handout.Inventory.load(tmp_path / "hosts.toml")
+        assert len(handout.Inventory.load(tmp_path / "hosts.toml")) > 0
 
 
 @pytest.mark.parametrize(

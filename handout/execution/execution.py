@@ -296,8 +296,9 @@ class Execution:
                 self._start.end()
             await self._cluster.close(within_s=deadline - loop.time())
         if self._recorder is not None:
-            if run is not None:
-                # Drop the objects that were fetched only for the journal. The caller's results stay.
+            if run is not None and (driver is None or not driver.is_held(run)):
+                # Drop the objects that were fetched only for the journal. The caller's results stay. If the run keeps
+                # objects for later runs, all stay, because the core counts on the controller's replicas.
                 run.objects.drop(set(run.spec.outputs).difference(run.plan.outputs))
             await self._recorder.close(max(_CLOSE_S, deadline - loop.time()))
 

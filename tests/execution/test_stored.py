@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -176,13 +177,30 @@ async def test_what_is_kept_comes_back_after_its_host_is_lost(
         made = first.add(rows, 3, host="plain")
         kept = (await cluster.execute(first, keep=[made])).stored(made)
         put = await cluster.put(b"p" * 200_000)
-        assert await cluster.call(handout.options(host="plain")(work.length), put) == 200_000
+        assert await cluster.call(handout.options(host="plain")(partial(work.length)), put) == 200_000
         os.kill(agent_pid(started(cluster, "plain")), signal.SIGKILL)
         graph = Graph()
         whole, length = graph.add(work.length, kept), graph.add(work.length, put)
         results = await cluster.execute(graph)
         assert (results[whole], results[length]) == (3, 200_000)
         assert await kept.fetch() == rows(3)
+
+
+@pytest.mark.parametrize("launcher", ["local", "ssh"])
+async def test_what_a_run_with_a_journal_keeps_can_be_fetched_and_comes_back(
+    launcher: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The controller has fetched these results for the journal, and the core knows that it has them."""
+    async with Cluster(hosts(request, launcher), require="all") as cluster:
+        for _ in range(2):  # the second run takes all results from the journal
+            first = Graph()
+            made = first.add(work.identity, first.add(rows, 3, host="plain"), host="plain")
+            first.add(work.length, made)
+            kept = (await cluster.execute(first, keep=[made], journal=tmp_path / "run.db")).stored(made)
+            assert await kept.fetch() == rows(3)
+            assert await cluster.call(work.length, kept) == 3
+        os.kill(agent_pid(started(cluster, "plain")), signal.SIGKILL)
+        assert await cluster.call(work.length, kept) == 3
 
 
 async def test_what_cannot_be_made_again_fails_its_readers_with_a_reason(tmp_path: Path) -> None:

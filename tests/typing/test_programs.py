@@ -1,7 +1,8 @@
 """Type checkers and the public names: mypy and pyright both accept the programs, and both refuse the wrong calls.
 
 The files in ``programs/`` were written for the stub with which the public names were designed. The tests check these
-files against the package itself.
+files against the package itself. They also check the blocks of the page about typing, with the types and the errors
+that its comments promise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.blocks import read_page
 from tests.patience import HANG_S
 
 HERE = Path(__file__).parent
@@ -31,20 +33,13 @@ REFUSED = {
     for path in sorted(PROGRAMS.glob("rejected_*.py"))
 }
 
-#: Lines that use names of the stub that the package does not have yet: Stored, keep=, Results.stored, Cluster.call and
-#: Cluster.put.
-STILL_TO_COME = {
-    "more_types.py": {7, 55, 56, 57},
-    "more_types_2.py": {7, 16, 17, 23},
-    "p02_service.py": {8, 15},
-    "p07_notebook.py": {18, 19, 22},
-    "p08_dynamic.py": {22, 23},
-}
-
 #: Seconds. A type checker computes for a minute on two busy cores, and for far longer beside ten endless loops.
 CHECK_S = 350.0
 
 Errors = dict[str, dict[int, str]]
+
+#: The comment by which the page about typing says what type an expression or a new variable has.
+_TYPE = re.compile(r"^( *)(?:(\w+) = )?(\S.*?)  +# ((?:Output|Stored)\[.*\]|float|list\[float\])$")
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +47,7 @@ pytestmark = pytest.mark.slow
 def mypy(folder: Path) -> Errors:
     """Run mypy on the files of a folder. Return its errors by file and line."""
     (folder / "mypy.ini").write_text(
-        f"[mypy]\nstrict = True\npython_version = 3.11\nmypy_path = {ROOT}:{HERE / 'stubs'}:{folder}\n"
+        f"[mypy]\nstrict = True\npython_version = 3.11\nmypy_path = {ROOT}:{folder}\n"
         "[mypy-asyncssh.*,dill.*]\nignore_missing_imports = True\n"
     )
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", str(folder / "cache")]
@@ -69,7 +64,7 @@ def mypy(folder: Path) -> Errors:
 
 def pyright(folder: Path) -> Errors:
     """Run pyright on the files of a folder. Return its errors by file and line."""
-    config = {"include": ["."], "extraPaths": [str(ROOT), str(HERE / "stubs")], "pythonVersion": "3.11"}
+    config = {"include": ["."], "extraPaths": [str(ROOT)], "pythonVersion": "3.11"}
     (folder / "pyrightconfig.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "pyright", "--outputjson", "-p", str(folder), "--pythonpath", sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_S)
@@ -82,10 +77,31 @@ def pyright(folder: Path) -> Errors:
     return errors
 
 
+def typing_page() -> tuple[str, set[int]]:
+    """Return the page about typing as a program that asserts its types, and the lines that its comments call errors.
+
+    The program is one coroutine function, because type checkers refuse ``await`` outside of functions.
+    """
+    lines = ["from typing import Any, assert_type", "from handout import Output, Stored", "async def page() -> None:"]
+    wrong = set()
+    for block in read_page(ROOT / "docs" / "howto" / "typing.md").blocks:
+        for line in block.code.splitlines():
+            if found := _TYPE.match(line):
+                indent, name, value, type = found.groups()
+                taken = f"{name} = {value}; assert_type({name}, {type})" if name else f"assert_type({value}, {type})"
+                line = indent + taken
+            lines.append(f"    {line}")
+            if "# error: " in line:
+                wrong.add(len(lines))
+    return "\n".join(lines) + "\n", wrong
+
+
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """Copy the programs into a folder that belongs to no package, and return that folder."""
-    return Path(shutil.copytree(PROGRAMS, tmp_path / "programs", ignore=shutil.ignore_patterns("__pycache__")))
+    folder = Path(shutil.copytree(PROGRAMS, tmp_path / "programs", ignore=shutil.ignore_patterns("__pycache__")))
+    (folder / "typing_page.py").write_text(typing_page()[0])
+    return folder
 
 
 @pytest.mark.parametrize("checker", [mypy, pyright], ids=lambda checker: str(checker.__name__))
@@ -97,13 +113,14 @@ def test_programs_check_and_wrong_calls_do_not(checker: object, programs: Path) 
         refused = errors.pop(name)
         assert set(refused) == set(marked.values()), name
         texts += refused.values()
+    text, promised = typing_page()
+    assert len(promised) > 2
+    assert text.count("assert_type(") > 7
+    assert set(errors.pop("typing_page.py")) == promised
     # Both checkers name the type that a plain function would have to have, and no coroutine.
     expected = [text.partition("expected")[2] for text in texts]
     assert not [text for text in expected if re.search(r", Coroutine\[.*\]\]", text)]
     wrong = {f"{name}:{line}": text for name, lines in errors.items() for line, text in lines.items()}
-    for name, lines in STILL_TO_COME.items():
-        for line in lines:
-            wrong.pop(f"{name}:{line}", None)
     assert wrong == {}
 
 

@@ -16,6 +16,7 @@ import sys
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from handout.errors import JournalError
@@ -228,7 +229,8 @@ class PriorRuns:
         # These objects are loaded before the run, because the caller may use them after the journal is closed. If such
         # an object has a file of its own and does not fit in memory, it stays in this file. Other objects are read from
         # the journal or from their files when a task takes them.
-        self._outputs = frozenset(number for number in run.plan.outputs if run.spec.producer[number] >= 0)
+        taken = chain(run.plan.outputs, run.plan.keep)
+        self._outputs = frozenset(number for number in taken if run.spec.producer[number] >= 0)
 
     def use_committed(self, run: GraphRun, data_only: Collection[str]) -> Slices[None]:
         """Put the committed results into the run; see `read`."""
@@ -273,7 +275,7 @@ class PriorRuns:
             )
 
     def _output_parts(self, run: GraphRun) -> Slices[dict[int, StoredPart]]:
-        """Return the committed objects that the caller gets."""
+        """Return the committed objects that the caller gets, or that the run keeps."""
         parts = {}
         for seen, number in enumerate(sorted(self._outputs)):
             if is_slice_end(seen):
