@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from handout.execution.shell.driver import Driver
+from handout.execution.shell.run_checkpoints import RunCheckpoints
 from handout.execution.shell.run_state import HeldAttempt
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
@@ -41,7 +42,9 @@ async def posted(monkeypatch: pytest.MonkeyPatch) -> list[ev.Event]:
 async def test_a_run_that_is_left_gives_back_what_was_not_handed_over(posted: list[ev.Event]) -> None:
     """Otherwise the core would wait for ever for the attempt's end, and never free the amounts claimed for it."""
     driver, recorder = Driver(lambda coroutine: coroutine.close()), HoldingRecorder()
-    run: Any = SimpleNamespace(number=7, recorder=recorder)
+    run: Any = SimpleNamespace(
+        number=7, recorder=recorder, checkpoints=RunCheckpoints(), homes={}, give_back=lambda numbers: None
+    )
     driver.forget(run)
     assert posted == [ev.TasksRecalled("far", 7, [3], [2])]
     assert recorder.never_began == [([3], [2])]

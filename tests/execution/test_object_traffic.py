@@ -37,7 +37,7 @@ class Scene:
             objects=objects,
             suspects={},
             has_waited_for_files=False,
-            plan=SimpleNamespace(ids=["f"]),
+            ids=["f"],
             spec=SimpleNamespace(producer=[0]),
         )
         conversation = SimpleNamespace(send_object=self._send_object, stop_object=self.stopped.append)

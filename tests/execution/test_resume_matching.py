@@ -15,7 +15,7 @@ from handout import Graph, Output
 from handout.execution.recording.resume_matching import PriorRuns, latest_attempts
 from handout.journal import Journal
 from handout.journal.identity import TaskIdentities
-from handout.journal.records import ClassName
+from handout.journal.records import ClassName, OpenStart
 from handout.protocol import numbering
 from handout.scheduler import commands as cmd
 from handout.scheduler import events as ev
@@ -124,11 +124,11 @@ def left(journal: Any, once: bool, **held: int) -> list[ev.Event]:
     """
     identities: Any = SimpleNamespace(tasks=[b"t"])
     earlier = PriorRuns(journal, identities, {0} if once else ())
-    earlier._lost = {b"t": ("b", 2)}
+    earlier._lost = {b"t": OpenStart("b", 2, 1)}
     spec = SimpleNamespace(producer=[0])
     run: Any = SimpleNamespace(number=1, spec=spec, task_objects=[(0,)], wanted=[True], hosts=[""])
     found: Any = {
-        host: SimpleNamespace(attempt_ids=[numbering.attempt_id(1, 0, attempt)], objects=())
+        host: SimpleNamespace(attempt_ids=[numbering.attempt_id(1, 0, attempt)], objects=(), shown={})
         for host, attempt in held.items()
     }
     return earlier.facts(run, found)
