@@ -9,8 +9,9 @@ import re
 
 __all__ = ["is_private_key"]
 
-#: What stands in each text that has a private key, for the programs that read the key.
-_PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
+#: What stands in each text that has a private key, for the programs that read the key. A page that only names these
+#: marks, as that of Handout about modules does, is no key.
+_PRIVATE_KEY = re.compile(rb"----[- ]BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d+:|AGE-SECRET-KEY-1")
 #: A private key is searched for in this many bytes at the beginning of a file.
 _SEARCHED = 64 << 10
 #: The names of files that hold keys, private or public, or certificates. Such a file counts as a private key if it is

@@ -222,6 +222,7 @@ KEYS = {
     "table.key": (b"0123456789abcdef0123456\n", True),
     "words.key": (b"0123456789abcdef01234567 and more", True),
     "token.txt": (b"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n", True),
+    "about.md": (b"Marks are `PuTTY-User-Key-File-3` and `AGE-SECRET-KEY-`.", True),
     "far.txt": (FAR + KEY, True),
     "id_rsa.pub": (b"ssh-rsa AAAA", True),
     "id_ecdsa": (b"ssh-ed25519 AAAA", True),
