@@ -44,7 +44,7 @@ async def lab() -> AsyncIterator[Cluster]:
 
 async def gpu1_first(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
     """Place the training on gpu1 while that host is there."""
-    gpu = "gpu1" if "gpu1" in view.hosts else "gpu2"
+    gpu = "gpu1" if view.hosts["gpu1"].state == "ready" else "gpu2"
     return {task.id: gpu if task.id.startswith("train") else "cpu1" for task in frontier}
 
 

@@ -28,7 +28,7 @@ def model_of(graph: Graph, fn: Any = faulted.train, **options: Any) -> Any:
 
 
 async def plain_first(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
-    return {task.id: "plain" if "plain" in view.hosts else "gpu" for task in frontier}
+    return {task.id: "plain" if view.hosts["plain"].state == "ready" else "gpu" for task in frontier}
 
 
 async def test_an_attempt_fails_with_the_given_exception_as_often_as_it_is_planned(cluster: Cluster) -> None:
