@@ -44,7 +44,7 @@ class SharedValue(Sequence[Segment]):
 
 
 class _SharedArgument:
-    """What is known of an argument that some calls take."""
+    """An argument that calls share, and how many calls take it."""
 
     __slots__ = ("arg", "calls", "unfinished")
 

@@ -1,4 +1,4 @@
-"""The program `q01_executor` runs on two hosts, with small real things in place of its stand-ins."""
+"""The program `q01_executor` runs on two hosts, with Dask and scikit-learn in place of its stand-ins."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ FILE = 'Cluster("hosts.toml")'
 LOCAL = "Cluster([handout.Host.local(name, {'cpu': 2, 'memory': '16 GB'}) for name in ('one', 'two')])"
 #: What takes the place of functions and classes of the program.
 REAL = """
-
-def simulate(seed: int, steps: int = 1000) -> float:
-    return float(seed + steps)
 
 def collection_of_tables() -> object:
     import dask.dataframe, pandas
