@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError, ResultError
-from handout.execution.results import value_of
+from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.open_run import OpenRun
 from handout.execution.sliced import sliced
@@ -64,7 +64,7 @@ class Calls:
         task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None), handed_over)
         try:
             await ended
-            return _result(run, task, id)
+            return await self._result(run, task, id)
         finally:
             run.let_go(task)
 
@@ -76,20 +76,19 @@ class Calls:
             )
         return run
 
-
-def _result(run: OpenRun, task: int, id: str) -> Any:
-    state = run.state
-    if state.outcomes[task] is None:
-        raise state.error or HandoutError(f"Call {id!r} had not ended when the cluster was closed.")
-    if state.outcomes[task] is Outcome.DONE and task not in state.objects:
-        raise ResultError(
-            f"The host {state.hosts[task]!r} reported the end of call {id!r}, but sent no result.",
-            remedy="Run the call again.",
-            id=id,
-            host=state.hosts[task] or None,
-            path="result",
-        )
-    return value_of(state, task, (), id)
+    async def _result(self, run: OpenRun, task: int, id: str) -> Any:
+        state = run.state
+        if state.outcomes[task] is None:
+            raise state.error or HandoutError(f"Call {id!r} had not ended when the cluster was closed.")
+        if state.outcomes[task] is Outcome.DONE and task not in state.objects:
+            raise ResultError(
+                f"The host {state.hosts[task]!r} reported the end of call {id!r}, but sent no result.",
+                remedy="Run the call again.",
+                id=id,
+                host=state.hosts[task] or None,
+                path="result",
+            )
+        return await read_value(self._driver.reading_threads, state, task, (), id)
 
 
 async def _bundle(modules: frozenset[str]) -> CodeBundle | None:
