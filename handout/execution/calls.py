@@ -21,6 +21,9 @@ __all__ = ["Calls"]
 
 #: An open run gets this many tasks. Its columns are made at once, which takes 0.1 ms.
 _CAPACITY: Final = 1024
+#: If there are so many open runs, those without tasks are closed before another one begins. A program may give each call
+#: a priority of its own, such as a deadline, and each priority has a run of its own.
+_MAX_OPEN: Final = 16
 #: `_bundle` takes this many steps at once. Usually the bundle exists already, and finding it takes one step.
 _STEPS: Final = 4
 
@@ -71,10 +74,18 @@ class Calls:
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)
         if run is None or run.is_full:
+            if len(self._open) >= _MAX_OPEN:
+                self._close_idle()
             run = self._open[priority] = OpenRun(
                 self._driver, self._next_run(), _CAPACITY, priority=priority, allocator=self._allocator
             )
         return run
+
+    def _close_idle(self) -> None:
+        for priority in [priority for priority, run in self._open.items() if run.is_idle]:
+            run = self._open.pop(priority)
+            if not run.is_full:  # else it was closed after its last task
+                run.close()
 
     async def _result(self, run: OpenRun, task: int, id: str) -> Any:
         state = run.state
