@@ -23,10 +23,11 @@ from handout.serialization import diagnosis
 from handout.serialization.calls import Path
 from handout.serialization.file import File
 from handout.serialization.pickling import Segment
-from handout.submission.arguments import EncodedRun, SuppliedValues
+from handout.submission.arguments import EncodedRun
 from handout.submission.call_digests import CallDigests
 from handout.submission.plan_to_spec import RunPolicy
 from handout.submission.refusals import refused
+from handout.submission.supplied_values import SuppliedValues
 
 __all__ = ["StoredObject", "hold", "keep", "put"]
 

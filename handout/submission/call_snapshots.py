@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple
 from handout.graph.stored import Home
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
-from handout.submission.arguments import CallEncoder, CodeWatch
+from handout.submission.call_encoder import CallEncoder
 from handout.submission.call_values import CallValues, SharedArguments
 from handout.submission.code_bundles import FunctionBlob, function_bytes, numbered
 from handout.submission.refusals import refused
+from handout.submission.supplied_values import CodeWatch
 
 __all__ = ["CallBytes", "CallSnapshots"]
 

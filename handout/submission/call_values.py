@@ -10,7 +10,7 @@ from typing import Any, overload
 from handout.graph.stored import Home
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
-from handout.submission.arguments import CodeWatch, SuppliedValues, own_segments
+from handout.submission.supplied_values import CodeWatch, SuppliedValues, own_segments
 
 __all__ = ["CallValues", "SharedArguments", "SharedValue"]
 
