@@ -45,7 +45,7 @@ class Origin(Protocol):
 
 
 class Input(Generic[T_co]):
-    """An `Output` or an `Arg`. `Graph.add` takes an ``Input[T]`` as an argument where the function takes a ``T``.
+    """An `Output`, an `Arg` or a `Warm`. `Graph.add` takes an ``Input[T]`` where the function takes a ``T``.
 
     Example:
         ```python
@@ -231,7 +231,7 @@ def later(promised: Input[A], /) -> A:
     Use `later` where a type checker would refuse an output: inside a list, tuple or dict, or as a keyword argument.
 
     Args:
-        promised: An `Output` or an `Arg`.
+        promised: An `Output`, an `Arg` or a `Warm`.
 
     Returns:
         The same object.

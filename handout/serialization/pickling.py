@@ -197,6 +197,8 @@ class Pickler(pickle.Pickler):
         self.cells: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
+        if _never and id(obj) in _never:
+            raise _refused_warm()
         kind, snapshot = type(obj), self.snapshot
         rule = snapshot.rules.get(kind)
         if rule is None:
@@ -459,6 +461,8 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
     Raises:
         Exception: Pickling raised it. `diagnosis.find_unpicklable` finds the part of the value that failed.
     """
+    if _never and id(value) in _never:
+        raise _refused_warm()
     kind = type(value)
     if kind is bytes and len(value) > _COPIED:
         # This is a pickle of `value` that contains `value` itself instead of a copy.
@@ -642,6 +646,27 @@ def _dill_pickler() -> Any:
             return _reduce(obj) if reduced is NotImplemented and not is_native else reduced
 
     return DillPickler
+
+
+#: The values that no pickle may contain, by ``id``: the warm values of a worker.
+_never: dict[int, Any] = {}
+
+
+def never_pickle(value: Any) -> None:
+    """Refuse to pickle a warm value from now on.
+
+    Constants, functions and classes are left out. The process has one object for all uses of ``None`` or of ``f``.
+    """
+    kind = type(value)
+    is_code = issubclass(kind, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType))
+    if not (is_code or kind in _ATOMS or (kind in (bytes, tuple, frozenset) and len(value) < 2)):
+        _never[id(value)] = value
+
+
+def _refused_warm() -> pickle.PicklingError:
+    return pickle.PicklingError(
+        "it is a warm value, which stays in the worker that has made it. Return what the function has computed with it"
+    )
 
 
 def preload() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from handout.graph.stored import Home
+from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.call_encoder import CallEncoder
@@ -100,7 +101,7 @@ class CallSnapshots:
         before = set(compared.blobs)
         compared.closures = 0
         supplied = CallValues(compared, shared)
-        call = _call(name, args, kwargs, supplied)
+        call = _call(name, fn, args, kwargs, supplied)
         if not (function.by_value or call.by_value):
             return _bytes(numbered(*function), call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
@@ -114,7 +115,7 @@ class CallSnapshots:
             self._remember(key, known)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
-            call = _call(name, args, kwargs, supplied)
+            call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
@@ -147,11 +148,15 @@ def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions:
         raise refused(name, error) from error
 
 
-def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues) -> _Pickled:
+def _call(
+    name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues
+) -> _Pickled:
     """Return the bytes of a call. They also count as holding code by value if a value of the call does."""
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
         blob = call.encode(args, kwargs)
+    for warm in call.warm:
+        check_event_loop(warm, fn, name)
     return _Pickled(blob, code.seen or bool(supplied.code_objects))
 
 
