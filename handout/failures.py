@@ -98,9 +98,11 @@ class Failure:
     def exception(self) -> Exception:
         """The exception of the task. Its notes hold the known facts. The first access unpickles the exception."""
         if self._exception is None:
-            self._exception = self._build()
-            self._annotate()
-            self._mark()
+            error = self._build()
+            self._annotate(error)
+            self._mark(error)
+            if self._exception is None:  # another thread may have made it meanwhile
+                self._exception = error
         return self._exception
 
     def bare(self) -> Exception:
@@ -112,11 +114,10 @@ class Failure:
             f"{self.id!r} on {self.host!r}: {self.reason}" if self.host is not None else f"{self.id!r}: {self.reason}"
         )
 
-    def _annotate(self) -> None:
+    def _annotate(self, error: Exception) -> None:
         """Add the known facts to the exception, as notes."""
-        assert self._exception is not None
-        for note in self._notes():
-            exceptions.add_note(self._exception, note)
+        for note in self._notes(error):
+            exceptions.add_note(error, note)
 
     @property
     def reason(self) -> str:
@@ -128,10 +129,9 @@ class Failure:
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
 
-    def _mark(self) -> None:
+    def _mark(self, error: Exception) -> None:
         """Store this object in the exception, where the function `failure` finds it."""
-        assert self._exception is not None
-        attributes_of(self._exception)[_ATTRIBUTE] = self  # not by `setattr`, which the class may refuse
+        attributes_of(error)[_ATTRIBUTE] = self  # not by `setattr`, which the class may refuse
 
     def _build(self) -> Exception:
         where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
@@ -209,7 +209,7 @@ class Failure:
             message=message,
         )
 
-    def _notes(self) -> list[str]:
+    def _notes(self, error: Exception) -> list[str]:
         notes = []
         if self.host is not None and self.attempts:
             notes.append(self._where())
@@ -221,9 +221,8 @@ class Failure:
             notes.append(
                 "Last lines of the worker's standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail)
             )
-        assert self._exception is not None
-        own = issubclass(type(self._exception), HandoutError)
-        advice = attributes_of(self._exception).get("remedy", "") if own else self._advice()
+        own = issubclass(type(error), HandoutError)
+        advice = attributes_of(error).get("remedy", "") if own else self._advice()
         if notes and advice:
             # The message may contain the advice already. The advice is also the last note, because users read the end
             # of a traceback first.
@@ -361,8 +360,8 @@ def of_exception(
         found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
     else:
         found = replace(facts, kind=kind, most_attempts=attempts, pickled=b"", _exception=error)
-        found._annotate()
-    found._mark()
+        found._annotate(error)
+    found._mark(error)
     return found
 
 

@@ -20,10 +20,11 @@ from handout.events import RunEvent
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
 from handout.execution.recording.recorder import Recorder
-from handout.execution.results import Results, run_of, value_of
+from handout.execution.results import Results, run_of
 from handout.execution.reuse import Reuse, find_reusable
 from handout.execution.reused_results import HandedOver, elements_of, hand_over
 from handout.execution.run_options import RunOptions, check_run_options
+from handout.execution.run_values import read_kept_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import GraphRun
 from handout.execution.shell.run_submission import make_run
@@ -386,7 +387,8 @@ class Execution:
                 arrived = asyncio.Event()
                 run.on_object.setdefault(number, []).append(arrived.set)
                 await arrived.wait()
-        return value_of(run, number, path, output)
+        assert self._driver is not None  # the run was submitted to it
+        return await read_kept_value(self._driver.reading_threads, run, number, path, output)
 
     def _is_gone(self, number: int) -> bool:
         """Return True if an object was made, and was dropped later because no task or caller needed it."""

@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from handout.errors import GraphError, HandoutError, HostLostError
-from handout.execution.results import value_of
+from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import GraphRun, RunState
@@ -111,12 +111,11 @@ class StoredObject:
         self.use()
         try:
             await self._until_here()
-            self._run.values.pop(self._number, None)  # each call makes a new value
-            value = value_of(self._run, self._number, path, self.id)
-            self._run.values.pop(self._number, None)
+            threads = self._driver.reading_threads
+            value = await read_value(threads, self._run, self._number, path, self.id)
+            return value if to is None else await threads.call(lambda: _written(self.id, value, FilePath(to)))
         finally:
             self.unuse()
-        return value if to is None else _written(self.id, value, FilePath(to))
 
     async def _until_here(self) -> None:
         run, number = self._run, self._number

@@ -447,7 +447,8 @@ class ProgressReports(NamedTuple):
 
 class Checkpointed(NamedTuple):
     """The newest checkpoint of an attempt is in the agent's store, where the controller can `Fetch` it. Earlier
-    checkpoints of the attempt, and the one that the attempt got, are not in the store any more.
+    checkpoints of the attempt, and the one that the attempt got, are not in the store any more. While the attempt goes
+    on, the agent tells of its next checkpoint only after the controller has asked for this one or has had it dropped.
     """
 
     attempt_id: int

@@ -510,7 +510,51 @@ def loads(data: Segment) -> Any:
         Exception: Unpickling raised it.
     """
     stream, buffers = split(data)
-    return pickle.loads(stream, buffers=buffers)
+    if stream.nbytes <= _PIECE:
+        return pickle.loads(stream, buffers=buffers)
+    return pickle.Unpickler(_Pieces(stream), buffers=buffers).load()
+
+
+#: The most bytes that are read or copied at once. The interpreter lets no other thread run meanwhile. Without this
+#: limit, the controller would hear no host, and a worker would run no coroutine, while a thread reads a large value.
+_PIECE = 1 << 20
+
+
+class _Pieces:
+    """Takes the place of an unpickler's file. The unpickler reads 64 KiB at a time, which are a frame of the pickle.
+
+    The methods are code of Python, so that other threads get a turn at each call. `pickle.loads` gives them none.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, stream: memoryview) -> None:
+        self._rest = stream
+
+    def read(self, nbytes: int) -> bytes:
+        data, self._rest = self._rest[:nbytes], self._rest[nbytes:]
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        data, self._rest = self._rest[: view.nbytes], self._rest[view.nbytes :]
+        for at in range(0, data.nbytes, _PIECE):
+            view[at : at + _PIECE][: data.nbytes - at] = data[at : at + _PIECE]
+        return data.nbytes
+
+    def readline(self) -> bytes:
+        line = bytearray()
+        while self._rest and not line.endswith(b"\n"):
+            line += self.read(1)
+        return bytes(line)
+
+
+def _copied(part: memoryview) -> bytearray:
+    """Return a copy. If it is large, other threads get a turn in between."""
+    copy = bytearray()
+    for at in range(0, part.nbytes, _PIECE):
+        copy += part[at : at + _PIECE]
+    return copy
 
 
 def split(data: Segment) -> tuple[memoryview, list[Any]]:
@@ -535,7 +579,7 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
         part = view[end : end + length]
         if part.nbytes != length:
             raise LoadError(f"the object of {view.nbytes} bytes ends {length - part.nbytes} bytes early")
-        buffers.append(bytearray(part) if part.readonly else part)
+        buffers.append(_copied(part) if part.readonly else part)
         end += length
     return stream, buffers
 

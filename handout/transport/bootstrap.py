@@ -139,8 +139,7 @@ class Bootstrap:
             pieces = [piece for piece in _QUOTED_BY_SHELLS.split(value) if len(piece) >= _SHORTEST_PIECE]
             whole = [value] if len(value) >= _SHORTEST_SECRET else []
             hidden.update(dict.fromkeys([*whole, *pieces], f"[{name}]"))
-        echo = re.compile(re.escape(f"{self.marker}{LINE}".encode()))
-        return MarkedOutput(self.marker, echo=echo, hidden=hidden)
+        return MarkedOutput(self.marker, echoes=(f"{self.marker}{LINE}".encode(),), hidden=hidden)
 
     def command(self) -> str:
         """Return a command line for any login shell. It starts ``sh``, which finds a suitable Python and runs it."""
@@ -192,8 +191,7 @@ class Bootstrap:
         main = source + b"\n"
         data = b"%08d" % len(main) + main + json.dumps(preface).encode() + b"\n" + bundle.data
         # The lines for the shell begin with the marker. The program that sends the input back may have read them.
-        first = f"{self.marker}{LINE}".encode(), data[:_ECHO]
-        self.output.echo, self.output.size = re.compile(b"|".join(map(re.escape, first))), len(data)
+        self.output.echoes, self.output.size = (f"{self.marker}{LINE}".encode(), data[:_ECHO]), len(data)
         return data
 
     def result(self, exit_status: int | None = None) -> StartedAgent:

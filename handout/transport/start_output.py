@@ -10,8 +10,7 @@ whether the setup line has begun and ended.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -69,8 +68,8 @@ class MarkedOutput:
     errors: bytes = b""
     #: The number of bytes in the command's input. The command cannot report that it has received more.
     size: int = 0
-    #: Matches bytes of the command's input. A host that prints them sends its input back.
-    echo: re.Pattern[bytes] | None = None
+    #: Parts of the command's input. A host that prints one of them sends its input back.
+    echoes: Sequence[bytes] = ()
     #: Secrets in the command's input, which the command may print. An error shows the other text in their place.
     hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: How far the setup line has come: "", `SETUP` while it runs, `READY` when it has ended.
@@ -139,7 +138,7 @@ class MarkedOutput:
 
     def _check_echo(self, printed: bytes) -> None:
         """Refuse output that has bytes of the input. Nothing is quoted, because the input has secrets."""
-        if self.echo is not None and self.echo.search(printed):
+        if any(part in printed for part in self.echoes):
             self.noise = self.errors = b""
             raise HopelessOutput("sends its input back instead of running the start command")
 

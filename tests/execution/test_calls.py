@@ -56,6 +56,13 @@ async def test_more_calls_than_one_open_run_takes_leave_nothing_of_the_first_one
     assert sum(run.task_count for run in driver.runs.values()) < 1100
 
 
+async def test_a_priority_for_each_call_leaves_no_run_for_each_of_them(cluster: Cluster) -> None:
+    driver = cluster._runtime.driver
+    for n in range(60):
+        assert await cluster.call(handout.options(priority=float(n))(work.add), n, 1) == n + 1
+    await until(lambda: len(driver.runs) <= 20 and len(driver.core.world.runs) <= 20)
+
+
 async def test_arguments_are_taken_at_the_call(cluster: Cluster) -> None:
     numbers = [1, 2, 3]
     promised = asyncio.ensure_future(cluster.call(work.total, numbers))

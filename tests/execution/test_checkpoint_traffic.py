@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from handout import Graph, Timings
@@ -131,3 +132,24 @@ async def test_a_newer_checkpoint_of_another_host_has_the_older_one_dropped(scen
     scene.b.arrive()
     assert not scene.run.checkpoints.newest
     assert scene.run.objects.nbytes == 0
+
+
+async def test_a_checkpoint_for_which_there_was_no_room_is_fetched_again_when_an_attempt_needs_it(scene: Scene) -> None:
+    newest = scene.tell(scene.a, 1, 1)
+    scene.a.sinks.pop(0).fail(False)
+    assert not scene.hand_over("b", 2).tasks
+    assert scene.a.asked == [newest, newest]
+    scene.a.arrive()
+    assert [command.attempts for command in scene.started] == [[2]]
+    assert scene.traffic.send(scene.run, scene.b, [0]) == [newest]
+
+
+async def test_an_attempt_begins_anew_if_there_is_still_no_room_for_its_checkpoint(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.tell(scene.a, 1, 1)
+    assert not scene.hand_over("b", 2).tasks
+    scene.a.sinks.pop(0).fail(False)
+    assert [command.attempts for command in scene.started] == [[2]]
+    assert scene.traffic.send(scene.run, scene.b, [0]) is None
+    assert "could not be copied from host a" in caplog.text

@@ -226,6 +226,20 @@ def test_an_exception_larger_than_a_message_leaves_its_class_and_text(rig: Rig) 
     assert "too much" in ended.fields["message"]
 
 
+def test_cancelled_tasks_leave_no_descriptor_open_in_the_agent(rig: Rig) -> None:
+    folder = f"/proc/{rig.agent_pid()}/fd"
+    fn = rig.function(lambda: time.sleep(3600))
+    counts = []
+    for attempt_id in range(1, 52):
+        rig.submit([attempt_id], fn, rig.call())
+        rig.wait(lambda: any(attempt_id in m["attempt_ids"] for m in rig.heard("started")))  # noqa: B023
+        rig.send(messages.Cancel([attempt_id], 0.0))
+        rig.wait_for(attempt_id)
+        counts.append(len(os.listdir(folder)))
+    # A worker has four descriptors here, and for a moment eight; no more than two workers live at a time.
+    assert counts[50] <= counts[0] + 16, counts
+
+
 @pytest.fixture
 def handle() -> WorkerHandle:
     return WorkerHandle(1, cast(socket.socket, Nothing()), new_page(), b"")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import json
 import os
 import socket
@@ -88,13 +87,28 @@ def test_a_worker_that_cannot_get_its_pipes_leaves_no_descriptor_open(
         ours, theirs = socket.socketpair()
         with ours, theirs:
             pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
-            gc.collect()
             before = os.listdir("/proc/self/fd")
             monkeypatch.setattr(os, "pipe", refuse)
             pool.prepare(1)
-            gc.collect()  # the view of the page
             assert os.listdir("/proc/self/fd") == before
             assert not pool.workers
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_has_ended_holds_no_descriptor(tmp_path: Path) -> None:
+    """Not even while a timer keeps the handle of the worker, as for some seconds after the worker was killed."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
+            before = os.listdir("/proc/self/fd")
+            pool.prepare(1)
+            handle = pool.workers[1]
+            pool._end(handle, messages.WorkerGone(1))
+            assert os.listdir("/proc/self/fd") == before
+            assert handle.gone
 
     asyncio.run(main())
 

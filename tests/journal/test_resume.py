@@ -52,7 +52,8 @@ def ran(folder: Path) -> list[str]:
 def test_row_25_killed_at_any_commit_no_committed_task_runs_again(tmp_path: Path, when: int) -> None:
     killed = run_program(tmp_path, when)
     if killed.returncode == 0:
-        assert when > 4, killed.stderr  # the program ended by itself, because it makes fewer commits
+        # The program ended by itself: on a busy machine more tasks end between two commits, so it makes fewer of them.
+        assert when > 2, killed.stderr
     else:
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     committed = {task.id for task in read(tmp_path / "run.db").tasks if task.nbytes is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -281,3 +282,17 @@ def test_a_folder_is_private_whatever_the_umask_is(tmp_path: Path, monkeypatch: 
 
 def test_both_ends_of_a_start_have_the_same_numbers() -> None:
     assert (start_command.BEGUN, start_output.PROGRESS) == (boot.BEGUN, boot.PROGRESS)
+
+
+def test_a_start_leaves_no_pattern_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python keeps up to 512 compiled patterns, and each start has a marker of its own."""
+
+    def refuse(pattern: object, flags: int = 0) -> None:
+        raise AssertionError(pattern)
+
+    Bootstrap("first", None, {}).stdin()  # the bundle that all starts share is made once, with patterns of its own
+    monkeypatch.setattr(re, "compile", refuse)
+    bootstrap = Bootstrap("far", None, {}, options=StartOptions(env={"TOKEN": "a secret"}))
+    assert bootstrap.command_stdin()
+    with pytest.raises(start_output.HopelessOutput):
+        bootstrap.output.feed(bootstrap.stdin())

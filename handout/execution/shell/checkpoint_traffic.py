@@ -178,22 +178,23 @@ class CheckpointTraffic:
         for i, (task, attempt) in enumerate(zip(command.tasks, command.attempts, strict=True)):
             known = run.checkpoints
             newest, maker = known.newest.get(task), known.on_hosts.get(task)
-            if newest is None or maker in (None, host) or newest.data_only or known.is_here(task):
+            if newest is None or maker is None or maker == host or newest.data_only or known.is_here(task):
                 ready.append(i)
                 continue
             run.checkpoints.held[task, attempt] = host
             held = partial(self._start_held, run, command.only([i]), start)
             self._waiting.setdefault((run.number, task), []).append(_AwaitingAttempt(newest.order, held))
-            self._first(maker, (run.number, task))
+            self._fetch_first(maker, (run.number, task))
         return command.only(ready)
 
-    def _first(self, host: str | None, task: tuple[int, int]) -> None:
-        """Fetch the checkpoint of a task before the others of its host, because an attempt waits for it."""
-        queue = self._queues.get(host or "", {})
-        if task in queue:
-            others = [each for each in queue if each != task]
-            queue.clear()
-            queue.update(dict.fromkeys([task, *others]))
+    def _fetch_first(self, host: str, task: tuple[int, int]) -> None:
+        """Fetch the checkpoint of a task before the others of its host, because an attempt waits for it.
+
+        The controller may have tried to fetch it before, when it had no room.
+        """
+        others = self._queues.get(host, {})
+        self._queues[host] = {task: None, **others}
+        self._fetch_next(host)
 
     def _start_held(self, run: RunState, command: StartTasks, start: Callable[[StartTasks], None]) -> None:
         if run.checkpoints.held.pop((command.tasks[0], command.attempts[0]), None) is not None:

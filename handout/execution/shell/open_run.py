@@ -77,6 +77,11 @@ class OpenRun:
         """True if the run can get no more tasks."""
         return self.state.task_count >= self._capacity
 
+    @property
+    def is_idle(self) -> bool:
+        """True if all tasks of the run have ended, and their callers have let go of them."""
+        return not self._values
+
     def add(
         self,
         call: EncodedCall,

@@ -132,6 +132,7 @@ class Agent:
         self.reports = WorkerReports(self.exits, self.sender, self.queue, self.store, self.dispatcher)
         self.reports.on_vanished = self._on_vanished
         self.checkpoints = Checkpoints(self.store, self.link, self._drop_objects)
+        self.transfers.on_taken = self.checkpoints.taken
         self.progress = ProgressRelay(self.link, self._has_bulk_room)
         self.reports.on_progress = self.progress.take
         self.reports.on_checkpoint = self.checkpoints.take
@@ -211,6 +212,7 @@ class Agent:
             unconfirmed: Headers and payloads of the messages that the earlier controller had not confirmed.
         """
         self.transfers.close()
+        self.checkpoints.withdraw()
         self._refused.clear()
         self._watch_reports(messages.WatchReports(False), memoryview(b""))
         decoded = [(codec.decode(messages.TO_CONTROLLER, header)[1], payload) for header, payload in unconfirmed]

@@ -42,6 +42,9 @@ class Transfers:
         self._on_stored = on_stored
         self._on_refused = on_refused
         self._on_vanished = on_vanished
+        #: Called with the key of each object that the controller has requested, when the agent begins to send it or has
+        #: sent `Missing`. The store may drop the object then.
+        self.on_taken: Callable[[int], None] = lambda key: None
         self._link: ControllerLink | None = None
         #: Maps the number of each arriving stream to the object to which the agent writes the bytes of the stream, or
         #: to None if the agent discards the bytes.
@@ -129,10 +132,12 @@ class Transfers:
             link.send(messages.Missing(key))
             if key in self._store and not self._store.is_whole(key):
                 self._on_vanished([key])
+            self.on_taken(key)
             return
         if is_file:
             self._open_files += 1
             source.on_closed = self._file_closed
+        self.on_taken(key)
         self._send_checked(key, source)
 
     def _file_closed(self) -> None:

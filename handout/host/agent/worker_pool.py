@@ -137,7 +137,7 @@ class WorkerHandle:
         #: True once `TaskEnder` has decided to kill the worker. The worker's tasks that have no ``end_reason`` then
         #: start again on another worker.
         self.killed = False
-        #: True once the worker has ended.
+        #: True once the worker has ended. The shared page must not be used then.
         self.gone = False
         #: True if the worker has reported that it ends by itself. Such a worker does not start its queued tasks.
         self.reported_leaving = False
@@ -492,6 +492,7 @@ class WorkerPool:
             enlarge_buffers(theirs)
             page_fd, page = shared_page.create(self._folder)
             undo.callback(os.close, page_fd)
+            undo.callback(shared_page.detach, page)
             page[shared_page.SPILL] = int(self.spill)
             page[shared_page.WATCHED] = int(self._watched)
             worker = WorkerHandle(number, ours, page, new_nonce())
@@ -532,6 +533,8 @@ class WorkerPool:
         self._listener.on_gone(worker, report)
         if worker.group is not None:
             cgroups.remove_empty(worker.group)
+        # A timer, such as the one that gives up a worker that cannot be killed, may keep the handle for seconds.
+        shared_page.detach(worker.page)
 
     # ---- messages and output -------------------------------------------------------------------------------
 

@@ -80,3 +80,11 @@ def create(folder: str) -> tuple[int, memoryview]:
 def attach(fd: int) -> memoryview:
     """Map the page that a descriptor refers to, and return a view of its words."""
     return memoryview(mmap.mmap(fd, mmap.PAGESIZE)).cast("Q")
+
+
+def detach(view: memoryview) -> None:
+    """Unmap a page. Its mapping has a descriptor of its own, which would stay open as long as the view."""
+    mapping = view.obj
+    assert isinstance(mapping, mmap.mmap)
+    view.release()
+    mapping.close()

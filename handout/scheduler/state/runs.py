@@ -359,6 +359,15 @@ class Run:
             del home.borrowers[object_]
         self.objects.set_mirrored(o, (), -1)
 
+    def give_back_inputs(self, t: int) -> None:
+        """Give back the objects that only a task of an open run took, whose end is announced, so that it never runs
+        again.
+        """
+        if self.borrowed and self.spec.is_open:
+            for o in self.spec.inputs[t]:
+                if o in self.borrowed and not self.objects.uses[o]:
+                    self.give_back(o, *self.borrowed[o])
+
     # -- reading
 
     def shown_attempt(self, t: int) -> int:
@@ -481,6 +490,8 @@ class Run:
         reported = self.reported
         for t in tasks:
             reported[t] = 1
+            if self.borrowed:
+                self.give_back_inputs(t)
 
     # -- attempts
 
