@@ -173,6 +173,7 @@ def test_runs_that_are_prepared_together_list_the_files_of_a_changed_package_onc
     first = at_once(bundle_modules(["hoproj_calls"]))
     write(project / "hoproj_calls" / "more" / "a.txt", "new")
     listed: list[str] = []
+
     def counted(name: str, places: list[str]) -> Slices[Listing]:
         listed.append(name)
         return list_package(name, places)
