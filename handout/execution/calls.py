@@ -21,8 +21,8 @@ __all__ = ["Calls"]
 
 #: An open run gets this many tasks. Its columns are made at once, which takes 0.1 ms.
 _CAPACITY: Final = 1024
-#: If there are so many open runs, those without tasks are closed before another one begins. A program may give each
-#: call a priority of its own, such as a deadline, and each priority has a run of its own.
+#: If there are so many open runs, those without tasks are closed before another one begins. Each priority has a run of
+#: its own, and a program may give each call a priority of its own, such as a deadline.
 _MAX_OPEN: Final = 16
 #: `_bundle` takes this many steps at once. Usually the bundle exists already, and finding it takes one step.
 _STEPS: Final = 4
