@@ -31,8 +31,10 @@ class WarmValues:
         #: Leaves the context managers, the last one first.
         self._exits = ExitStack()
         self._exits_in_loop = AsyncExitStack()
-        #: The values that are being made. Several tasks may wait for one of them.
-        self._making: dict[Key, asyncio.Future[None]] = {}
+        #: True if `leave` has something to do.
+        self.must_leave = False
+        #: The values that are being made in the event loop.
+        self._making: dict[Key, _Making] = {}
 
     def make(self, key: Key, maker: Callable[[], Any]) -> None:
         """Make a value.
@@ -46,15 +48,25 @@ class WarmValues:
             if leave is not None:
                 self._exits.callback(lambda: self._run(leave()))
         else:
-            self._exits.callback(self._enter(key, made))
+            self._enter(key, made, self._exits)
 
     async def make_in_loop(self, key: Key, maker: Callable[[], Any]) -> None:
-        """Make a value, unless another task makes it already. If the caller is cancelled, other tasks still get it."""
+        """Make a value, unless another task makes it already.
+
+        If the caller is cancelled, other tasks that wait for the value still get it. If there are none, making it is
+        cancelled too.
+        """
         making = self._making.get(key)
         if making is None:
-            making = self._making[key] = asyncio.ensure_future(self._make_in_loop(key, maker))
-            making.add_done_callback(lambda made: self._note_made(key, made))
-        await asyncio.shield(making)
+            making = self._making[key] = _Making(asyncio.ensure_future(self._make_in_loop(key, maker)))
+            making.future.add_done_callback(lambda made: self._note_made(key, made))
+        making.waiting += 1
+        try:
+            await asyncio.shield(making.future)
+        finally:
+            making.waiting -= 1
+            if not making.waiting:
+                making.future.cancel()
 
     async def _make_in_loop(self, key: Key, maker: Callable[[], Any]) -> None:
         made = maker()
@@ -63,20 +75,19 @@ class WarmValues:
             if leave is not None:
                 self._exits_in_loop.push_async_callback(leave)
         else:
-            self._exits_in_loop.callback(self._enter(key, made))
+            self._enter(key, made, self._exits_in_loop)
 
     def _note_made(self, key: Key, made: asyncio.Future[None]) -> None:
         del self._making[key]
         if not made.cancelled():
             made.exception()  # otherwise asyncio would complain if all tasks that waited were cancelled
 
-    def _enter(self, key: Key, made: Any) -> Callable[[], None]:
-        """Keep a value, or enter its context manager. Return the function that leaves it again."""
-        with ExitStack() as exits:
-            is_manager = hasattr(type(made), "__enter__") and hasattr(type(made), "__exit__")
-            self.values[key] = exits.enter_context(made) if is_manager else made
-            return exits.pop_all().close
-        raise AssertionError("an empty stack swallows no exception")
+    def _enter(self, key: Key, made: Any, exits: ExitStack | AsyncExitStack) -> None:
+        """Keep a value, or enter its context manager."""
+        if hasattr(type(made), "__enter__") and hasattr(type(made), "__exit__"):
+            made = exits.enter_context(made)
+            self.must_leave = True
+        self.values[key] = made
 
     async def _begin(self, key: Key, made: Any) -> Callable[[], Awaitable[None]] | None:
         """Wait for a value, or enter its context manager. Return the function that leaves it again, if there is one."""
@@ -96,6 +107,7 @@ class WarmValues:
         if not entered.done():
             holder.result()  # it raises the error of the manager
         self.values[key] = entered.result()
+        self.must_leave = True
 
         async def leave() -> None:
             leaving.set()
@@ -115,7 +127,21 @@ class WarmValues:
     async def leave_in_loop(self) -> None:
         """Do the same as `leave`."""
         self.values.clear()
+        making = [each.future for each in self._making.values()]
+        for future in making:
+            future.cancel()
+        if making:
+            await asyncio.wait(making)
         await self._exits_in_loop.aclose()
+
+
+class _Making:
+    """A value that is being made in the event loop."""
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+        #: How many tasks wait for the value.
+        self.waiting = 0
 
 
 async def _hold(manager: Any, entered: asyncio.Future[Any], leaving: asyncio.Event) -> None:

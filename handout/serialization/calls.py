@@ -101,8 +101,8 @@ class Taken:
 class Warmed:
     """A placeholder for a value that the worker makes once and keeps: a warm value.
 
-    The value is made by a recipe, which is a call as `dumps_call` writes it. The first positional argument of this call
-    is the function to call, and the others are its arguments.
+    The value is made by a recipe, which is a call as `dumps_call` writes it. Its positional arguments are the name of
+    the value, the seconds that the function which makes it may take, this function, and the function's arguments.
 
     Attributes:
         identity: 16 bytes that are equal for recipes of the same function with the same arguments, apart from inputs.

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NoReturn, cast
 
 from handout.errors import GraphError, UnserializableError
+from handout.graph.options_decorator import mark_of
 from handout.graph.output import Input
 from handout.graph.scan import Scanner
 from handout.graph.stored import Home, Stored, StoredElement
@@ -22,6 +23,9 @@ from handout.submission.refusals import refused
 from handout.submission.supplied_values import LARGE, SuppliedValues, size_of
 
 __all__ = ["CallEncoder"]
+
+#: Seconds that the function of a warm value may take, if it has no option ``timeout_s``.
+_WARMING_TIMEOUT_S = 600.0
 
 
 class CallEncoder:
@@ -53,8 +57,8 @@ class CallEncoder:
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
-        #: The warm values of a call that belongs to no graph.
-        self.warm: list[Warm[Any]] = []
+        #: The warm values of a call that belongs to no graph, by their identities in hexadecimal.
+        self.warm: dict[str, Warm[Any]] = {}
         #: The blob without the paths of the elements that are taken from the task's result.
         self.pathless = b""
 
@@ -100,7 +104,8 @@ class CallEncoder:
     def encode_recipe(self, warm: Warm[Any]) -> Sequence[Segment]:
         """Return the recipe of a warm value; see `Warmed`."""
         try:
-            return self._dump((warm.make, *warm.args), warm.kwargs)
+            timeout_s = (mark_of(warm.make) or {}).get("timeout_s", _WARMING_TIMEOUT_S)
+            return self._dump((repr(warm), timeout_s, warm.make, *warm.args), warm.kwargs)
         except GraphError:
             raise
         except BaseException as error:  # see `encode`
@@ -148,8 +153,8 @@ class CallEncoder:
         for number in sorted(numbers):
             self._slot(number)  # a call takes its objects in the order of their numbers
         recipe, *inputs = [self._slot(number) for number in numbers]
-        self.warm.append(warm)
         identity = CallEncoder(self.supplied, repr(warm), numbers[1:]).identity_of(warm)
+        self.warm[identity.hex()] = warm
         return Warmed(identity, recipe, tuple(inputs))
 
     # ---- large arguments -----------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class CallBytes(NamedTuple):
     values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
+    #: The identities of the warm values that the call takes, in hexadecimal.
+    warm: tuple[str, ...] = ()
 
 
 class _SentFunction(NamedTuple):
@@ -103,7 +105,7 @@ class CallSnapshots:
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
         if not (function.by_value or call.by_value):
-            return _bytes(numbered(*function), call, supplied, compared)
+            return _bytes(numbered(function.data, function.by_value), call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -111,7 +113,7 @@ class CallSnapshots:
         known = self._find(key)
         if known is None:
             snapshot = Snapshot()
-            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)))
+            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
             self._remember(key, known)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
@@ -139,6 +141,8 @@ class _Pickled(NamedTuple):
 
     data: bytes
     by_value: bool
+    #: The identities of the warm values of a call.
+    warm: tuple[str, ...] = ()
 
 
 def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> _Pickled:
@@ -155,12 +159,12 @@ def _call(
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
         blob = call.encode(args, kwargs)
-    for warm in call.warm:
+    for warm in call.warm.values():
         check_event_loop(warm, fn, name)
-    return _Pickled(blob, code.seen or bool(supplied.code_objects))
+    return _Pickled(blob, code.seen or bool(supplied.code_objects), tuple(sorted(call.warm)))
 
 
 def _bytes(function: FunctionBlob, call: _Pickled, supplied: CallValues, compared: Snapshot) -> CallBytes:
     if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
-    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules))
+    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules), call.warm)

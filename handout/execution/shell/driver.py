@@ -413,7 +413,8 @@ class Driver:
         variants = zip(command.tasks, command.variants, strict=True)
         shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
         if faulty is None:
-            classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
+            warm = run.encoded.warm
+            classes = [self.classes.entry(run, profile[t], variant, warm.get(t, ())) for t, variant in variants]
         else:
             classes = [self.classes.alone(run, profile[t], variant, faulty.is_limited) for t, variant in variants]
         checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None

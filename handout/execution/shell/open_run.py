@@ -107,6 +107,8 @@ class OpenRun:
         encoded.calls.append(call.bytes.blob)
         encoded.fn.append(self._function(function))
         encoded.inputs.append(tuple(values))
+        if call.bytes.warm:
+            encoded.warm[task] = call.bytes.warm
         borrowed, nbytes = self._supply(values, call)
         self._values[task] = values
         run.wanted.extend(b"\1" * len(values))
@@ -181,6 +183,7 @@ class OpenRun:
         run.objects.drop([task, *values])
         run.give_back(values)
         cast(Any, run.encoded.calls)[task] = b""
+        cast(Any, run.encoded.warm).pop(task, None)
         run.values.pop(task, None)
         run.suspects.pop(task, None)
         run.failures.pop(task, None)

@@ -143,7 +143,7 @@ class Worker:
         else:
             self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self.loader = CallLoader(message, self.objects, self.lent, self._limited)
-        self.warm = WarmMaker(self.loader, self.lent)
+        self.warm = WarmMaker(self.loader, self.lent, self._to_agent.send)
         self._channel = WorkerChannel(
             self._to_agent, self.page, self.objects, self.loader, self.lent, self._limited, lambda: self.forked
         )
@@ -195,8 +195,7 @@ class Worker:
     def _run(self, task: WorkerTask) -> None:
         number = task.number
         page = self.page
-        started = now_ns()
-        page[shared_page.STARTED] = started
+        page[shared_page.STARTED] = now_ns()
         page[shared_page.ANNOUNCED] = number
         # Only after the announcement may the worker check whether the agent has taken the task back; see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
@@ -225,7 +224,7 @@ class Worker:
             failed = self.failure(number, error, self._cancelled)
         self._in_user_code = False
         self._exit_if_forked()
-        elapsed_us = (now_ns() - started) // 1000
+        elapsed_us = (now_ns() - page[shared_page.STARTED]) // 1000
         may_wait = result is not None and elapsed_us < _SHORT_US and self._limited is None
         checked = not (may_wait and self._checks.may_wait(task))
         changes = self.lent.changes
@@ -251,7 +250,11 @@ class Worker:
         functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
         """
         fn = self.loader.function(task.fn)
-        args, kwargs, paths = self.warm.arguments(task)
+        try:
+            args, kwargs, paths = self.warm.arguments(task)
+        finally:
+            # To make a warm value is no part of the task's time.
+            self.page[shared_page.STARTED] += self.warm.take_spent_ns(task.number)
         value = fn(*args, **kwargs)
         if type(value) is types.CoroutineType:
             value = self._await(value)
@@ -318,6 +321,9 @@ class Worker:
         If a thread of user code is left, or if the bundle of the user's modules is missing, run no more tasks.
         """
         report = report_failure(number, error, cancelled, self._announce_failure)
+        recipe = self.warm.take_failed(number)
+        if recipe is not None:
+            report = report._replace(failure=report.failure._replace(recipe=recipe))
         if report.leaves_thread or report.failure.kind == "bundle":
             self.leaving = True
         return report
