@@ -167,7 +167,7 @@ class Results(Mapping[str, Any]):
         if not run.failed_order:
             if Outcome.CANCELLED in run.outcomes:
                 cancelled = run.failures[run.outcomes.index(Outcome.CANCELLED)].exception
-                _note(cancelled, f"{_ended(run)} To get their results, give the run on_failure=\"continue\".")
+                _note(cancelled, f'{_ended(run)} To get their results, give the run on_failure="continue".')
                 raise cancelled
             return
         first = run.failures[run.failed_order[0]]
