@@ -98,9 +98,11 @@ class Failure:
     def exception(self) -> Exception:
         """The exception of the task. Its notes hold the known facts. The first access unpickles the exception."""
         if self._exception is None:
-            self._exception = self._build()
-            self._annotate()
-            self._mark()
+            error = self._build()
+            self._annotate(error)
+            self._mark(error)
+            if self._exception is None:  # another thread may have made it meanwhile
+                self._exception = error
         return self._exception
 
     def bare(self) -> Exception:
@@ -112,11 +114,10 @@ class Failure:
             f"{self.id!r} on {self.host!r}: {self.reason}" if self.host is not None else f"{self.id!r}: {self.reason}"
         )
 
-    def _annotate(self) -> None:
+    def _annotate(self, error: Exception) -> None:
         """Add the known facts to the exception, as notes."""
-        assert self._exception is not None
-        for note in self._notes():
-            exceptions.add_note(self._exception, note)
+        for note in self._notes(error):
+            exceptions.add_note(error, note)
 
     @property
     def reason(self) -> str:
@@ -128,10 +129,9 @@ class Failure:
         words = ": ".join(word for word in (type_name, said.partition("\n")[0][:_REASON]) if word)
         return words or self.kind
 
-    def _mark(self) -> None:
+    def _mark(self, error: Exception) -> None:
         """Store this object in the exception, where the function `failure` finds it."""
-        assert self._exception is not None
-        attributes_of(self._exception)[_ATTRIBUTE] = self  # not by `setattr`, which the class may refuse
+        attributes_of(error)[_ATTRIBUTE] = self  # not by `setattr`, which the class may refuse
 
     def _build(self) -> Exception:
         where: dict[str, Any] = {"id": self.id, "host": self.host, "attempt": self.attempts}
@@ -209,7 +209,7 @@ class Failure:
             message=message,
         )
 
-    def _notes(self) -> list[str]:
+    def _notes(self, error: Exception) -> list[str]:
         notes = []
         if self.host is not None and self.attempts:
             notes.append(self._where())
@@ -221,9 +221,8 @@ class Failure:
             notes.append(
                 "Last lines of the worker's standard error:\n" + "\n".join(f"  {line}" for line in self.stderr_tail)
             )
-        assert self._exception is not None
-        own = issubclass(type(self._exception), HandoutError)
-        advice = attributes_of(self._exception).get("remedy", "") if own else self._advice()
+        own = issubclass(type(error), HandoutError)
+        advice = attributes_of(error).get("remedy", "") if own else self._advice()
         if notes and advice:
             # The message may contain the advice already. The advice is also the last note, because users read the end
             # of a traceback first.
@@ -361,8 +360,8 @@ def of_exception(
         found = Failure(id=id, kind=kind, host=host, attempts=attempts, traceback=text, _exception=error)
     else:
         found = replace(facts, kind=kind, most_attempts=attempts, pickled=b"", _exception=error)
-        found._annotate()
-    found._mark()
+        found._annotate(error)
+    found._mark(error)
     return found
 
 
@@ -456,9 +455,14 @@ def _duration(seconds: float) -> str:
 
 def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
     limit = self.report.get("limit_s") or 0.0
+    problem = f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed."
+    remedy = "Raise timeout_s, or let the task do less."
+    if self.report.get("recipe") is not None:
+        problem = f"Task {self.id!r} was ended, because making a warm value for it took over its limit of {limit:g} s."
+        remedy = "Give the function that makes the value more time: Warm(options(timeout_s=...)(make))."
     return TaskTimeoutError(
-        f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed.",
-        remedy="Raise timeout_s, or let the task do less.",
+        problem,
+        remedy=remedy,
         limit_s=limit,
         elapsed_s=self.elapsed_s,
         stack=tuple(self.stack),
@@ -514,7 +518,10 @@ def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
-    why = f", because {self.caused_by!r} failed or was cancelled" if self.caused_by is not None else ""
+    if self.caused_by is not None:
+        why = f", because {self.caused_by!r} failed or was cancelled"
+    else:
+        why = " by the caller: with cancel(), or because the block of its run was left before the task had ended"
     return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
 
 

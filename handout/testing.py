@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Self
 
 from handout.errors import HandoutError, InventoryError
-from handout.execution.any_thread import ask
 from handout.execution.cluster import Cluster
 from handout.execution.planned_faults import HostFault, PlannedFaults, TaskFault, Which, pickled_error
 from handout.graph.output import Output
@@ -59,7 +58,7 @@ class Faults:
             driver.faults = PlannedFaults(driver.agents, runtime.no_starts, runtime.no_connections)
             return driver.faults
 
-        self._planned = ask(runtime.loop, begin)
+        self._planned = runtime.open_loop.ask(begin)
         return self
 
     def __exit__(
@@ -75,7 +74,7 @@ class Faults:
                 runtime._driver.faults = None
             return planned.missed()
 
-        missed = end() if runtime.is_closed else ask(runtime.loop, end)
+        missed = end() if runtime.is_closed else runtime.open_loop.ask(end)
         if kind is None and missed:
             raise AssertionError(
                 f"Not all faults came to pass: {'; '.join(missed)}. The tasks and hosts that they name must be used "
@@ -181,7 +180,7 @@ class Faults:
             raise ValueError(f"times={times!r} is not a positive number of attempts")
         fault = TaskFault(f"{kind}({_name(which)})", kind, _checked(which), times, error)
         planned = self._open()
-        ask(self._cluster._runtime.loop, lambda: planned.plan_task(fault))
+        self._cluster._runtime.open_loop.ask(lambda: planned.plan_task(fault))
 
     def _plan_host(self, fault: HostFault, during: Which | None) -> None:
         runtime, planned = self._cluster._runtime, self._open()
@@ -193,7 +192,7 @@ class Faults:
             )
         if during is not None:
             fault.call = f"{fault.call[:-1]}, during={_name(_checked(during))})"
-        ask(runtime.loop, lambda: planned.plan_host(fault, during))
+        runtime.open_loop.ask(lambda: planned.plan_host(fault, during))
 
     def _open(self) -> PlannedFaults:
         if self._planned is None:

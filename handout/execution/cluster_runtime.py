@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from handout.execution.membership.declared import expecting
 from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.members import Members
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
+from handout.execution.open_loop import OpenLoop, not_open
 from handout.execution.shell.driver import Driver
 from handout.execution.slots import most_tasks
 from handout.project.loaded import remember_loaded
@@ -92,6 +94,9 @@ class ClusterRuntime:
         #: True if the cluster was opened by a plain ``with``, so that its event loop has a thread of its own.
         self.has_thread = False
         self._serving: asyncio.Task[None] | None = None
+        self._loop: OpenLoop | None = None
+        #: Held while a thread opens the cluster, because another thread may try it too.
+        self._opening = threading.Lock()
         self._closing = asyncio.Event()
         #: Seconds that agents get to end when the cluster is closed.
         self._stop_s = 0.0
@@ -126,9 +131,14 @@ class ClusterRuntime:
 
     async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
         """End all agents and connections; see `Cluster.close`."""
-        serving, driver, self._serving = self._serving, self._driver, None
-        if serving is None or driver is None:
+        if self._serving is None:
             return
+        if not self._serving.done():
+            self._check_loop(self._serving)
+        serving, driver, self._serving = self._serving, self._driver, None
+        assert driver is not None
+        if self._loop is not None:
+            self._loop.shut()
         self._stop_s = max(0.0, within_s - _LET_GO_S - _CANCEL_TIMEOUT_S)
         self._closing.set()
         await uninterrupted(_end(serving, driver, self._stop_s + _LET_GO_S))
@@ -144,8 +154,12 @@ class ClusterRuntime:
         Raises:
             HostError: The cluster is already open.
         """
-        if self._serving is not None:
-            raise HostError("This cluster is open already. Close the cluster before you open it again.")
+        with self._opening:
+            if self._serving is not None:
+                raise HostError("This cluster is open already. Close the cluster before you open it again.")
+            self._begin(known)
+
+    def _begin(self, known: Mapping[str, KnownAgent] | None) -> None:
         # The cluster may have been open in another event loop before.
         self._closing, self._settling = asyncio.Event(), asyncio.Event()
         self._settled.clear()
@@ -166,7 +180,10 @@ class ClusterRuntime:
         for host in self.inventory.values():
             # The core gets these events before any event about a run, so that the runs wait for the hosts.
             self._driver.post(expecting(host, self._timings))
-        self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
+        self._loop = OpenLoop(asyncio.get_running_loop())
+        self._serving = asyncio.create_task(
+            self._serve(self._driver, self._closing, self._loop), name="handout cluster"
+        )
 
     async def wait_until_adopted(self) -> None:
         """Wait until it is known, for each agent of an earlier controller, whether it could be taken over.
@@ -223,7 +240,7 @@ class ClusterRuntime:
             self._settling.clear()
             await self._settling.wait()
 
-    async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
+    async def _serve(self, driver: Driver, closing: asyncio.Event, loop: OpenLoop) -> None:
         """Run the host managers and the driver's coroutines in one task group, until the cluster is closed."""
         launchers = Launchers()
         watch = LoopMonitor(self._timings.blocked_s)
@@ -264,6 +281,7 @@ class ClusterRuntime:
             raise
         finally:
             watch.stop()
+            loop.shut()
             driver.close()
             if members is not None:
                 members.end()
@@ -333,8 +351,13 @@ class ClusterRuntime:
             HandoutError: The cluster was opened in another event loop than the running one.
         """
         if self._driver is None or self._serving is None:
-            raise _not_open()
-        if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
+            raise not_open()
+        self._check_loop(self._serving)
+        return self._driver
+
+    def _check_loop(self, serving: asyncio.Task[None]) -> None:
+        """Raise `HandoutError` if the cluster was opened in another event loop than the running one."""
+        if asyncio._get_running_loop() not in (None, serving.get_loop()):
             if self.has_thread:
                 raise HandoutError(
                     "This cluster was opened by a plain `with`, so its coroutines cannot be awaited.",
@@ -346,7 +369,6 @@ class ClusterRuntime:
                 remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop. "
                 "From other threads, cluster.run(graph) and cluster.executor() can be used.",
             )
-        return self._driver
 
     @property
     def calls(self) -> Calls:
@@ -361,15 +383,15 @@ class ClusterRuntime:
         return self._calls
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def open_loop(self) -> OpenLoop:
         """The event loop in which the cluster is open.
 
         Raises:
             HostError: The cluster is not open.
         """
-        if self._serving is None:
-            raise _not_open()
-        return self._serving.get_loop()
+        if self._serving is None or self._loop is None:
+            raise not_open()
+        return self._loop
 
     @property
     def is_closed(self) -> bool:
@@ -393,10 +415,10 @@ class ClusterRuntime:
         A host that has not joined counts with its declared capabilities.
         """
         driver = self._driver
-        known = {} if driver is None else driver.core.world.fleet.by_name
+        known = {} if driver is None else dict(driver.core.world.fleet.by_name)
         offers = [
             known[host.name].offer if host.name in known else compile_capabilities(host.capabilities)
-            for host in list(self.inventory.values())
+            for host in self.inventory.values()
         ]
         return sum(most_tasks(offer, requirements, self.inventory.shared_amounts) for offer in offers)
 
@@ -407,7 +429,10 @@ class ClusterRuntime:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why."""
+        """Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why.
+
+        Any thread may ask, because Python copies a dictionary in one step.
+        """
         return dict(self._unavailable)
 
     def next_run(self) -> int:
@@ -417,7 +442,7 @@ class ClusterRuntime:
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
     """Wait until the asyncio task ``serving`` has ended. Cancel that task after ``within_s`` seconds."""
-    _, pending = await asyncio.wait({serving}, timeout=within_s)
+    pending = set() if serving.done() else (await asyncio.wait({serving}, timeout=within_s))[1]
     if pending:
         serving.cancel()
         _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
@@ -453,10 +478,6 @@ def _required(require: Any, hosts: int) -> int:
             remedy="Add hosts to the inventory, or require fewer hosts.",
         )
     return int(required)
-
-
-def _not_open() -> HostError:
-    return HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
 
 
 def _limit(limit: Any, inventory: Inventory) -> int | None:

@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from handout.execution.in_process import evaluate_plan
-from handout.execution.results import Results, fresh_value_of, run_of
+from handout.execution.results import Results, run_of
 from handout.execution.reuse import Reuse, Take, find_reusable
 from handout.execution.run_options import Given
+from handout.execution.run_values import fresh_value_of
 from handout.failures import Failure
 from handout.graph import Outs, Plan, Runnable, as_graph
 from handout.host.task_context import HERE

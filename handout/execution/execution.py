@@ -20,10 +20,11 @@ from handout.events import RunEvent
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.event_streams import Ended, watch_ends, watch_events, watch_log
 from handout.execution.recording.recorder import Recorder
-from handout.execution.results import Results, run_of, value_of
+from handout.execution.results import Results, run_of
 from handout.execution.reuse import Reuse, find_reusable
 from handout.execution.reused_results import HandedOver, elements_of, hand_over
 from handout.execution.run_options import RunOptions, check_run_options
+from handout.execution.run_values import read_kept_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_state import GraphRun
 from handout.execution.shell.run_submission import make_run
@@ -323,6 +324,7 @@ class Execution:
         Raises:
             Exception: The exception of the first function that failed, unless ``on_failure="continue"``. Its notes
                 give the task, the host, the attempt and the remote traceback, and name the other tasks that failed.
+            TaskCancelledError: No function failed, but some were cancelled, unless ``on_failure="continue"``.
             PlacementError: The run has a task that no host can ever run.
             RunTimeoutError: The run took longer than its ``timeout_s``.
             HostError: All hosts were lost.
@@ -386,7 +388,8 @@ class Execution:
                 arrived = asyncio.Event()
                 run.on_object.setdefault(number, []).append(arrived.set)
                 await arrived.wait()
-        return value_of(run, number, path, output)
+        assert self._driver is not None  # the run was submitted to it
+        return await read_kept_value(self._driver.reading_threads, run, number, path, output)
 
     def _is_gone(self, number: int) -> bool:
         """Return True if an object was made, and was dropped later because no task or caller needed it."""
@@ -498,23 +501,36 @@ class Execution:
             )
         return task
 
-    async def cancel(self, *outputs: Output[Any] | str) -> None:
+    async def cancel(self, *outputs: Output[Any] | str | Sequence[Output[Any] | str]) -> None:
         """Cancel functions and all functions that depend on them, or the whole run.
 
-        The call returns when the code of the cancelled functions has ended on the hosts.
+        The call returns when the code of the cancelled functions has ended on the hosts. The other functions go on. At
+        the end of the run, `results` raises a `TaskCancelledError`, unless the run has ``on_failure="continue"``.
 
         Args:
-            *outputs: Outputs, or ids of functions. If none are given, the whole run is cancelled.
+            *outputs: Outputs, ids of functions, or lists of these. An empty list cancels nothing. Without an argument,
+                the whole run is cancelled.
 
         Raises:
             GraphError: The graph has no such output.
+
+        Example:
+            ```python
+            async with handout.start(graph, on_failure="continue") as execution:
+                async for event in execution.events():
+                    match event:
+                        case handout.events.TaskReported(id=id, facts={"loss": float(loss)}) if loss > 100:
+                            await execution.cancel(id)
+                results = await execution.results()
+            ```
         """
         run = self._active
         if not outputs:
             self._post(ev.CancelRequested(run.number))
             await run.ended.wait()
             return
-        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in outputs}
+        named = chain.from_iterable(each if isinstance(each, list | tuple) else [each] for each in outputs)
+        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in named}
         pending = [task for task in tasks if task >= 0 and run.outcomes[task] is None]
         self._post(ev.CancelRequested(run.number, pending))
         for task in pending:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from handout.errors import HandoutError
-from handout.execution.any_thread import is_current
+from handout.errors import HandoutError, HostError
+from handout.execution.open_loop import OpenLoop
 from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.serialization.user_objects import is_interruption
 from handout.submission.single_call import CallOptions, EncodedCall, encode_call
@@ -39,7 +39,7 @@ class ClusterExecutor(Executor):
     def __init__(self, runtime: ClusterRuntime, options: Mapping[str, Any]) -> None:
         self._options = CallOptions(options)
         self._runtime = runtime
-        self._loop = runtime.loop
+        self._loop = runtime.open_loop
         #: Guards the two attributes below.
         self._lock = threading.Lock()
         self._is_shut_down = False
@@ -96,19 +96,19 @@ class ClusterExecutor(Executor):
             if not self._runtime.spawn(self._run(future, call)):
                 future.fail(_closed())
 
-        if is_current(self._loop):
+        if self._loop.is_current:
             start()
             return
         try:
-            self._loop.call_soon_threadsafe(start)
-        except RuntimeError as error:  # the loop is closed
+            self._loop.post(start)
+        except HostError as error:
             raise _closed() from error
 
     async def _run(self, future: _CallFuture[T], call: EncodedCall) -> None:
         """Run a call, and give its result to the future."""
         task = asyncio.current_task()
         assert task is not None
-        if not future.will_cancel(lambda: self._loop.call_soon_threadsafe(task.cancel)):
+        if not future.will_cancel(lambda: self._loop.post(task.cancel)):
             return
         try:
             result = await self._runtime.calls.run(call, future.begin)
@@ -157,7 +157,7 @@ class _CallFuture(Future[T]):
         loop: The event loop of the cluster.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: OpenLoop) -> None:
         super().__init__()
         self._loop = loop
         #: Guards the change from pending to running or cancelled. A callback of the future may cancel the future.
@@ -194,8 +194,8 @@ class _CallFuture(Future[T]):
         if end_call is not None:
             try:
                 end_call()
-            except RuntimeError:
-                return True  # the event loop of the cluster is closed, and all of its calls have ended
+            except HostError:
+                return True  # the cluster was closed, and all of its calls have ended
         return True
 
     def result(self, timeout: float | None = None) -> T:
@@ -211,8 +211,8 @@ class _CallFuture(Future[T]):
         return super().exception(timeout)
 
 
-def _refuse_to_block(loop: asyncio.AbstractEventLoop, what: str) -> None:
-    if is_current(loop):
+def _refuse_to_block(loop: OpenLoop, what: str) -> None:
+    if loop.is_current:
         raise HandoutError(
             f"{what} would wait for ever, because it was called in the event loop of the cluster, which must be free "
             "for the call to end.",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from handout.errors import DamagedFileError, DependencyError, GraphError, HandoutError, ResultError
-from handout.failures import Failure, refused
+from handout.errors import GraphError
+from handout.execution.run_values import value_of
+from handout.failures import Failure
 from handout.graph import Output
 from handout.graph.stored import Home, Stored
 from handout.scheduler.task_states import Outcome
-from handout.serialization import calls, exceptions, pickling
-from handout.serialization.calls import Path
-from handout.serialization.user_objects import is_interruption, short_name
+from handout.serialization import exceptions
 
 if TYPE_CHECKING:
-    from handout.execution.shell.run_state import GraphRun, RunState
+    from handout.execution.shell.run_state import GraphRun
 
-__all__ = ["Results", "Reused", "fresh_value_of", "run_of", "value_of"]
+__all__ = ["Results", "Reused", "run_of"]
 
 R = TypeVar("R")
 
@@ -135,9 +134,12 @@ class Results(Mapping[str, Any]):
         raise KeyError(f"{output.id!r} was not kept on hosts. List this output in keep=[...] of the run.")
 
     @property
-    def failures(self) -> Mapping[str, Failure]:
-        """For each function that failed, was skipped or was cancelled, by its id: the `Failure` that says why."""
-        return {self._run.plan.ids[task]: failure for task, failure in self._run.failures.items()}
+    def failures(self) -> Mapping[str | Output[Any], Failure]:
+        """For each function that failed, was skipped or was cancelled, by its id and by its outputs: the `Failure`.
+
+        Iterating gives ids. The `Failure` says why the function has no result.
+        """
+        return Failures(self._run)
 
     @property
     def allocations(self) -> Mapping[str | Output[Any], str]:
@@ -164,7 +166,9 @@ class Results(Mapping[str, Any]):
         run = self._run
         if not run.failed_order:
             if Outcome.CANCELLED in run.outcomes:
-                raise run.failures[run.outcomes.index(Outcome.CANCELLED)].exception
+                cancelled = run.failures[run.outcomes.index(Outcome.CANCELLED)].exception
+                _note(cancelled, f'{_ended(run)} To get their results, give the run on_failure="continue".')
+                raise cancelled
             return
         first = run.failures[run.failed_order[0]]
         error = first.exception
@@ -172,10 +176,18 @@ class Results(Mapping[str, Any]):
         if others:
             named = ", ".join(f"{each.id!r} ({each.kind})" for each in others[:10])
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-            note = f"Other tasks failed too: {named}{more}."
-            if note not in exceptions.notes(error):
-                exceptions.add_note(error, note)
+            _note(error, f"Other tasks failed too: {named}{more}.")
         raise error
+
+
+def _ended(run: GraphRun) -> str:
+    done, cancelled = (run.outcomes.count(outcome) for outcome in (Outcome.DONE, Outcome.CANCELLED))
+    return f"In this run, {cancelled} tasks were cancelled, and {done} tasks have ended well."
+
+
+def _note(error: Exception, note: str) -> None:
+    if note not in exceptions.notes(error):
+        exceptions.add_note(error, note)
 
 
 class Reused(Mapping[Any, str]):
@@ -224,6 +236,40 @@ class Reused(Mapping[Any, str]):
         return {self._run.plan.ids[task]: self._run.anew[task] for task in sorted(self._run.anew)}
 
 
+class Failures(Mapping[Any, Failure]):
+    """A mapping from the ids of functions without a result to their failures. Outputs are keys too."""
+
+    def __init__(self, run: GraphRun) -> None:
+        self._run = run
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __getitem__(self, key: Any, /) -> Failure:
+        run = self._run
+        task = run.spec.producer[run.plan.locate(key)[0]]
+        if task not in run.failures:
+            raise KeyError(key)
+        return run.failures[task]
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            number, _ = self._run.plan.locate(key)  # type: ignore[arg-type]
+        except (GraphError, TypeError):
+            return False  # for example a function that this run did not need
+        return self._run.spec.producer[number] in self._run.failures
+
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """Return the failure of a function, or ``default`` if it has none."""
+        return self[key] if key in self else default
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._run.plan.ids[task] for task in self._run.failures)
+
+    def __len__(self) -> int:
+        return len(self._run.failures)
+
+
 class Allocations(Mapping[Any, str]):
     """A mapping from the ids of functions to the names of their hosts. Outputs are keys too."""
 
@@ -254,110 +300,3 @@ class Allocations(Mapping[Any, str]):
 def run_of(results: Results) -> GraphRun:
     """Return the run that made results."""
     return results._run
-
-
-def value_of(run: RunState, number: int, path: Path, key: object) -> Any:
-    """Return the value of an object, or of an element of it.
-
-    Raises:
-        Exception: The exception that the object's function raised, the error that ended the run, or the exception
-            that the user's own code raised while the object was unpickled. A note of the latter names the task.
-        KeyError: The object was not brought back.
-    """
-    if number in run.objects:
-        return _read(run, number, path, lambda: run.values[number] if number in run.values else _keep(run, number))
-    failure = run.failures.get(run.spec.producer[number])
-    if failure is not None and failure.kind == "cancelled" and run.error is not None:
-        raise run.error  # this error says why the run and its tasks were cancelled
-    if failure is not None:
-        if failure.kind == "skipped" and failure.caused_by is not None:
-            _chain(run, failure)
-        raise failure.exception
-    if run.error is not None:
-        raise run.error
-    name = key if isinstance(key, str) else getattr(key, "id", key)
-    raise KeyError(
-        f"The value of {name!r} was not brought back. To get it, list this output in outputs=[...] of the run."
-    )
-
-
-def fresh_value_of(run: RunState, number: int, path: Path) -> Any:
-    """Return a new copy of the value of an object that the run holds, or of an element of it; see `value_of`."""
-    return _read(run, number, path, lambda: _load(run, number))
-
-
-def _keep(run: RunState, number: int) -> Any:
-    value = run.values[number] = _load(run, number)
-    return value
-
-
-def _read(run: RunState, number: int, path: Path, load: Callable[[], Any]) -> Any:
-    try:
-        value = load()
-        return calls.apply_path(value, path) if path else value
-    except HandoutError:
-        raise
-    except BaseException as error:  # unpickling and looking up an element run user code, which may raise anything
-        if is_interruption(error):
-            raise
-        substitute = _explained(run, number, error)
-        if substitute is None:
-            raise
-        raise substitute from error
-
-
-def _explained(run: RunState, number: int, error: BaseException) -> ResultError | None:
-    """Add a note to an error that the user's own code raised while Handout unpickled an object or looked up an element.
-
-    Return None, or a substitute for an error that would act on the caller's own code: `SystemExit` would end the
-    caller's program, and `StopIteration` a loop.
-    """
-    task, kind = run.spec.producer[number], type(error)
-    id, host = run.name_of(number) if task < 0 else run.ids[task], run.hosts[task] if task >= 0 else ""
-    value = f"the result of task {id!r}{f' from host {host!r}' if host else ''}" if task >= 0 else f"value {id!r}"
-    if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):
-        note = f"This was raised while {value} was read and unpickled, or an element of it was looked up."
-        if note not in exceptions.notes(error):
-            exceptions.add_note(error, note)
-        return None
-    return ResultError(
-        f"Unpickling {value}, or looking up an element of it, raised {short_name(error)}: {exceptions.message(error)}.",
-        remedy="Correct the class of the value: its __reduce__, its __setstate__, or the function that makes it again.",
-        id=id,
-        host=host or None,
-        path="result",
-    )
-
-
-def _load(run: RunState, number: int) -> Any:
-    """Unpickle a result. If its bytes passed through a host with ``trust="data"``, accept only data.
-
-    Raises:
-        TrustError: The result passed through such a host, and holds something that is not accepted as data.
-        DamagedFileError: The result is in a file that does not have the bytes that were written to it, or is not there.
-    """
-    host = run.suspects.get(number)
-    task = run.spec.producer[number]
-    id = run.ids[task] if task >= 0 else ""
-    try:
-        if host is None:
-            return run.objects.value(number)
-        from handout.serialization.untrusted import reader
-
-        return run.objects.value(number, reader.loads)
-    except DamagedFileError as error:
-        raise DamagedFileError(
-            f"The result of task {id!r} cannot be read. {error.problem}", remedy=error.remedy, path=error.path, id=id
-        ) from error
-    except pickling.LoadError as error:
-        if host is None:
-            raise
-        raise refused(str(error), getattr(error, "name", ""), id=id, host=host) from None
-
-
-def _chain(run: RunState, failure: Failure) -> None:
-    """Set the cause of a skipped task's error to the exception of the task that failed."""
-    error = failure.exception
-    root = next((f for f in run.failures.values() if f.id == failure.caused_by), None)
-    if type(error) is DependencyError and root is not None and error.__cause__ is None:
-        error.__cause__ = root.exception

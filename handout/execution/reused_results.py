@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from handout.execution.results import fresh_value_of
 from handout.execution.reuse import Reuse, Take
+from handout.execution.run_values import fresh_value_of
 from handout.execution.shell.run_state import GraphRun
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import CONTROLLER

@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from handout.errors import GraphError, HandoutError, HostLostError
-from handout.execution.results import value_of
+from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import GraphRun, RunState
@@ -23,10 +23,11 @@ from handout.serialization import diagnosis
 from handout.serialization.calls import Path
 from handout.serialization.file import File
 from handout.serialization.pickling import Segment
-from handout.submission.arguments import EncodedRun, SuppliedValues
+from handout.submission.arguments import EncodedRun
 from handout.submission.call_digests import CallDigests
 from handout.submission.plan_to_spec import RunPolicy
 from handout.submission.refusals import refused
+from handout.submission.supplied_values import SuppliedValues
 
 __all__ = ["StoredObject", "hold", "keep", "put"]
 
@@ -90,7 +91,10 @@ class StoredObject:
                 remedy="Put the value, or run the graph that makes it, on this cluster.",
             )
         if self._is_dropped:
-            raise HandoutError(f"Stored object {self.id!r} was dropped.", remedy="Drop it after its last use.")
+            raise HandoutError(
+                f"Stored object {self.id!r} was dropped.",
+                remedy="Put the value again, or run the graph that makes it. Or drop the object after its last use.",
+            )
 
     def use(self) -> None:
         """Note that one more open run uses the object."""
@@ -105,17 +109,22 @@ class StoredObject:
     async def fetch(self, path: Path, to: str | PathLike[str] | None) -> Any:
         """Bring the object here and return it, or an element of it; see `Stored.fetch`."""
         if self._driver.is_closed:
-            raise HandoutError(f"Stored object {self.id!r} is gone, because its cluster was closed.")
+            raise self._gone()
         self.check(self._driver)
         self.use()
         try:
             await self._until_here()
-            self._run.values.pop(self._number, None)  # each call makes a new value
-            value = value_of(self._run, self._number, path, self.id)
-            self._run.values.pop(self._number, None)
+            threads = self._driver.reading_threads
+            value = await read_value(threads, self._run, self._number, path, self.id)
+            return value if to is None else await threads.call(lambda: _written(self.id, value, FilePath(to)))
         finally:
             self.unuse()
-        return value if to is None else _written(self.id, value, FilePath(to))
+
+    def _gone(self) -> HandoutError:
+        return HandoutError(
+            f"Stored object {self.id!r} is gone, because its cluster was closed.",
+            remedy="Fetch it before the cluster is closed, or use a journal to keep the results of a graph.",
+        )
 
     async def _until_here(self) -> None:
         run, number = self._run, self._number
@@ -126,7 +135,7 @@ class StoredObject:
                     remedy="Run the graph that makes it again.",
                 )
             if self._driver.is_closed:
-                raise HandoutError(f"Stored object {self.id!r} is gone, because its cluster was closed.")
+                raise self._gone()
             arrived = asyncio.Event()
             run.on_object.setdefault(number, []).append(arrived.set)
             self._driver.post(ev.OutputsWanted(run.number, [number]))

@@ -149,6 +149,8 @@ class NewTaskClass(NamedTuple):
     bundle: int | None = None
     """Key of the source bundle, the archive from which workers import the user's modules. None: the tasks need no
     bundle."""
+    warm: Sequence[str] = ()
+    """The identities of the warm values that the tasks take, in hexadecimal."""
 
 
 class Objects(NamedTuple):
@@ -409,6 +411,8 @@ class Failed(NamedTuple):
     """``disk``: how many bytes were free."""
     argument: bool = False
     """``disk``: True if the host had no room for an argument, so that the function was not called."""
+    recipe: int | None = None
+    """If the task has not begun because making a warm value failed, the key of the object by which it is made."""
 
 
 class Recalled(NamedTuple):
@@ -680,6 +684,28 @@ class Checkpoint(NamedTuple):
     """The index of the file's folder in the ``folders`` of `SetUp`."""
 
 
+class WarmingBegan(NamedTuple):
+    """A task takes a warm value that the worker makes now. The task's time stands still until `WarmingEnded`."""
+
+    number: int
+    """Number of the task on this worker."""
+    recipe: int
+    """Key of the object by which the value is made."""
+    timeout_s: float
+    """Seconds after which the agent ends the task."""
+
+
+class WarmingEnded(NamedTuple):
+    """The worker makes the warm value for the task no longer."""
+
+    number: int
+    """Number of the task on this worker."""
+    value: str
+    """The identity of the value in hexadecimal, if the worker has it now. Otherwise empty."""
+    leaves: bool
+    """True if the worker has something to do when it ends: it leaves the context managers of its warm values."""
+
+
 class TaskRaised(NamedTuple):
     """A task has raised an exception, and the worker describes it now, which runs code of the exception's class. The
     worker sends `TaskFailure` next. If the worker ends before, the task has failed all the same.
@@ -735,6 +761,8 @@ class TaskFailure(NamedTuple):
     """``disk``: how many bytes did not fit."""
     free: int | None = None
     """``disk``: how many bytes were free."""
+    recipe: int | None = None
+    """If making a warm value has failed, the key of the object by which it is made."""
 
 
 # ---- between the agent and the supervisor --------------------------------------------------------------------------
@@ -872,6 +900,8 @@ class FromWorker(TypedDict):
     batch_report: Handler[BatchReport]
     progress_report: Handler[ProgressReport]
     checkpoint: Handler[Checkpoint]
+    warming_began: Handler[WarmingBegan]
+    warming_ended: Handler[WarmingEnded]
     task_raised: Handler[TaskRaised]
     task_failure: Handler[TaskFailure]
 

@@ -197,6 +197,8 @@ class Pickler(pickle.Pickler):
         self.cells: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
+        if _never and id(obj) in _never:
+            raise _refused_warm()
         kind, snapshot = type(obj), self.snapshot
         rule = snapshot.rules.get(kind)
         if rule is None:
@@ -459,6 +461,8 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
     Raises:
         Exception: Pickling raised it. `diagnosis.find_unpicklable` finds the part of the value that failed.
     """
+    if _never and id(value) in _never:
+        raise _refused_warm()
     kind = type(value)
     if kind is bytes and len(value) > _COPIED:
         # This is a pickle of `value` that contains `value` itself instead of a copy.
@@ -506,7 +510,51 @@ def loads(data: Segment) -> Any:
         Exception: Unpickling raised it.
     """
     stream, buffers = split(data)
-    return pickle.loads(stream, buffers=buffers)
+    if stream.nbytes <= _PIECE:
+        return pickle.loads(stream, buffers=buffers)
+    return pickle.Unpickler(_Pieces(stream), buffers=buffers).load()
+
+
+#: The most bytes that are read or copied at once. The interpreter lets no other thread run meanwhile. Without this
+#: limit, the controller would hear no host, and a worker would run no coroutine, while a thread reads a large value.
+_PIECE = 1 << 20
+
+
+class _Pieces:
+    """Takes the place of an unpickler's file. The unpickler reads 64 KiB at a time, which are a frame of the pickle.
+
+    The methods are code of Python, so that other threads get a turn at each call. `pickle.loads` gives them none.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, stream: memoryview) -> None:
+        self._rest = stream
+
+    def read(self, nbytes: int) -> bytes:
+        data, self._rest = self._rest[:nbytes], self._rest[nbytes:]
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        data, self._rest = self._rest[: view.nbytes], self._rest[view.nbytes :]
+        for at in range(0, data.nbytes, _PIECE):
+            view[at : at + _PIECE][: data.nbytes - at] = data[at : at + _PIECE]
+        return data.nbytes
+
+    def readline(self) -> bytes:
+        line = bytearray()
+        while self._rest and not line.endswith(b"\n"):
+            line += self.read(1)
+        return bytes(line)
+
+
+def _copied(part: memoryview) -> bytearray:
+    """Return a copy. If it is large, other threads get a turn in between."""
+    copy = bytearray()
+    for at in range(0, part.nbytes, _PIECE):
+        copy += part[at : at + _PIECE]
+    return copy
 
 
 def split(data: Segment) -> tuple[memoryview, list[Any]]:
@@ -531,7 +579,7 @@ def split(data: Segment) -> tuple[memoryview, list[Any]]:
         part = view[end : end + length]
         if part.nbytes != length:
             raise LoadError(f"the object of {view.nbytes} bytes ends {length - part.nbytes} bytes early")
-        buffers.append(bytearray(part) if part.readonly else part)
+        buffers.append(_copied(part) if part.readonly else part)
         end += length
     return stream, buffers
 
@@ -598,6 +646,27 @@ def _dill_pickler() -> Any:
             return _reduce(obj) if reduced is NotImplemented and not is_native else reduced
 
     return DillPickler
+
+
+#: The values that no pickle may contain, by ``id``: the warm values of a worker.
+_never: dict[int, Any] = {}
+
+
+def never_pickle(value: Any) -> None:
+    """Refuse to pickle a warm value from now on.
+
+    Constants, functions and classes are left out. The process has one object for all uses of ``None`` or of ``f``.
+    """
+    kind = type(value)
+    is_code = issubclass(kind, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType))
+    if not (is_code or kind in _ATOMS or (kind in (bytes, tuple, frozenset) and len(value) < 2)):
+        _never[id(value)] = value
+
+
+def _refused_warm() -> pickle.PicklingError:
+    return pickle.PicklingError(
+        "it is a warm value, which stays in the worker that has made it. Return what the function has computed with it"
+    )
 
 
 def preload() -> None:

@@ -9,45 +9,32 @@ from __future__ import annotations
 
 import os
 import pickle
-import stat
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import Any
 
 from handout.errors import GraphError, UnserializableError
-from handout.graph.objects import Borrowed, Pick
-from handout.graph.output import Input, Output
+from handout.graph.objects import Borrowed, Pick, WarmRecipe
+from handout.graph.output import Output
 from handout.graph.plan import Plan
-from handout.graph.stored import Home, Stored, StoredElement
+from handout.graph.stored import Home
 from handout.project.sources import Sources, own_sources
 from handout.protocol.frames import MAX_PAYLOAD
-from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
-from handout.serialization.calls import PLAIN_TYPES, Fill, Path, Placeholder, Slot, Taken
-from handout.serialization.file import File
-from handout.serialization.pickling import Segment, Snapshot
-from handout.serialization.user_objects import is_interruption, type_name
+from handout.serialization.calls import PLAIN_TYPES, Fill, Path
+from handout.serialization.pickling import Segment
+from handout.serialization.user_objects import type_name
 from handout.slices import Slices, is_slice_end
 from handout.submission.bulk import BULK_BYTES, describe_bulk
 from handout.submission.call_digests import CallDigests, Digester
+from handout.submission.call_encoder import CallEncoder
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sources, function_ref
 from handout.submission.function_identity import FunctionDigests
 from handout.submission.refusals import refused
+from handout.submission.supplied_values import LARGE, CodeWatch, Dump, SuppliedValues
 
-__all__ = [
-    "LARGE",
-    "CallEncoder",
-    "CodeWatch",
-    "EncodedRun",
-    "SuppliedValues",
-    "check_size",
-    "encode_plan",
-    "own_segments",
-]
-
-#: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
-LARGE = 65536
+__all__ = ["EncodedRun", "check_size", "encode_plan"]
 
 #: The encoder yields after this many calls, because the pickling of one call with large arguments may take 1 ms.
 _CALLS = 8
@@ -78,6 +65,8 @@ class EncodedRun:
     digests: CallDigests
     #: The objects that are stored on hosts already, by object number.
     borrowed: Mapping[int, Home] = field(default_factory=dict)
+    #: For tasks that take warm values: the identities of these values, in hexadecimal.
+    warm: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     #: A message about the bytes that the run sends first, or "" if they do not take long to send.
     bulk: str = ""
 
@@ -98,81 +87,6 @@ def encode_plan(plan: Plan, companions: Sequence[type] = (), *, is_lenient: bool
     return (yield from encoder.run())
 
 
-class SuppliedValues:
-    """The objects of a run, and the bytes of those that the controller supplies.
-
-    Args:
-        producers: For each object that exists already, the task that makes it, or -1 if the controller supplies it.
-        snapshot: The snapshot of the run. Default: a new one.
-    """
-
-    def __init__(self, producers: Iterable[int] = (), snapshot: Snapshot | None = None) -> None:
-        self.snapshot = snapshot or Snapshot()
-        self.producers: list[int] = list(producers)
-        self.nbytes: list[int] = [-1] * len(self.producers)
-        self.values: dict[int, list[Segment]] = {}
-        #: The objects that are stored on hosts already.
-        self.borrowed: dict[int, Home] = {}
-        #: The numbers of the objects that large arguments became, by the ``id`` of the argument.
-        self.large: dict[int, int] = {}
-        #: These arguments. A list that contains one may change between two slices, so the encoder keeps them alive.
-        #: Otherwise another object could get the same ``id``.
-        self.kept: list[Any] = []
-        #: Numbers of the objects that hold code by value. A task that takes such an object needs the controller's
-        #: version of Python.
-        self.code_objects: set[int] = set()
-        #: How many bytes of objects and functions the run sends to a host that needs them all.
-        self.sent = 0
-
-    def hold(self, number: int, value: Any) -> None:
-        """Pickle a value, and keep its bytes as the object with this number."""
-        with CodeWatch(self.snapshot) as code:
-            kept = own_segments(diagnosis.dumps_or_diagnose(value, "value", self.snapshot))
-        self.values[number] = kept
-        self.nbytes[number] = _size(kept)
-        self.sent += self.nbytes[number]
-        self.note_held(number, kept, code)
-        if code.seen:
-            self.code_objects.add(number)
-
-    def note_held(self, number: int, segments: Sequence[Segment], code: CodeWatch) -> None:
-        """Note that a value was pickled. A subclass may make a digest of its bytes."""
-
-    def borrow(self, number: int, home: Home) -> None:
-        """Note that an object is stored on hosts already."""
-        self.borrowed[number] = home
-        self.nbytes[number] = home.nbytes
-        self.snapshot.modules.update(home.modules)
-        if home.holds_code:
-            self.code_objects.add(number)
-
-    def number_of(self, home: Home) -> int:
-        """Make a stored object an object of this run, unless it is one already. Return its number."""
-        number = self.large.get(id(home))
-        if number is None:
-            number = self.large[id(home)] = len(self.producers)
-            self.kept.append(home)
-            self.producers.append(-1)
-            self.nbytes.append(-1)
-            self.borrow(number, home)
-        return number
-
-    def is_large(self, arg: Any) -> bool:
-        """Return True if an argument is an object already, or is known to become one before it is pickled."""
-        return id(arg) in self.large or _is_known_large(arg)
-
-    def enlist(self, arg: Any) -> int:
-        """Make an argument an object of its own, unless it is one already. Return the number of the object."""
-        number = self.large.get(id(arg))
-        if number is None:
-            number = self.large[id(arg)] = len(self.producers)
-            self.kept.append(arg)
-            self.producers.append(-1)
-            self.nbytes.append(-1)
-            self.hold(number, arg)
-        return number
-
-
 class _Encoder(SuppliedValues):
     def __init__(self, plan: Plan, companions: Sequence[type]) -> None:
         super().__init__(plan.producers)
@@ -186,6 +100,7 @@ class _Encoder(SuppliedValues):
         self.function_index: dict[tuple[int, bool], int] = {}
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
+        self.recipes: dict[int, WarmRecipe] = {}
 
     def run(self) -> Slices[EncodedRun]:
         plan = self.plan
@@ -196,18 +111,25 @@ class _Encoder(SuppliedValues):
                 self.paths.setdefault(extra.task, []).append(extra.path)
             elif isinstance(extra, Borrowed):
                 self.borrow(number, extra.home)
+            elif isinstance(extra, WarmRecipe):
+                self.recipes[number] = extra
+                self._supply(number, extra, plan.name_of(number), partial(self._recipe, extra))
             else:
                 self._supply(number, extra.value, plan.name_of(number))
                 yield from self.digester.settle()
         calls: list[bytes] = []
         fn: list[int] = []
         inputs: list[tuple[int, ...]] = []
+        warm: dict[int, tuple[str, ...]] = {}
         for task in range(count):
             if not task % _CALLS:
                 yield
             blob, needs, by_value = yield from self._call(task)
             calls.append(blob)
             inputs.append(needs)
+            if self.recipes:
+                taken = tuple(sorted({self.recipes[n].identity.hex() for n in needs if n in self.recipes}))
+                warm.update({task: taken} if taken else {})
             fn.append(self._function(task, by_value))
             if self.digester.is_unsettled:
                 yield from self.digester.settle()
@@ -222,7 +144,18 @@ class _Encoder(SuppliedValues):
             arguments = dict(enumerate(self.kept, len(self.nbytes) - len(self.kept)))
             bulk = describe_bulk(plan, self.sent, self.nbytes, inputs, arguments, fn, functions)
         return EncodedRun(
-            calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, digests, self.borrowed, bulk
+            calls,
+            fn,
+            functions,
+            inputs,
+            self.producers,
+            self.nbytes,
+            self.values,
+            bundle,
+            digests,
+            self.borrowed,
+            warm,
+            bulk,
         )
 
     def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:
@@ -250,9 +183,14 @@ class _Encoder(SuppliedValues):
             self.digester.function(self.function_digests.of(fn, blob.blob, blob.by_value), code.modules)
         return known
 
-    def _supply(self, number: int, value: Any, id: str) -> None:
+    def _recipe(self, recipe: WarmRecipe) -> Sequence[Segment]:
+        encoder = CallEncoder(self, repr(recipe.warm), recipe.inputs, lambda: self.plan.slot_in(recipe))
+        recipe.identity = encoder.identity_of(recipe.warm)
+        return encoder.encode_recipe(recipe.warm)
+
+    def _supply(self, number: int, value: Any, id: str, dump: Dump | None = None) -> None:
         try:
-            self.hold(number, value)
+            self.hold(number, value, dump)
         except diagnosis.CannotPickleError as error:
             raise refused(id, error) from error
 
@@ -359,9 +297,9 @@ class _Encoder(SuppliedValues):
 class _LenientEncoder(_Encoder):
     """Makes the digests of a run whose bytes are not sent. Of what cannot be pickled, the digest matches nothing."""
 
-    def hold(self, number: int, value: Any) -> None:
+    def hold(self, number: int, value: Any, dump: Dump | None = None) -> None:
         try:
-            super().hold(number, value)
+            super().hold(number, value, dump)
         except diagnosis.CannotPickleError:
             self.digester.value(number, [os.urandom(16)], (), False)
 
@@ -393,230 +331,6 @@ def _has_repeated_sequence(args: tuple[Any, ...]) -> bool:
     """Return True if two arguments are the same list or tuple. The function then gets one object for both too."""
     ids = [id(arg) for arg in args if type(arg) in _SEQUENCES]
     return len(set(ids)) < len(ids)
-
-
-class CodeWatch:
-    """A context manager. After its block, `seen` is True if the block has pickled code by value.
-
-    `modules` then has the names of the modules to which the block has referred.
-
-    It is a class because ``contextlib.contextmanager`` would take as much time as the pickling itself.
-    """
-
-    __slots__ = ("before", "modules", "modules_before", "seen", "snapshot")
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.before, self.modules_before = snapshot.by_value, snapshot.modules
-        self.seen = False
-        self.modules: set[str] = set()
-
-    def __enter__(self) -> CodeWatch:
-        self.snapshot.by_value, self.snapshot.modules = False, self.modules
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seen = self.snapshot.by_value
-        self.snapshot.by_value = self.before or self.seen
-        self.modules = self.snapshot.modules
-        self.snapshot.modules = self.modules_before
-        self.snapshot.modules |= self.modules
-
-
-class CallEncoder:
-    """Encodes any call, such as one with keyword arguments or with a list.
-
-    Args:
-        supplied: The objects of the run. Large arguments of the call are added to them.
-        id: The id of the task.
-        inputs: The numbers of the objects that the task takes.
-        make_slot_of: Returns the function that returns the placeholder of an output.
-        paths: Paths of the elements of the task's result that become separate objects.
-    """
-
-    def __init__(
-        self,
-        supplied: SuppliedValues,
-        id: str,
-        inputs: Sequence[int] = (),
-        make_slot_of: Callable[[], Callable[[Input[Any]], Placeholder]] | None = None,
-        paths: Sequence[Path] = (),
-    ) -> None:
-        self.supplied = supplied
-        self.id = id
-        self.paths = paths
-        self.inputs: list[int] = list(inputs)
-        self.make_slot_of = make_slot_of
-        #: The function that returns the placeholder of an output. It is made when the first output is met, because many
-        #: calls contain none.
-        self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
-        #: How many outputs `resolve` has met since this number was last set to 0.
-        self.outputs_seen = 0
-        #: The blob without the paths of the elements that are taken from the task's result.
-        self.pathless = b""
-
-    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """Turn large arguments into objects, add these objects to `inputs`, and return the blob of the call."""
-        try:
-            held, named = self._known_large(args, kwargs)
-            segments = self._dump(held, named)
-            if _size(segments) > LARGE:
-                held = tuple(self._shrink(arg) for arg in held)
-                named = {name: self._shrink(arg) for name, arg in named.items()}
-                segments = self._dump(held, named)
-            blob = b"".join(segments)
-            paths, self.paths = self.paths, ()
-            self.pathless = b"".join(self._dump(held, named)) if paths else blob
-            return blob
-        except GraphError:
-            raise
-        except BaseException as error:  # a __reduce__ may raise anything, also SystemExit
-            if is_interruption(error):
-                raise
-            raise self._culprit(args, kwargs) from error
-
-    def _dump(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Segment]:
-        return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.supplied.snapshot)
-
-    def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
-        names = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]
-        for name, arg in names:
-            try:
-                self._attempt(arg)
-            except BaseException as error:  # see `encode`
-                if is_interruption(error):
-                    raise
-                return refused(self.id, diagnosis.find_unpicklable(arg, name, self._attempt))
-        problem = diagnosis.CannotPickleError("args", "tuple", "pickling failed, but succeeded when tried again")
-        return refused(self.id, problem)
-
-    def _attempt(self, part: Any) -> list[Segment]:
-        return calls_.dumps_call((part,), {"_": None}, (), self.resolve, self.supplied.snapshot)
-
-    # ---- outputs -------------------------------------------------------------------------------------------
-
-    def resolve(self, obj: Any) -> Any:
-        """Return the placeholder of an output, of an `Arg`, or of an argument that became an object.
-
-        Return None for anything else.
-        """
-        kind = type(obj)  # not `isinstance`, which asks the object for its ``__class__``
-        if issubclass(kind, Input):
-            self.outputs_seen += 1
-            if self.make_slot_of is None and issubclass(kind, Stored | StoredElement):
-                slot = self._slot(self.supplied.number_of(cast(Home, obj._origin)))
-                return Taken(slot, obj._path) if obj._path else slot
-            if self.slot_of is None:
-                self.slot_of = _belongs_nowhere if self.make_slot_of is None else self.make_slot_of()
-            return self.slot_of(obj)
-        return obj if kind is Slot else None
-
-    # ---- large arguments -----------------------------------------------------------------------------------
-
-    def _known_large(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """Return the arguments, with a `Slot` in place of each argument that is an object already or becomes one here.
-
-        Large texts, bytes and files become objects here, because their sizes are known before anything is pickled.
-        """
-        is_large = self.supplied.is_large
-        for arg in (*args, *kwargs.values()):
-            if is_large(arg):
-                return tuple(map(self._if_known, args)), {name: self._if_known(arg) for name, arg in kwargs.items()}
-        return args, kwargs
-
-    def _if_known(self, arg: Any) -> Any:
-        if self.supplied.is_large(arg):
-            return self._slot(self.supplied.enlist(arg))
-        return arg
-
-    def _slot(self, number: int) -> Slot:
-        if number not in self.inputs:
-            self.inputs.append(number)
-        return Slot(self.inputs.index(number))
-
-    def _shrink(self, arg: Any) -> Any:
-        """Return a `Slot` for a large argument. Return any other argument as it is.
-
-        A large container that holds outputs cannot become an object, because objects contain no placeholders. The large
-        items of the container become objects instead.
-        """
-        if issubclass(type(arg), Input | Slot) or type(arg) in _TINY:
-            return arg
-        if self.supplied.is_large(arg):  # it is an argument twice
-            return self._slot(self.supplied.enlist(arg))
-        self.outputs_seen = 0
-        segments = self._attempt(arg)
-        if _size(segments) <= LARGE:
-            return arg
-        if not self.outputs_seen:
-            return self._slot(self.supplied.enlist(arg))
-        kind = type(arg)
-        if kind is list or kind is tuple:
-            return kind(self._shrink(part) for part in arg)
-        if kind is dict:
-            return {key: self._shrink(part) for key, part in arg.items()}
-        return arg
-
-
-def _belongs_nowhere(promised: Input[Any]) -> NoReturn:
-    raise GraphError(
-        f"{promised!r} is a promise of a graph, and this call belongs to no graph.",
-        remedy="Add the function to the graph of this output: graph.add(f, output).",
-    )
-
-
-def _is_known_large(arg: Any) -> bool:
-    """Return True for a text, bytes or a file of more than `LARGE` bytes, and for a folder of any size.
-
-    To pickle a folder copies its files, so this must happen only once.
-    """
-    kind = type(arg)
-    if kind in _SIZED:
-        return len(arg) > LARGE
-    if kind is not File:
-        return False
-    try:
-        status = os.stat(arg.path)
-    except OSError:
-        return False  # the error of the attempt to pickle it says more
-    return stat.S_ISDIR(status.st_mode) or status.st_size > LARGE
-
-
-_TINY = frozenset({type(None), bool, int, float, complex})
-
-
-def _size(segments: Sequence[Segment]) -> int:
-    if len(segments) == 1 and type(segments[0]) is bytes:
-        return len(segments[0])
-    return sum(memoryview(segment).nbytes for segment in segments)
-
-
-def own_segments(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the segments, with a copy in place of each segment whose bytes could still change."""
-    return [_own(segment) for segment in segments]
-
-
-def _own(segment: Segment) -> Segment:
-    if isinstance(segment, bytes) or (isinstance(segment, memoryview) and segment.readonly and _is_frozen(segment)):
-        return segment
-    return bytes(segment)
-
-
-def _is_frozen(view: memoryview) -> bool:
-    """Return False if the bytes of a read-only view may change, because a writable array has the same memory.
-
-    So it is with the arrays that a table of pandas hands out.
-    """
-    owner: Any = view.obj
-    numpy = sys.modules.get("numpy")
-    while numpy is not None and isinstance(owner, numpy.ndarray) and owner.base is not None:
-        owner = owner.base
-    try:
-        return memoryview(owner).readonly
-    except TypeError:
-        return False  # numpy made the array from an object that only tells its address
 
 
 def check_size(id: str, fn: Callable[..., Any], blob: FunctionBlob) -> None:

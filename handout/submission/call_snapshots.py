@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from handout.graph.stored import Home
+from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
-from handout.submission.arguments import CallEncoder, CodeWatch
+from handout.submission.call_encoder import CallEncoder
 from handout.submission.call_values import CallValues, SharedArguments
 from handout.submission.code_bundles import FunctionBlob, function_bytes, numbered
 from handout.submission.refusals import refused
+from handout.submission.supplied_values import CodeWatch
 
 __all__ = ["CallBytes", "CallSnapshots"]
 
@@ -40,6 +42,8 @@ class CallBytes(NamedTuple):
     values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
+    #: The identities of the warm values that the call takes, in hexadecimal.
+    warm: tuple[str, ...] = ()
 
 
 class _SentFunction(NamedTuple):
@@ -99,9 +103,9 @@ class CallSnapshots:
         before = set(compared.blobs)
         compared.closures = 0
         supplied = CallValues(compared, shared)
-        call = _call(name, args, kwargs, supplied)
+        call = _call(name, fn, args, kwargs, supplied)
         if not (function.by_value or call.by_value):
-            return _bytes(numbered(*function), call, supplied, compared)
+            return _bytes(numbered(function.data, function.by_value), call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -109,11 +113,11 @@ class CallSnapshots:
         known = self._find(key)
         if known is None:
             snapshot = Snapshot()
-            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)))
+            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
             self._remember(key, known)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
-            call = _call(name, args, kwargs, supplied)
+            call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
@@ -137,6 +141,8 @@ class _Pickled(NamedTuple):
 
     data: bytes
     by_value: bool
+    #: The identities of the warm values of a call.
+    warm: tuple[str, ...] = ()
 
 
 def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> _Pickled:
@@ -146,15 +152,19 @@ def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions:
         raise refused(name, error) from error
 
 
-def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues) -> _Pickled:
+def _call(
+    name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues
+) -> _Pickled:
     """Return the bytes of a call. They also count as holding code by value if a value of the call does."""
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
         blob = call.encode(args, kwargs)
-    return _Pickled(blob, code.seen or bool(supplied.code_objects))
+    for warm in call.warm.values():
+        check_event_loop(warm, fn, name)
+    return _Pickled(blob, code.seen or bool(supplied.code_objects), tuple(sorted(call.warm)))
 
 
 def _bytes(function: FunctionBlob, call: _Pickled, supplied: CallValues, compared: Snapshot) -> CallBytes:
     if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
-    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules))
+    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules), call.warm)

@@ -32,6 +32,45 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v) | st.dictionaries(st.text(), v) | st.tuples(v, v), max_leaves=20)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [list(range(n, n + 10)) for n in range(40_000)],
+        {str(n): n for n in range(200_000)},
+        bytes(range(256)) * 20_000,
+        bytearray(range(256)) * 20_000,
+        "x" * (3 << 20),
+        [numpy.arange(1 << 20), numpy.ones(3)],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_large_value_is_read_in_pieces_between_which_other_threads_run(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Watched(pickling._Pieces):
+        def read(self, nbytes: int) -> bytes:
+            asked.append(nbytes)
+            return super().read(nbytes)
+
+    monkeypatch.setattr(pickling, "_Pieces", Watched)
+    data = b"".join(pickling.dumps(value))
+    found = pickling.loads(memoryview(data).toreadonly())
+    assert type(found) is type(value)
+    assert pickle.dumps(found) == pickle.dumps(value)
+    if type(value) in (list, dict) and len(data) > len(value) * 8:
+        assert max(asked, default=0) < 100_000
+    with pytest.raises((EOFError, pickle.UnpicklingError, pickling.LoadError)):
+        pickling.loads(data[:-100])
+
+
+def test_a_large_pickle_of_an_old_protocol_is_read_too() -> None:
+    value = [("a\nb", n, 1.5, None, True, 10**30, types.SimpleNamespace) for n in range(100_000)]
+    for protocol in (0, 2, 5):
+        assert pickling.loads(pickle.dumps(value, protocol)) == value
+
+
 def there_and_back(value: Any) -> Any:
     return pickling.loads(b"".join(pickling.dumps(value)))
 

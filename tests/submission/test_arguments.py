@@ -25,7 +25,8 @@ from handout.graph.objects import Pick
 from handout.graph.plan import Plan
 from handout.serialization import calls, file, folder_content, pickling
 from handout.slices import at_once
-from handout.submission.arguments import LARGE, EncodedRun, encode_plan
+from handout.submission.arguments import EncodedRun, encode_plan
+from handout.submission.supplied_values import LARGE
 from tests.pythons import bundle, run_on_host
 
 __all__ = ["bundle"]

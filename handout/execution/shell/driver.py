@@ -31,6 +31,7 @@ from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.planned_faults import FaultyAttempt, PlannedFaults
+from handout.execution.reading_threads import ReadingThreads
 from handout.execution.recording.recorder import Recorder
 from handout.execution.shell.checkpoint_traffic import CheckpointTraffic
 from handout.execution.shell.code_uses import CodeUses
@@ -97,6 +98,7 @@ class Driver:
         self._closed = False
         #: One for all hosts, so that no two calls of the user's functions run at the same time.
         self.retry_decisions = RetryDecisions(self._loop)
+        self.reading_threads = ReadingThreads(self._loop)
         #: The faults that a test has planned. None unless `handout.testing.Faults` is in use.
         self.faults: PlannedFaults | None = None
         self.checkpoints = CheckpointTraffic(self.runs, self.agents)
@@ -207,6 +209,7 @@ class Driver:
     def close(self) -> None:
         """Give the core no more events. End every open run with an error."""
         self._closed = True
+        self.reading_threads.close()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._asking.values():
@@ -410,7 +413,8 @@ class Driver:
         variants = zip(command.tasks, command.variants, strict=True)
         shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
         if faulty is None:
-            classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
+            warm = run.encoded.warm
+            classes = [self.classes.entry(run, profile[t], variant, warm.get(t, ())) for t, variant in variants]
         else:
             classes = [self.classes.alone(run, profile[t], variant, faulty.is_limited) for t, variant in variants]
         checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None

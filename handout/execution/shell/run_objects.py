@@ -66,6 +66,7 @@ class _Later:
     nbytes: int
 
 
+Load = Callable[[Segment], Any]
 _Held = bytes | bytearray | memoryview | list[Segment] | ObjectFile | _Later
 
 
@@ -203,15 +204,7 @@ class RunObjects:
             JournalError: The journal cannot be read.
         """
         held = self._held.get(number)
-        if held is None:
-            return None
-        if isinstance(held, ObjectFile):
-            if held.nbytes > INLINE:
-                return held
-            return [read_whole(held.path, held.nbytes, held.digest)]
-        if isinstance(held, _Later):
-            return [held.read()]
-        return held if isinstance(held, list) else [held]
+        return None if held is None else _segments(held)
 
     def file(self, number: int) -> ObjectFile | None:
         """Return the file of an object; None if the object is not in a file of its own."""
@@ -234,23 +227,23 @@ class RunObjects:
             return held.nbytes
         return sum(memoryview(segment).nbytes for segment in self.segments(number) or ())
 
-    def value(self, number: int, load: Callable[[Segment], Any] = loads) -> Any:
-        """Unpickle an object with ``load``. Each call makes a new value.
+    def value(self, number: int, load: Load = loads) -> Any:
+        """Unpickle an object with ``load``; see `reader`. Each call makes a new value."""
+        return self.reader(number)(load)
+
+    def reader(self, number: int) -> Callable[[Load], Any]:
+        """Return a function that unpickles an object, also after it was dropped. Any thread may call the function.
+
+        The function raises:
+            OSError: The object's file cannot be read.
+            DamagedFileError: The object's file does not have the bytes that were written to it, or is not there.
+            Exception: Unpickling raised it.
 
         Raises:
             KeyError: The object is not held.
-            OSError: The object's file cannot be read.
-            DamagedFileError: The object's file does not have the bytes that were written to it, or is not there.
         """
-        file = self.file(number)
-        if file is not None:
-            return load(_read(file))
-        segments = self.segments(number)
-        if segments is None:
-            raise KeyError(number)
-        data = segments[0] if len(segments) == 1 else b"".join(segments)
-        # `load` copies the bytes of a read-only view. Without a copy, writing to the value would change the object.
-        return load(memoryview(data).toreadonly())
+        held = self._held[number]
+        return lambda load: _value(held, load)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget objects that no task and no caller needs any more."""
@@ -258,6 +251,25 @@ class RunObjects:
             held = self._held.pop(number, None)
             if isinstance(held, bytes | bytearray | memoryview):
                 self.nbytes -= len(held)
+
+
+def _segments(held: _Held) -> Sequence[Segment]:
+    if isinstance(held, ObjectFile):
+        if held.nbytes > INLINE:
+            return held
+        return [read_whole(held.path, held.nbytes, held.digest)]
+    if isinstance(held, _Later):
+        return [held.read()]
+    return held if isinstance(held, list) else [held]
+
+
+def _value(held: _Held, load: Load) -> Any:
+    if isinstance(held, ObjectFile):
+        return load(_read(held))
+    segments = _segments(held)
+    data = segments[0] if len(segments) == 1 else b"".join(segments)
+    # `load` copies the bytes of a read-only view. Without a copy, writing to the value would change the object.
+    return load(memoryview(data).toreadonly())
 
 
 def _remove(path: Path) -> None:

@@ -143,6 +143,7 @@ class Agent:
         self.worker_ends = WorkerEnds(self.exits, self.store, self.dispatcher, self.pool, self._oom_kills)
         self.limits_monitor = LimitsMonitor(self.pool, self.ender, self.sender)
         self.dispatcher.on_busy = self.limits_monitor.start
+        self.reports.on_warming = self.limits_monitor.start
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
         self._lapsed = False
@@ -516,6 +517,7 @@ async def _serve(
     report_pipe.end(report_fd)
     agent.pool.prepare(min(agent.probed["cpu"], _BLANK_WORKERS))
     await agent.stopped.wait()
+    await agent.pool.leave_warm()
     # A controller that has sent `Stop` waits for an acknowledgement, and then for the end of the connection.
     agent.link.session.acknowledge()
     agent.link.flush()

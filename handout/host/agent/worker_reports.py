@@ -12,7 +12,7 @@ from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_exits import REASONS, TaskExits
 from handout.host.agent.task_queue import QueuedTask, TaskQueue
 from handout.host.agent.worker_pool import WorkerHandle
-from handout.host.system.clock import now
+from handout.host.system.clock import now, now_ns
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
 from handout.protocol.reported_facts import check_progress, from_json
@@ -54,12 +54,16 @@ class WorkerReports:
         self.on_checkpoint: Callable[[QueuedTask, messages.Checkpoint, memoryview, str], None] = (
             lambda task, message, payload, suffix: None
         )
+        #: Called when a worker has begun to make a warm value.
+        self.on_warming: Callable[[], None] = lambda: None
         #: The times of the last minute at which the file of a source bundle had vanished.
         self._losses: list[float] = []
         self._handlers: messages.FromWorker = {
             "batch_report": self._take_batch,
             "progress_report": self._take_progress,
             "checkpoint": self._take_checkpoint,
+            "warming_began": self._note_warming,
+            "warming_ended": self._note_warmed,
             "task_raised": self._note_raised,
             "task_failure": self._take_failure,
         }
@@ -163,6 +167,22 @@ class WorkerReports:
         task = worker.queued.get(message.number)
         if task is not None:  # otherwise a thread of the task has outlived it; `clean_up_after` removes the file
             self.on_checkpoint(task, message, payload, worker.suffix)
+
+    def _note_warming(self, worker: WorkerHandle, message: messages.WarmingBegan, _: memoryview) -> None:
+        task = worker.queued.get(message.number)
+        if task is not None:
+            task.warming, task.warming_since_ns = message, now_ns()
+            self.on_warming()
+
+    def _note_warmed(self, worker: WorkerHandle, message: messages.WarmingEnded, _: memoryview) -> None:
+        worker.must_leave = message.leaves
+        if message.value:
+            worker.warm.add(message.value)
+        task = worker.queued.get(message.number)
+        if task is not None and task.warming is not None and message.value:
+            task.warming = None
+            if worker.shared:
+                task.started_ns += now_ns() - task.warming_since_ns
 
     def _note_raised(self, worker: WorkerHandle, message: messages.TaskRaised, _: memoryview) -> None:
         worker.raised = message

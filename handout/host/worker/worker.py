@@ -37,6 +37,7 @@ from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.stdio import Streams
 from handout.host.worker.task_channel import WorkerChannel
+from handout.host.worker.warm_maker import WarmMaker
 from handout.protocol import codec, frames, messages
 from handout.serialization import pickling
 
@@ -54,6 +55,10 @@ _CLEAN_UP_TRIES = 3
 
 #: In a shared loop, the number of the task whose coroutine runs now. What is printed now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
+
+
+class AgentGoneError(ConnectionError):
+    """The agent has closed its end of the worker's socket, or has ended."""
 
 
 class Worker:
@@ -91,10 +96,14 @@ class Worker:
     # ---- messages ------------------------------------------------------------------------------------------
 
     def read(self, flags: int = 0) -> None:
-        """Wait for messages and handle them. If the agent has closed its end of the socket, end this process."""
+        """Wait for messages and handle them.
+
+        Raises:
+            AgentGoneError: The agent has closed its end of the socket, so this process must end.
+        """
         data = self.link.recv(256 << 10, flags)
         if not data:
-            os._exit(0)
+            raise AgentGoneError
         for frame in self._decoder.feed(data):
             if type(frame) is frames.Message:
                 self._handle(frame)
@@ -134,6 +143,7 @@ class Worker:
         else:
             self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self.loader = CallLoader(message, self.objects, self.lent, self._limited)
+        self.warm = WarmMaker(self.loader, self.lent, self._to_agent.send)
         self._channel = WorkerChannel(
             self._to_agent, self.page, self.objects, self.loader, self.lent, self._limited, lambda: self.forked
         )
@@ -157,6 +167,13 @@ class Worker:
 
     def serve(self) -> NoReturn:
         """Run tasks until the agent closes its end of the socket."""
+        try:
+            self._serve()
+        except AgentGoneError:
+            self.warm.leave()
+            os._exit(0)
+
+    def _serve(self) -> NoReturn:
         page, report, queue = self.page, self.report, self.queue
         while True:
             if not queue:
@@ -178,8 +195,7 @@ class Worker:
     def _run(self, task: WorkerTask) -> None:
         number = task.number
         page = self.page
-        started = now_ns()
-        page[shared_page.STARTED] = started
+        page[shared_page.STARTED] = now_ns()
         page[shared_page.ANNOUNCED] = number
         # Only after the announcement may the worker check whether the agent has taken the task back; see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
@@ -208,7 +224,7 @@ class Worker:
             failed = self.failure(number, error, self._cancelled)
         self._in_user_code = False
         self._exit_if_forked()
-        elapsed_us = (now_ns() - started) // 1000
+        elapsed_us = (now_ns() - page[shared_page.STARTED]) // 1000
         may_wait = result is not None and elapsed_us < _SHORT_US and self._limited is None
         checked = not (may_wait and self._checks.may_wait(task))
         changes = self.lent.changes
@@ -234,7 +250,11 @@ class Worker:
         functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
         """
         fn = self.loader.function(task.fn)
-        args, kwargs, paths = self.loader.arguments(task)
+        try:
+            args, kwargs, paths = self.warm.arguments(task)
+        finally:
+            # To make a warm value is no part of the task's time.
+            self.page[shared_page.STARTED] += self.warm.take_spent_ns(task.number)
         value = fn(*args, **kwargs)
         if type(value) is types.CoroutineType:
             value = self._await(value)
@@ -291,7 +311,7 @@ class Worker:
             finally:
                 loop.remove_signal_handler(signal.SIGTERM)
 
-        return asyncio.run(main())
+        return self.warm.loop.run_task(main()) if self.warm.loop.is_used else asyncio.run(main())
 
     # ---- after a task --------------------------------------------------------------------------------------
 
@@ -301,6 +321,9 @@ class Worker:
         If a thread of user code is left, or if the bundle of the user's modules is missing, run no more tasks.
         """
         report = report_failure(number, error, cancelled, self._announce_failure)
+        recipe = self.warm.take_failed(number)
+        if recipe is not None:
+            report = report._replace(failure=report.failure._replace(recipe=recipe))
         if report.leaves_thread or report.failure.kind == "bundle":
             self.leaving = True
         return report
@@ -370,10 +393,14 @@ class Worker:
                     pass
             except ChildProcessError:
                 return
-            self.leaving = True
             try:
-                processes.kill_trees(processes.children(self._pid))
+                left = set(processes.children(self._pid)) - self.warm.children
+                if not left:
+                    return
+                self.leaving = True
+                processes.kill_trees(list(left))
             except OSError:
+                self.leaving = True
                 return  # a task has changed the root folder, so /proc is gone; the supervisor kills what is left
             if time.monotonic() > deadline:
                 return
@@ -387,6 +414,7 @@ class Worker:
     def leave(self) -> NoReturn:
         """Send the last report and end."""
         self.report.flush(leaving=True)
+        self.warm.leave()
         os._exit(0)
 
 
