@@ -106,7 +106,7 @@ async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMess
 
 
 @pytest.mark.parametrize(
-    "holdings", [(["1"], [], [], 0), ([-1], [], [], 0), ([1 << 128], [], [], 0), ([], [1], [None], 0), ([], [], [], -1)]
+    "holdings", [(["1"], [], [], 0), ([-1], [], [], 0), ([1 << 120], [], [], 0), ([], [1], [None], 0), ([], [], [], -1)]
 )
 async def test_numbers_of_an_agent_that_was_taken_over_are_checked_before_the_run_reads_them(holdings: Any) -> None:
     takeover = Takeover()
