@@ -468,6 +468,22 @@ class Arrived(NamedTuple):
     """Size of the object in bytes."""
 
 
+class MadeWarm(NamedTuple):
+    """A worker of the host has made a warm value that no other worker of the host has."""
+
+    value: str
+    """The identity of the value in hexadecimal."""
+    elapsed_us: int
+    """Microseconds that it took."""
+
+
+class Cooled(NamedTuple):
+    """The last worker with a warm value has ended."""
+
+    value: str
+    """The identity of the value in hexadecimal."""
+
+
 class Missing(NamedTuple):
     """The answer to a `Fetch` of an object that the agent does not have."""
 
@@ -877,6 +893,8 @@ class ToController(TypedDict):
     arrived: Handler[Arrived]
     progress_reports: Handler[ProgressReports]
     checkpointed: Handler[Checkpointed]
+    made_warm: Handler[MadeWarm]
+    cooled: Handler[Cooled]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
     vanished: Handler[Vanished]

@@ -57,8 +57,10 @@ class CallEncoder:
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
-        #: The warm values of a call that belongs to no graph, by their identities in hexadecimal.
-        self.warm: dict[str, Warm[Any]] = {}
+        #: The warm values of a call that belongs to no graph.
+        self.warm: list[Warm[Any]] = []
+        #: Their identities in hexadecimal, by the numbers of their recipes.
+        self.identities: dict[int, str] = {}
         #: The blob without the paths of the elements that are taken from the task's result.
         self.pathless = b""
 
@@ -154,7 +156,8 @@ class CallEncoder:
             self._slot(number)  # a call takes its objects in the order of their numbers
         recipe, *inputs = [self._slot(number) for number in numbers]
         identity = CallEncoder(self.supplied, repr(warm), numbers[1:]).identity_of(warm)
-        self.warm[identity.hex()] = warm
+        self.warm.append(warm)
+        self.identities[numbers[0]] = identity.hex()
         return Warmed(identity, recipe, tuple(inputs))
 
     # ---- large arguments -----------------------------------------------------------------------------------

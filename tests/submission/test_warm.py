@@ -37,12 +37,12 @@ def called(*args: Any) -> EncodedCall:
     return encode_call(take, args, {}, CallOptions({}))
 
 
-def identities(*warm: Warm[Any]) -> list[tuple[str, ...]]:
+def identities(*warm: Warm[Any]) -> list[str]:
     graph = Graph()
     for each in warm:
         graph.add(take, each)
     found = encoded(graph)
-    return [found.warm[task] for task in range(len(warm))]
+    return [found.warm[recipe] for (recipe,) in found.inputs]
 
 
 def local(bits: int) -> Any:
@@ -69,7 +69,7 @@ def test_a_recipe_is_sent_once_and_its_call_names_it() -> None:
 
     args, _, _ = calls.load_call(run.calls[1], lambda index: index, get)
     assert args == ("the value", 1)
-    assert asked == [(*run.warm[1], 0, ())]
+    assert asked == [(run.warm[3], 0, ())]
 
 
 def test_equal_recipes_have_equal_identities() -> None:
@@ -82,8 +82,8 @@ def test_equal_recipes_have_equal_identities() -> None:
     )
     first, again, differs = identities(Warm(local(1)), Warm(local(1)), Warm(local(2)))
     assert first == again != differs
-    assert called(Warm(load, "x")).bytes.warm == one
-    assert called([Warm(load, "x"), Warm(load, "y")]).bytes.warm == tuple(sorted(one + other))
+    assert called(Warm(load, "x")).bytes.warm == {0: one}
+    assert called([Warm(load, "x"), Warm(load, "y")]).bytes.warm == {0: one, 1: other}
 
 
 def test_conversions_and_inline_functions_are_a_part_of_the_identity() -> None:

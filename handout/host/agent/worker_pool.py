@@ -435,6 +435,10 @@ class WorkerPool:
             # Otherwise the dictionary would keep every key that a worker ever had.
             del self._idle[worker.key]
 
+    def has_warm(self, value: str) -> bool:
+        """Return True if a worker has a warm value."""
+        return any(value in worker.warm for worker in self.workers.values())
+
     def reuse(self, worker: WorkerHandle) -> None:
         """Take an idle worker with warm values into use."""
         self._make_busy(worker)
