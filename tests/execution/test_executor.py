@@ -356,6 +356,8 @@ def test_a_function_for_a_loop_that_was_closed_without_its_cluster_is_refused() 
     cluster = Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.05))
     asyncio.run(_open(cluster))
     with pytest.raises(HostError, match="not open"):
+        cluster.executor()
+    with pytest.raises(HostError, match="not open"):
         cluster.run(handout.Graph())
     with pytest.raises(HostError, match="not open"):
         _ = cluster.runs
@@ -416,4 +418,4 @@ def test_only_one_of_several_threads_opens_a_cluster() -> None:
     assert sorted(map(str, found)) == sorted([str(cluster), *["This cluster is open already"] * 3])
     assert cluster.executor().submit(pow, 2, 3).result(HANG_S) == 8
     cluster.__exit__(None, None, None)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may have ended
