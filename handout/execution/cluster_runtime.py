@@ -456,7 +456,10 @@ def _required(require: Any, hosts: int) -> int:
 
 
 def _not_open() -> HostError:
-    return HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+    return HostError(
+        "This cluster is not open.",
+        remedy="Use `async with Cluster(...)` or await open(), and in code that is not async `with Cluster(...)`.",
+    )
 
 
 def _limit(limit: Any, inventory: Inventory) -> int | None:
