@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 import anyio
 
@@ -151,6 +151,17 @@ class Execution:
             await self._leave()
             raise
         return self
+
+    if not TYPE_CHECKING:  # otherwise type checkers would accept `with start(...)` and `await start(...)`
+
+        def __enter__(self) -> NoReturn:
+            raise _not_entered("with")
+
+        def __exit__(self, *exc: object) -> None:
+            """Python asks for this method before it calls `__enter__`."""
+
+        def __await__(self) -> NoReturn:
+            raise _not_entered("await")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -538,6 +549,14 @@ class Execution:
             run.on_task_end.setdefault(task, []).append(ended.set)
             if run.outcomes[task] is None and not run.ended.is_set():
                 await ended.wait()
+
+
+def _not_entered(how: str) -> HandoutError:
+    return HandoutError(
+        f"An execution cannot be used with `{how}`.",
+        remedy="Write `async with start(...) as execution:`. To run a graph to its end, write `await execute(...)`, "
+        "or in code that is not async `run(...)`.",
+    )
 
 
 def _too_long(limit_s: float, run: GraphRun, where: str) -> RunTimeoutError:
