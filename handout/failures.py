@@ -518,7 +518,10 @@ def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
-    why = f", because {self.caused_by!r} failed or was cancelled" if self.caused_by is not None else ""
+    if self.caused_by is not None:
+        why = f", because {self.caused_by!r} failed or was cancelled"
+    else:
+        why = " by the caller: with cancel(), or because the block of its run was left before the task had ended"
     return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
 
 

@@ -131,7 +131,8 @@ class ClusterRuntime:
 
     async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
         """End all agents and connections; see `Cluster.close`."""
-        if self._serving is None:
+        if self._serving is None or self._is_abandoned:
+            self._serving = None
             return
         if not self._serving.done():
             self._check_loop(self._serving)
@@ -155,7 +156,7 @@ class ClusterRuntime:
             HostError: The cluster is already open.
         """
         with self._opening:
-            if self._serving is not None:
+            if self._serving is not None and not self._is_abandoned:
                 raise HostError("This cluster is open already. Close the cluster before you open it again.")
             self._begin(known)
 
@@ -276,6 +277,13 @@ class ClusterRuntime:
                 await closing.wait()
                 await members.close(self._stop_s)
                 group.cancel_scope.cancel()
+        except asyncio.CancelledError:
+            if not closing.is_set():  # asyncio.run cancels all that its main function has left behind
+                logger.warning(
+                    "A cluster was not closed before its event loop ended, so Handout has ended its agents and its "
+                    "tasks. Write `async with Cluster(...) as cluster`, or await cluster.close() in a `finally` block."
+                )
+            raise
         except Exception as error:
             driver.break_down(error)
             raise
@@ -350,7 +358,7 @@ class ClusterRuntime:
             HostError: The cluster is not open.
             HandoutError: The cluster was opened in another event loop than the running one.
         """
-        if self._driver is None or self._serving is None:
+        if self._driver is None or self._serving is None or self._is_abandoned:
             raise not_open()
         self._check_loop(self._serving)
         return self._driver
@@ -389,14 +397,20 @@ class ClusterRuntime:
         Raises:
             HostError: The cluster is not open.
         """
-        if self._serving is None or self._loop is None:
+        if self._serving is None or self._loop is None or self._is_abandoned:
             raise not_open()
         return self._loop
 
     @property
     def is_closed(self) -> bool:
         """True if the cluster is not open, or is being closed."""
-        return self._serving is None or self._closing.is_set()
+        return self._serving is None or self._closing.is_set() or self._is_abandoned
+
+    @property
+    def _is_abandoned(self) -> bool:
+        """True if the event loop of the cluster has ended, and the cluster was not closed before."""
+        serving = self._serving
+        return serving is not None and (serving.cancelled() or serving.get_loop().is_closed())
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """Run a coroutine until the cluster is closed. Return False, and close the coroutine, if it is closed already.

@@ -190,9 +190,10 @@ class ObjectNumbers:
         """Return the object and the path that `Plan.locate` returns. Objects in ``preferred`` come first."""
         output = self._named(key) if isinstance(key, str) else key
         if not isinstance(output, Output):
+            each = " These are several: give them one by one." if isinstance(key, list | tuple) else ""
             raise GraphError(
                 f"{brief(key)} is neither an output nor an id.",
-                remedy="Give an output that graph.add returned, or an id.",
+                remedy=f"Give an output that graph.add returned, or an id.{each}",
             )
         node, path = self._wiring.node_of(output), output._path
         found: tuple[int, Path] | None = None

@@ -22,6 +22,7 @@ import pytest
 
 import handout
 from handout import Cluster, GraphError, HandoutError, Host, HostError, UnserializableError
+from handout.transport.timings import Timings
 from tests import work
 from tests.execution.conftest import hosts
 from tests.patience import HANG_S
@@ -351,8 +352,11 @@ def test_a_cluster_that_closes_while_threads_use_it_lets_none_of_them_wait_for_e
 
 
 def test_a_function_for_a_loop_that_was_closed_without_its_cluster_is_refused() -> None:
-    cluster = Cluster([Host.local("here", {"cpu": 1})])
+    # The agent ends soon after it hears nothing more from the loop.
+    cluster = Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.05))
     asyncio.run(_open(cluster))
+    with pytest.raises(HostError, match="not open"):
+        cluster.executor()
     with pytest.raises(HostError, match="not open"):
         cluster.run(handout.Graph())
     with pytest.raises(HostError, match="not open"):
@@ -414,4 +418,4 @@ def test_only_one_of_several_threads_opens_a_cluster() -> None:
     assert sorted(map(str, found)) == sorted([str(cluster), *["This cluster is open already"] * 3])
     assert cluster.executor().submit(pow, 2, 3).result(HANG_S) == 8
     cluster.__exit__(None, None, None)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may have ended

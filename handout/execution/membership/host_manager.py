@@ -392,8 +392,11 @@ class HostManager:
             # This is done even if `stop` has ended the link, because the link may have connected again in the meantime.
             if agent.answers is not None:
                 agent.answers.close()
+            manager = asyncio.current_task()
+            assert manager is not None
             with anyio.CancelScope(shield=True):
-                await link.abandon()
+                # `asyncio.run` cancels the manager of a cluster that was not closed. The agent must not outlive it.
+                await (link.stop() if manager.cancelling() else link.abandon())
         logger.warning("Host %s left: %s", self.host.name, error)
         self._link = None
         if not self._stopping:

@@ -72,9 +72,9 @@ class InboundMessages:
                 agent.fetches.piece(frame.stream, frame.data, frame.last)
                 continue
             name, message = codec.decode(messages.TO_CONTROLLER, frame.fields)
-            if agent.answers is not None:
-                agent.answers.note(name, message)
             try:
+                if agent.answers is not None:
+                    agent.answers.note(name, message)
                 self._handlers[name](agent, message, memoryview(frame.payload))  # type: ignore[literal-required]
             except ProtocolError:
                 raise
@@ -236,7 +236,8 @@ class InboundMessages:
     def _on_checkpointed(self, agent: AgentProxy, message: messages.Checkpointed, _: memoryview) -> None:
         number, task, attempt = numbering.parts(message.attempt_id)
         run = self._driver.runs.get(number)
-        if numbering.checkpoint_parts(message.key) != (number, task, attempt):
+        parts = numbering.checkpoint_parts(message.key)
+        if not numbering.is_checkpoint(message.key) or parts != (number, task, attempt):
             raise ValueError(f"the key {message.key:x} is not that of a checkpoint of the attempt")
         _check_counts([message.size], 0)
         if run is None:

@@ -15,6 +15,7 @@ from handout.host.agent.worker_pool import WorkerHandle
 from handout.host.system.clock import now, now_ns
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
+from handout.protocol.reported_facts import check_progress, from_json
 
 __all__ = ["WorkerReports"]
 
@@ -157,6 +158,9 @@ class WorkerReports:
         return True
 
     def _take_progress(self, worker: WorkerHandle, message: messages.ProgressReport, _: memoryview) -> None:
+        # A report that the controller does not take would end the link to it, and with that all tasks of this host.
+        check_progress(message.progress)
+        from_json(message.facts)
         task = worker.queued.get(message.number)
         if task is not None:
             self.on_progress(task, message)
