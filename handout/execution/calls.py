@@ -75,8 +75,6 @@ class Calls:
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)
         if run is None or run.is_full:
-            if len(self._open) >= _MAX_OPEN:
-                self._close_idle()
             run = self._open[priority] = OpenRun(
                 self._driver, self._next_run(), _CAPACITY, priority=priority, allocator=self._allocator
             )

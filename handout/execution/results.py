@@ -261,7 +261,7 @@ class Failures(Mapping[Any, Failure]):
 
     def get(self, key: Any, default: Any = None, /) -> Any:
         """Return the failure of a function, or ``default`` if it has none."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - this method is `get`
 
     def __iter__(self) -> Iterator[str]:
         return (self._run.plan.ids[task] for task in self._run.failures)
