@@ -292,7 +292,7 @@ def _inputs(
             else:
                 mine[found] = None
         if node in wiring.warm:
-            inlined[node] = objects.add_recipe(node, tuple(mine)), *mine
+            inlined[node] = objects.add_recipe(node, list(mine)), *mine
         elif task_of[node] < 0:
             inlined[node] = tuple(mine)
         else:

@@ -633,6 +633,13 @@ class ForgetFunctions(NamedTuple):
     """Number of the function."""
 
 
+class ForgetWarm(NamedTuple):
+    """Drop warm values, and leave their context managers, because an object from which they were made was deleted."""
+
+    keys: Column[int]
+    """Key of the object."""
+
+
 class CancelCoroutines(NamedTuple):
     """Cancel tasks of a shared loop."""
 
@@ -718,6 +725,8 @@ class WarmingEnded(NamedTuple):
     """Number of the task on this worker."""
     value: str
     """The identity of the value in hexadecimal, if the worker has it now. Otherwise empty."""
+    inputs: Sequence[int]
+    """Keys of the objects from which it was made."""
     leaves: bool
     """True if the worker has something to do when it ends: it leaves the context managers of its warm values."""
 
@@ -910,6 +919,7 @@ class ToWorker(TypedDict):
     batch: Handler[Batch]
     cancel_coroutines: Handler[CancelCoroutines]
     forget_functions: Handler[ForgetFunctions]
+    forget_warm: Handler[ForgetWarm]
 
 
 class FromWorker(TypedDict):

@@ -330,3 +330,76 @@ async def test_making_a_value_counts_for_its_own_timeout(cluster: Cluster) -> No
     assert await cluster.call(in_loop, Warm(slow_in_loop, 0.8), 1) == 1.8
     with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
         await cluster.call(in_loop, Warm(handout.options(timeout_s=0.2)(slow_in_loop), 60.0), 1)
+
+
+async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Cluster, tmp_path: Path) -> None:
+    @contextmanager
+    def opened_with(log: Path, weights: int) -> Generator[Path]:
+        yield log
+        with log.open("a") as file:
+            file.write(f"left {weights}\n")
+
+    def is_there(path: Path, lasting: Path, _: int) -> tuple[bool, int]:
+        return path.exists(), os.getpid()
+
+    log, lasting = tmp_path / "log", tmp_path / "lasting"
+    for cost in ({"cpu": 2}, {"cpu": 0}):
+        log.write_text("")
+        lasting.write_text("")
+        pids = set()
+        for number in range(3):
+            graph = Graph()
+            made = Warm(opened_with, log, later(graph.add(work.identity, number)))
+            out = graph.add(is_there, made, Warm(opened, lasting), 0, host="plain", cost=cost)
+            pids.add((await cluster.execute(graph))[out])
+        await until(lambda: log.read_text().splitlines() == ["left 0", "left 1", "left 2"])
+        assert len(pids) == 1
+        assert lasting.read_text() == "entered\n"
+
+
+async def test_a_warm_value_of_a_warm_value_outlives_its_run(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for _ in range(3):
+        graph = Graph()
+        out = graph.add(inner_weights, Warm(Model, later(Warm(load, log, 5))), host="plain", cost={"cpu": 2})
+        assert (await cluster.execute(graph))[out] == 5
+    assert len(pairs(log)) == 1
+
+
+def inner_weights(outer: Model) -> Any:
+    return weights_of(weights_of(outer))
+
+
+async def test_a_value_stays_when_a_task_fails(cluster: Cluster, tmp_path: Path) -> None:
+    def read(model: Model, path: Path) -> str:
+        return path.read_text()
+
+    log = tmp_path / "log"
+    call = handout.options(host="plain", cost={"cpu": 2})(read)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            await cluster.call(call, Warm(load, log), tmp_path / "missing")
+    assert len(pairs(log)) == 1
+
+
+async def test_after_three_failures_the_value_is_made_on_another_host(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def only_on(host: str) -> str:
+        with log.open("a") as file:
+            file.write(f"{handout.current().host}\n")
+        if handout.current().host != host:
+            raise OSError(f"no model on {handout.current().host}")
+        return host
+
+    graph = Graph()
+    outs = graph.map(work.identity, [Warm(only_on, "gpu")] * 12, retries=3, cost={"cpu": 1})
+    assert (await cluster.execute(graph))[outs] == ["gpu"] * 12
+    assert 0 < log.read_text().split().count("plain") <= 5
+    nowhere = Graph()
+    outs = nowhere.map(work.identity, [Warm(only_on, "nowhere")] * 12, cost={"cpu": 1})
+    results = await cluster.execute(nowhere, on_failure="continue", max_concurrency=1)
+    assert len(results.failures) == 12
+    said = [str(failure.exception) for failure in results.failures.values()]
+    assert sum("could not be made on any host that can run the task" in each for each in said) >= 4
+    assert any("no model on" in each for each in said)

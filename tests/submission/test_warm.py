@@ -63,7 +63,7 @@ def test_a_recipe_is_sent_once_and_its_call_names_it() -> None:
     assert (name, timeout_s, call[1:], kwargs) == ("Warm(load)", 600.0, ["x"], {"bits": 4})
     asked: list[Any] = []
 
-    def get(identity: bytes, recipe: int, inputs: Any) -> str:
+    def get(identity: bytes, recipe: int, inputs: Any, nested: int) -> str:
         asked.append((identity.hex(), recipe, tuple(inputs)))
         return "the value"
 
@@ -118,7 +118,7 @@ def test_a_call_takes_its_objects_in_the_order_of_their_numbers() -> None:
     assert len(call.bytes.values) == 3
     found: list[Any] = []
 
-    def get(identity: bytes, recipe: int, inputs: Any) -> Any:
+    def get(identity: bytes, recipe: int, inputs: Any, nested: int) -> Any:
         value = b"".join(map(bytes, call.bytes.values[recipe]))  # type: ignore[arg-type]
         found.append((recipe, tuple(inputs)))
         return calls.load_call(value, lambda index: index, lambda *_: "inner")[0][3]

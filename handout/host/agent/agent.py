@@ -430,6 +430,7 @@ class Agent:
             self._refused.pop(key, None)
         self.dispatcher.distrusted.difference_update(keys)
         self.checkpoints.forget(keys)
+        self.pool.forget_warm(set(keys))
         self._update_spilling()
 
     def _on_stored(self, key: int) -> None:

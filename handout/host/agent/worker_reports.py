@@ -185,6 +185,8 @@ class WorkerReports:
         task.warming = None
         if worker.shared:
             task.started_ns += elapsed_ns
+        worker.warm_inputs.update(message.inputs)
+        worker.has_lasting_value |= not message.inputs
         if message.value not in worker.warm:
             self.on_warmed(worker, message.value, elapsed_ns // 1000)
 
