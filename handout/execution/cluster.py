@@ -231,8 +231,9 @@ class Cluster:
         """Return an executor of the standard library, for libraries that take one.
 
         Its functions run on the hosts of the cluster, as those of `call` do. Several executors of one cluster can have
-        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls. The
-        cluster stays open. If the cluster is closed, calls that have not ended get a `BrokenExecutor`.
+        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls, unless
+        Ctrl-C ends the block: then its calls are ended too. The cluster stays open. If the cluster is closed, calls
+        that have not ended get a `BrokenExecutor`.
 
         A future is running from the moment at which a host gets its function. From then on ``cancel()`` returns False.
         In the event loop of the cluster, ``result()`` and ``exception()`` of a future that is not done raise an error,

@@ -214,6 +214,11 @@ class ClusterRuntime:
         if self._members is not None:
             self._members.release(run)
 
+    def retry(self, name: str) -> None:
+        """Try to start the agent of a lost host at once; see `HostManager.retry`."""
+        if self._members is not None:
+            self._members.retry(name)
+
     def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
         self._found[name] = None if found is None else (self.driver.agents[name], found)
         self._settling.set()
