@@ -18,6 +18,7 @@ import anyio
 from handout.allocators import Allocator
 from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.calls import Calls
+from handout.execution.cluster_hint import OPEN
 from handout.execution.loop_monitor import LoopMonitor
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.membership.declared import expecting
@@ -118,6 +119,7 @@ class ClusterRuntime:
         """Start to connect, and wait until as many hosts as required are usable; see `Cluster.open`."""
         remember_loaded()  # a cluster may be open for weeks, and the files on disk may change meanwhile
         self.begin()
+        OPEN.note(self, self.inventory)
         try:
             await self.wait_until_usable()
         except BaseException:
@@ -126,6 +128,7 @@ class ClusterRuntime:
 
     async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
         """End all agents and connections; see `Cluster.close`."""
+        OPEN.forget(self)
         serving, driver, self._serving = self._serving, self._driver, None
         if serving is None or driver is None:
             return
