@@ -93,6 +93,7 @@ if TYPE_CHECKING:
         options,
     )
     from handout.graph.stored import Stored
+    from handout.graph.warm import Warm
     from handout.host.handout_stub import Current, File, current
     from handout.resources import (
         Amount,
@@ -183,6 +184,7 @@ __all__ = [
     "Tracker",
     "TrustError",
     "UnserializableError",
+    "Warm",
     "WireError",
     "WorkdirError",
     "WorkerDiedError",
@@ -279,6 +281,7 @@ _HOMES = {
     "Options": "handout.graph",
     "Output": "handout.graph",
     "Stored": "handout.graph.stored",
+    "Warm": "handout.graph.warm",
     "Outs": "handout.graph",
     "Runnable": "handout.graph",
     "function": "handout.graph",

@@ -93,7 +93,13 @@ class Calls:
     async def _result(self, run: OpenRun, task: int, id: str) -> Any:
         state = run.state
         if state.outcomes[task] is None:
-            raise state.error or HandoutError(f"Call {id!r} had not ended when the cluster was closed.")
+            if state.error is None or (self._driver.is_closed and self._driver.broken is None):
+                # Not the error of the run, which all calls share: each caller's frames would be added to its traceback.
+                raise HandoutError(
+                    f"The cluster was closed before call {id!r} had ended.",
+                    remedy="Await all calls before the cluster is closed, inside its `async with` block.",
+                )
+            raise state.error
         if state.outcomes[task] is Outcome.DONE and task not in state.objects:
             raise ResultError(
                 f"The host {state.hosts[task]!r} reported the end of call {id!r}, but sent no result.",

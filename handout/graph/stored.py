@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from handout.errors import GraphError
 from handout.graph.output import Output
+from handout.graph.path import path_text
+from handout.graph.value_uses import GET
 from handout.serialization.calls import Path
 
 __all__ = ["Home", "Stored", "StoredElement"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+_ON_HOSTS: Final = "its value is on the hosts"
 
 
 class Home(Protocol):
@@ -76,6 +80,14 @@ class Stored(Output[T_co]):
 
     __slots__ = ("__weakref__",)
 
+    _why = _ON_HOSTS
+
+    def _said(self) -> str:
+        return f"stored object {self.id!r}"
+
+    def _value_by(self, remedy: str) -> str:
+        return _fetched("await stored.fetch()", remedy)
+
     @property
     def _home(self) -> Home:
         return cast(Home, self._origin)
@@ -122,5 +134,19 @@ class StoredElement(Output[T_co]):
 
     __slots__ = ()
 
+    _why = _ON_HOSTS
+
+    def _said(self) -> str:
+        return f"element {self.id!r} of a stored object"
+
+    def _value_by(self, remedy: str) -> str:
+        return _fetched(f"(await stored.fetch()){path_text(self._path)}", remedy)
+
     def _at(self, path: Path) -> Output[Any]:
         return StoredElement(self._origin, self._node, path)
+
+
+def _fetched(expression: str, remedy: str) -> str:
+    """Return a remedy that begins with the expression by which a program gets the value."""
+    rest = remedy.removeprefix(GET).strip()
+    return f"To use the value in this program, write {expression}. {rest}".strip()

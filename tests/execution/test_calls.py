@@ -209,7 +209,7 @@ async def test_a_call_on_a_closed_cluster_is_an_error_and_open_calls_end_with_on
         mark = tmp_path / "began"
         left = asyncio.ensure_future(cluster.call(_wait_for_ever, str(mark)))
         await until(mark.exists)
-    with pytest.raises(handout.HandoutError, match="closed"):
+    with pytest.raises(handout.HandoutError, match=r"closed before call '_wait_for_ever\[2\]' had ended\. Await all"):
         async with asyncio.timeout(HANG_S):
             await left
     async with cluster:

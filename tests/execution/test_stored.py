@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -130,6 +131,28 @@ async def test_a_run_keeps_what_it_uses_until_it_has_ended(cluster: Cluster, tmp
     async with cluster.start(graph) as execution:
         await stored.drop()
         assert (await execution.results())[out] == 100_000
+
+
+async def test_a_use_of_the_value_says_how_to_fetch_it(cluster: Cluster) -> None:
+    stored = await cluster.put({"a": [1]})
+    uses: list[tuple[Callable[[], object], str]] = [
+        (lambda: len(stored), r"stored object .* is on the hosts\. To use .* await stored\.fetch\(\)\. Do this"),
+        (lambda: stored["a"].fetch(), r"\(await stored\.fetch\(\)\)\['a'\]"),
+    ]
+    for use, message in uses:
+        with pytest.raises(handout.NotAValueError, match=message):
+            use()
+
+
+async def test_a_stored_object_says_how_to_get_it_back() -> None:
+    async with Cluster([Host.local("here")]) as cluster:
+        stored = await cluster.put(3)
+        await stored.drop()
+        with pytest.raises(HandoutError, match="Put the value again"):
+            await cluster.call(work.identity, stored)
+        other = await cluster.put(4)
+    with pytest.raises(HandoutError, match="Fetch it before the cluster is closed"):
+        await other.fetch()
 
 
 async def test_what_failed_or_was_not_kept_says_so(cluster: Cluster) -> None:

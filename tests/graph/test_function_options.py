@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from handout.errors import CostError, GraphError
+from handout.execution.run_options import ClusterOptions
 from handout.graph import Graph, later, options
+from handout.graph.function_options import OF_RUNS, OPTION_NAMES
 from handout.graph.options_decorator import MARKS, mark_of
 from handout.resources import Cost
 
@@ -207,6 +209,28 @@ def test_an_unknown_option_in_a_mark_names_the_nearest() -> None:
     mark: Any = options
     with pytest.raises(GraphError, match=r"unknown option 'retires'.*Did you mean 'retries'"):
         mark(retires=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("memory", r"cost=\{'memory': \.\.\.\}"),
+        ("max_workers", r"Cluster\(\.\.\., max_concurrency="),
+        ("on_failure", r"an option of a run: handout\.execute\(graph, on_failure="),
+        ("retry", "Did you mean 'retries'"),
+    ],
+)
+def test_what_is_no_option_of_a_function_says_where_it_belongs(graph: Graph, name: str, remedy: str) -> None:
+    mark: Any = options
+    with pytest.raises(GraphError, match=remedy):
+        mark(**{name: 1})
+    if name != "max_workers":
+        with pytest.raises(GraphError, match=remedy):
+            graph.add(load, "x", **{name: 1})
+
+
+def test_the_options_that_only_a_run_has_are_known_to_the_graph() -> None:
+    assert ClusterOptions.__annotations__.keys() - OPTION_NAMES == OF_RUNS
 
 
 def test_an_id_cannot_be_marked() -> None:
