@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     )
     from handout.graph.stored import Stored
     from handout.graph.warm import Warm
-    from handout.host.handout_stub import Current, File, current
+    from handout.host.handout_stub import Current, File, NotOnHostError, current
     from handout.resources import (
         Amount,
         Capabilities,
@@ -157,6 +157,7 @@ __all__ = [
     "LiveHost",
     "MemoryExceededError",
     "NotAValueError",
+    "NotOnHostError",
     "Options",
     "OutcomeUnknownError",
     "Output",
@@ -211,6 +212,7 @@ _HOMES = {
     "trust": "handout.execution.trusted_classes",
     "Current": "handout.host.handout_stub",
     "File": "handout.host.handout_stub",
+    "NotOnHostError": "handout.host.handout_stub",
     "current": "handout.host.handout_stub",
     "Allocator": "handout.allocators",
     "ClusterView": "handout.allocators",

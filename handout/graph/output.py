@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
+    ClassVar,
     Final,
     Generic,
     Literal,
@@ -58,6 +59,12 @@ class Input(Generic[T_co]):
 
     __slots__ = ()
 
+    #: For the errors of uses that need the value: what the object is, where its value is, and what to write instead. An
+    #: empty remedy means that the use has a remedy of its own.
+    _noun: ClassVar[str] = "output"
+    _whereabouts: ClassVar[str] = "its value exists only once the graph runs"
+    _remedy: ClassVar[str] = ""
+
     def __hash__(self) -> int:
         """Return a hash of the identity. `Output` replaces this method, because equal outputs need equal hashes."""
         return object.__hash__(self)
@@ -70,7 +77,7 @@ class Input(Generic[T_co]):
             if name.startswith("_") or hasattr(type(self), name):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             raise _NoSuchAttributeError(
-                f"{_said(self)} has no attribute {name!r}, because its value exists only once the graph runs.",
+                f"{_said(self)} has no attribute {name!r}, because {self._whereabouts}.",
                 remedy=_instead_of(name, type(self)),
             )
 
@@ -87,6 +94,8 @@ def _instead_of(name: str, kind: type[Input[Any]]) -> str:
     """Return the remedy for a use of an attribute that promises do not have."""
     near = nearest_name(name, [each for each in dir(kind) if not each.startswith("_")])
     known = f"Did you mean {near!r}? " if near else ""
+    if kind._remedy:
+        return f"{known}{kind._remedy}"
     own = f"For this attribute of the value, write out.pick(lambda r: r.{name}). To call a method of the value, write "
     own += f"graph.add(lambda r: r.{name}(...), out)."
     if name in _GETTERS:
@@ -95,13 +104,13 @@ def _instead_of(name: str, kind: type[Input[Any]]) -> str:
 
 
 def _said(promise: Input[Any]) -> str:
-    return f"output {promise.id!r}" if isinstance(promise, Output) else repr(promise)
+    return f"{promise._noun} {promise.id!r}" if isinstance(promise, Output) else repr(promise)
 
 
 def _refuse(promise: Input[Any], use: Use) -> NoReturn:
     raise NotAValueError(
-        f"{_said(promise)} cannot be {use.what}, because its value exists only once the graph runs.",
-        remedy=use.remedy,
+        f"{_said(promise)} cannot be {use.what}, because {promise._whereabouts}.",
+        remedy=promise._remedy or use.remedy,
     )
 
 

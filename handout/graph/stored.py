@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from handout.errors import GraphError
 from handout.graph.output import Output
@@ -12,6 +12,9 @@ from handout.serialization.calls import Path
 __all__ = ["Home", "Stored", "StoredElement"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+_ON_HOSTS: Final = "its value is on hosts"
+_IN_A_FUNCTION: Final = "Do this in a function: `await cluster.call(f, stored)`, or `graph.add(f, stored)`."
 
 
 class Home(Protocol):
@@ -76,6 +79,10 @@ class Stored(Output[T_co]):
 
     __slots__ = ("__weakref__",)
 
+    _noun = "stored object"
+    _whereabouts = _ON_HOSTS
+    _remedy = f"{_IN_A_FUNCTION} To have the value here, write `await stored.fetch()`."
+
     @property
     def _home(self) -> Home:
         return cast(Home, self._origin)
@@ -121,6 +128,10 @@ class StoredElement(Output[T_co]):
     """An element of a stored object."""
 
     __slots__ = ()
+
+    _noun = "stored object"
+    _whereabouts = _ON_HOSTS
+    _remedy = f"{_IN_A_FUNCTION} To have the whole object here, write `await stored.fetch()` without the element."
 
     def _at(self, path: Path) -> Output[Any]:
         return StoredElement(self._origin, self._node, path)

@@ -48,7 +48,10 @@ def later(promised: A, /) -> A:
 
 
 class NotOnHostError(RuntimeError):
-    """A task used a part of Handout that exists only in the process that builds the graph."""
+    """A task used a part of Handout that exists only in the process that builds the graph.
+
+    On hosts, the module ``handout`` has only what tasks need. So a task cannot build or run a graph.
+    """
 
 
 def _refuse(name: str) -> NotOnHostError:

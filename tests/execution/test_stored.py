@@ -9,6 +9,7 @@ import pickle
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +166,28 @@ async def test_a_stored_object_cannot_hide_in_an_object_or_go_to_another_cluster
         await there.fetch()
     with pytest.raises(GraphError, match="stored object"):
         handout.evaluate(graph)
+
+
+async def test_errors_of_stored_objects_say_how_to_get_at_the_value(cluster: Cluster) -> None:
+    stored = await cluster.put({"rows": [1, 2]})
+    element: Any = stored["rows"]
+    for use, said in (
+        (
+            lambda: len(stored),
+            "stored object 'put-.*' cannot be measured.*value is on hosts.*cluster.call.*stored.fetch",
+        ),
+        (
+            lambda: element.fetch(),
+            r"stored object .*rows.* has no attribute 'fetch'.*on hosts.*whole object.*fetch\(\)",
+        ),
+        (lambda: stored.fetsh(), "no attribute 'fetsh'.*Did you mean 'fetch'"),  # type: ignore[attr-defined]
+    ):
+        with pytest.raises(handout.NotAValueError, match=said):
+            use()
+    graph = Graph()
+    graph.add(len, stored)
+    with pytest.raises(HandoutError, match=r"hosts of its own.*await cluster\.execute"):
+        await handout.execute(graph)
 
 
 @pytest.mark.parametrize("launcher", ["local", "ssh"])
