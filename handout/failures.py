@@ -455,9 +455,14 @@ def _duration(seconds: float) -> str:
 
 def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
     limit = self.report.get("limit_s") or 0.0
+    problem = f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed."
+    remedy = "Raise timeout_s, or let the task do less."
+    if self.report.get("recipe") is not None:
+        problem = f"Task {self.id!r} was ended, because making a warm value for it took over its limit of {limit:g} s."
+        remedy = "Give the function that makes the value more time: Warm(options(timeout_s=...)(make))."
     return TaskTimeoutError(
-        f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed.",
-        remedy="Raise timeout_s, or let the task do less.",
+        problem,
+        remedy=remedy,
         limit_s=limit,
         elapsed_s=self.elapsed_s,
         stack=tuple(self.stack),
@@ -513,7 +518,10 @@ def _too_large(self: Failure, where: dict[str, Any]) -> Exception:
 
 
 def _cancelled(self: Failure, where: dict[str, Any]) -> Exception:
-    why = f", because {self.caused_by!r} failed or was cancelled" if self.caused_by is not None else ""
+    if self.caused_by is not None:
+        why = f", because {self.caused_by!r} failed or was cancelled"
+    else:
+        why = " by the caller: with cancel(), or because the block of its run was left before the task had ended"
     return TaskCancelledError(f"Task {self.id!r} was cancelled{why}.", **where)
 
 

@@ -90,6 +90,11 @@ class Backend(_JoblibBackend):
 
     def __init__(self, cluster: Cluster, /, **options: Unpack[Options]) -> None:
         super().__init__()
+        if not isinstance(cluster, Cluster):
+            raise HandoutError(
+                f"A backend for joblib needs an open Cluster, and got a {type(cluster).__name__}.",
+                remedy="Write `with Cluster(...) as cluster:`, and in this block Backend(cluster).",
+            )
         self._options = CallOptions(options)
         if not isinstance(cluster, Cluster):
             raise HandoutError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,9 +22,9 @@ __all__ = ["Calls"]
 
 #: An open run gets this many tasks. Its columns are made at once, which takes 0.1 ms.
 _CAPACITY: Final = 1024
-#: If there are so many open runs, those without tasks are closed before another one begins. A program may give each
-#: call a priority of its own, such as a deadline, and each priority has a run of its own.
-_MAX_OPEN: Final = 16
+#: At most this many open runs wait for further tasks. Each takes 90 KB, and a program may give each call another
+#: priority, such as the time.
+_MOST_OPEN: Final = 16
 #: `_bundle` takes this many steps at once. Usually the bundle exists already, and finding it takes one step.
 _STEPS: Final = 4
 
@@ -42,8 +43,8 @@ class Calls:
         self._next_run = next_run
         self._allocator = allocator
         self._numbers = itertools.count(1)
-        #: The run that gets the next tasks, by the priority of its tasks.
-        self._open: dict[float, OpenRun] = {}
+        #: The run that gets the next tasks, by the priority of its tasks. The one that was used last is at the end.
+        self._open: OrderedDict[float, OpenRun] = OrderedDict()
 
     async def run(self, call: EncodedCall, handed_over: Callable[[], object] | None = None) -> Any:
         """Run a call, and return its result.
@@ -74,18 +75,14 @@ class Calls:
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)
         if run is None or run.is_full:
-            if len(self._open) >= _MAX_OPEN:
-                self._close_idle()
             run = self._open[priority] = OpenRun(
                 self._driver, self._next_run(), _CAPACITY, priority=priority, allocator=self._allocator
             )
+            while len(self._open) > _MOST_OPEN:
+                _, oldest = self._open.popitem(last=False)
+                oldest.end()
+        self._open.move_to_end(priority)
         return run
-
-    def _close_idle(self) -> None:
-        for priority in [priority for priority, run in self._open.items() if run.is_idle]:
-            run = self._open.pop(priority)
-            if not run.is_full:  # else it was closed after its last task
-                run.close()
 
     async def _result(self, run: OpenRun, task: int, id: str) -> Any:
         state = run.state

@@ -19,6 +19,7 @@ import anyio
 from handout.allocators import Allocator
 from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.calls import Calls
+from handout.execution.cluster_hint import OPEN
 from handout.execution.loop_monitor import LoopMonitor
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.membership.declared import expecting
@@ -123,6 +124,7 @@ class ClusterRuntime:
         """Start to connect, and wait until as many hosts as required are usable; see `Cluster.open`."""
         remember_loaded()  # a cluster may be open for weeks, and the files on disk may change meanwhile
         self.begin()
+        OPEN.note(self, self.inventory)
         try:
             await self.wait_until_usable()
         except BaseException:
@@ -133,9 +135,11 @@ class ClusterRuntime:
         """End all agents and connections; see `Cluster.close`."""
         if self._serving is None or self._is_abandoned:
             self._serving = None
+            OPEN.forget(self)
             return
         if not self._serving.done():
             self._check_loop(self._serving)
+        OPEN.forget(self)
         serving, driver, self._serving = self._serving, self._driver, None
         assert driver is not None
         if self._loop is not None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast, overload
 
 import anyio
 
@@ -151,6 +151,17 @@ class Execution:
             await self._leave()
             raise
         return self
+
+    if not TYPE_CHECKING:  # otherwise type checkers would accept `with start(...)` and `await start(...)`
+
+        def __enter__(self) -> NoReturn:
+            raise _not_entered("with")
+
+        def __exit__(self, *exc: object) -> None:
+            """Python asks for this method before it calls `__enter__`."""
+
+        def __await__(self) -> NoReturn:
+            raise _not_entered("await")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -329,6 +340,7 @@ class Execution:
         Raises:
             Exception: The exception of the first function that failed, unless ``on_failure="continue"``. Its notes
                 give the task, the host, the attempt and the remote traceback, and name the other tasks that failed.
+            TaskCancelledError: No function failed, but some were cancelled, unless ``on_failure="continue"``.
             PlacementError: The run has a task that no host can ever run.
             RunTimeoutError: The run took longer than its ``timeout_s``.
             HostError: All hosts were lost.
@@ -505,23 +517,35 @@ class Execution:
             )
         return task
 
-    async def cancel(self, *outputs: Output[Any] | str) -> None:
+    async def cancel(self, *outputs: Output[Any] | str | Sequence[Output[Any] | str]) -> None:
         """Cancel functions and all functions that depend on them, or the whole run.
 
-        The call returns when the code of the cancelled functions has ended on the hosts.
+        The call returns when the code of the cancelled functions has ended on the hosts. The other functions go on. At
+        the end of the run, `results` raises a `TaskCancelledError`, unless the run has ``on_failure="continue"``.
 
         Args:
-            *outputs: Outputs, or ids of functions. If none are given, the whole run is cancelled.
+            *outputs: Outputs, ids of functions, or lists of these. An empty list cancels nothing. Without an argument,
+                the whole run is cancelled.
 
         Raises:
             GraphError: The graph has no such output.
+
+        Example:
+            ```python
+            async with handout.start(graph, on_failure="continue") as execution:
+                async for event in execution.events():
+                    match event:
+                        case handout.events.TaskReported(id=id, facts={"loss": float(loss)}) if loss > 100:
+                            await execution.cancel(id)
+                results = await execution.results()
+            ```
         """
         run = self._active
         if not outputs:
             self._post(ev.CancelRequested(run.number))
             await run.ended.wait()
             return
-        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in outputs}
+        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in _listed(outputs)}
         pending = [task for task in tasks if task >= 0 and run.outcomes[task] is None]
         self._post(ev.CancelRequested(run.number, pending))
         for task in pending:
@@ -529,6 +553,22 @@ class Execution:
             run.on_task_end.setdefault(task, []).append(ended.set)
             if run.outcomes[task] is None and not run.ended.is_set():
                 await ended.wait()
+
+
+def _listed(outputs: Iterable[Output[Any] | str | Sequence[Output[Any] | str]]) -> Iterator[Output[Any] | str]:
+    for each in outputs:
+        if isinstance(each, list | tuple):
+            yield from each
+        else:  # anything else that is no output is refused when it is looked up
+            yield cast(Output[Any] | str, each)
+
+
+def _not_entered(how: str) -> HandoutError:
+    return HandoutError(
+        f"An execution cannot be used with `{how}`.",
+        remedy="Write `async with start(...) as execution:`. To run a graph to its end, write `await execute(...)`, "
+        "or in code that is not async `run(...)`.",
+    )
 
 
 def _too_long(limit_s: float, run: GraphRun, where: str) -> RunTimeoutError:

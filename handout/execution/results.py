@@ -134,9 +134,12 @@ class Results(Mapping[str, Any]):
         raise KeyError(f"{output.id!r} was not kept on hosts. List this output in keep=[...] of the run.")
 
     @property
-    def failures(self) -> Mapping[str, Failure]:
-        """For each function that failed, was skipped or was cancelled, by its id: the `Failure` that says why."""
-        return {self._run.plan.ids[task]: failure for task, failure in self._run.failures.items()}
+    def failures(self) -> Mapping[str | Output[Any], Failure]:
+        """For each function that failed, was skipped or was cancelled, by its id and by its outputs: the `Failure`.
+
+        Iterating gives ids. The `Failure` says why the function has no result.
+        """
+        return Failures(self._run)
 
     @property
     def allocations(self) -> Mapping[str | Output[Any], str]:
@@ -163,7 +166,9 @@ class Results(Mapping[str, Any]):
         run = self._run
         if not run.failed_order:
             if Outcome.CANCELLED in run.outcomes:
-                raise run.failures[run.outcomes.index(Outcome.CANCELLED)].exception
+                cancelled = run.failures[run.outcomes.index(Outcome.CANCELLED)].exception
+                _note(cancelled, f'{_ended(run)} To get their results, give the run on_failure="continue".')
+                raise cancelled
             return
         first = run.failures[run.failed_order[0]]
         error = first.exception
@@ -171,10 +176,18 @@ class Results(Mapping[str, Any]):
         if others:
             named = ", ".join(f"{each.id!r} ({each.kind})" for each in others[:10])
             more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-            note = f"Other tasks failed too: {named}{more}."
-            if note not in exceptions.notes(error):
-                exceptions.add_note(error, note)
+            _note(error, f"Other tasks failed too: {named}{more}.")
         raise error
+
+
+def _ended(run: GraphRun) -> str:
+    done, cancelled = (run.outcomes.count(outcome) for outcome in (Outcome.DONE, Outcome.CANCELLED))
+    return f"In this run, {cancelled} tasks were cancelled, and {done} tasks have ended well."
+
+
+def _note(error: Exception, note: str) -> None:
+    if note not in exceptions.notes(error):
+        exceptions.add_note(error, note)
 
 
 class Reused(Mapping[Any, str]):
@@ -221,6 +234,42 @@ class Reused(Mapping[Any, str]):
         A run that is given no results has entries only for functions whose results in the journal were lost.
         """
         return {self._run.plan.ids[task]: self._run.anew[task] for task in sorted(self._run.anew)}
+
+
+class Failures(Mapping[Any, Failure]):
+    """A mapping from the ids of functions without a result to their failures. Outputs are keys too."""
+
+    def __init__(self, run: GraphRun) -> None:
+        self._run = run
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __getitem__(self, key: Any, /) -> Failure:
+        run = self._run
+        task = run.spec.producer[run.plan.locate(key)[0]]
+        if task not in run.failures:
+            raise KeyError(key)
+        return run.failures[task]
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            number, _ = self._run.plan.locate(key)  # type: ignore[arg-type]
+        except (GraphError, TypeError):
+            return False  # for example a function that this run did not need
+        return self._run.spec.producer[number] in self._run.failures
+
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """Return the failure of a function, or ``default`` if it has none."""
+        if key not in self:  # `Mapping.get` would raise GraphError for a function that is not in the run
+            return default
+        return self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._run.plan.ids[task] for task in self._run.failures)
+
+    def __len__(self) -> int:
+        return len(self._run.failures)
 
 
 class Allocations(Mapping[Any, str]):

@@ -91,7 +91,10 @@ class StoredObject:
                 remedy="Put the value, or run the graph that makes it, on this cluster.",
             )
         if self._is_dropped:
-            raise HandoutError(f"Stored object {self.id!r} was dropped.", remedy="Drop it after its last use.")
+            raise HandoutError(
+                f"Stored object {self.id!r} was dropped.",
+                remedy="Put the value again, or run the graph that makes it. Or drop the object after its last use.",
+            )
 
     def use(self) -> None:
         """Note that one more open run uses the object."""
@@ -106,7 +109,7 @@ class StoredObject:
     async def fetch(self, path: Path, to: str | PathLike[str] | None) -> Any:
         """Bring the object here and return it, or an element of it; see `Stored.fetch`."""
         if self._driver.is_closed:
-            raise HandoutError(f"Stored object {self.id!r} is gone, because its cluster was closed.")
+            raise self._gone()
         self.check(self._driver)
         self.use()
         try:
@@ -117,6 +120,12 @@ class StoredObject:
         finally:
             self.unuse()
 
+    def _gone(self) -> HandoutError:
+        return HandoutError(
+            f"Stored object {self.id!r} is gone, because its cluster was closed.",
+            remedy="Fetch it before the cluster is closed, or use a journal to keep the results of a graph.",
+        )
+
     async def _until_here(self) -> None:
         run, number = self._run, self._number
         while number not in run.objects:
@@ -126,7 +135,7 @@ class StoredObject:
                     remedy="Run the graph that makes it again.",
                 )
             if self._driver.is_closed:
-                raise HandoutError(f"Stored object {self.id!r} is gone, because its cluster was closed.")
+                raise self._gone()
             arrived = asyncio.Event()
             run.on_object.setdefault(number, []).append(arrived.set)
             self._driver.post(ev.OutputsWanted(run.number, [number]))

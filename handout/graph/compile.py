@@ -200,9 +200,10 @@ def _listed(wiring: Wiring, outputs: Any, option: str) -> Slices[list[Output[Any
                 raise GraphError(f"{option}= names {each!r}, which does not exist.", remedy=remedy)
             output = Output(wiring.nodes, node)
         if not isinstance(output, Output):
-            raise GraphError(
-                f"{option}= holds {brief(each)}, which is not an output.", remedy="Give outputs of this graph."
-            )
+            remedy = "Give outputs of this graph."
+            if isinstance(each, list | tuple):
+                remedy = f"For a list of outputs, write {option}=parts, or {option}=[*parts, other]."
+            raise GraphError(f"{option}= holds {brief(each)}, which is not an output.", remedy=remedy)
         wiring.node_of(output)  # raises `GraphError` if the output belongs to another graph
         found.append(output)
     return found
@@ -292,7 +293,7 @@ def _inputs(
             else:
                 mine[found] = None
         if node in wiring.warm:
-            inlined[node] = objects.add_recipe(node, tuple(mine)), *mine
+            inlined[node] = objects.add_recipe(node, list(mine)), *mine
         elif task_of[node] < 0:
             inlined[node] = tuple(mine)
         else:

@@ -24,8 +24,8 @@ from typing import (
 )
 
 from handout.errors import GraphError, NotAValueError
-from handout.graph.path import path_key, path_text, record_path
-from handout.graph.value_uses import Use, refuse_uses
+from handout.graph.path import own_key, path_key, path_text, record_path
+from handout.graph.value_uses import GET, Use, refuse_uses
 from handout.resources.did_you_mean import nearest_name
 from handout.serialization.calls import Path
 
@@ -59,12 +59,6 @@ class Input(Generic[T_co]):
 
     __slots__ = ()
 
-    #: For the errors of uses that need the value: what the object is, where its value is, and what to write instead. An
-    #: empty remedy means that the use has a remedy of its own.
-    _noun: ClassVar[str] = "output"
-    _whereabouts: ClassVar[str] = "its value exists only once the graph runs"
-    _remedy: ClassVar[str] = ""
-
     def __hash__(self) -> int:
         """Return a hash of the identity. `Output` replaces this method, because equal outputs need equal hashes."""
         return object.__hash__(self)
@@ -76,13 +70,32 @@ class Input(Generic[T_co]):
             # the name if an attribute was not set yet, so that the text below could not be made.
             if name.startswith("_") or hasattr(type(self), name):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-            raise _NoSuchAttributeError(
-                f"{_said(self)} has no attribute {name!r}, because {self._whereabouts}.",
-                remedy=_instead_of(name, type(self)),
+            raise NoSuchAttributeError(
+                f"{self._said()} has no attribute {name!r}, because {self._why}.",
+                remedy=self._instead_of(name),
             )
 
+    #: Why the program cannot use the value, as the end of a sentence.
+    _why: ClassVar[str] = "its value exists only once the graph runs"
 
-class _NoSuchAttributeError(NotAValueError, AttributeError):
+    def _said(self) -> str:
+        """Return the name of the promise, for messages."""
+        return repr(self)
+
+    def _instead_of(self, name: str) -> str:
+        """Return the remedy for a use of an attribute that promises do not have."""
+        near = nearest_name(name, [each for each in dir(type(self)) if not each.startswith("_")])
+        known = f"Did you mean {near!r}? " if near else ""
+        own = f"For this attribute of the value, write out.pick(lambda r: r.{name}). To call a method of the value, "
+        own += f"write graph.add(lambda r: r.{name}(...), out)."
+        return self._value_by(f"{GET} {own}" if name in _GETTERS else known + own)
+
+    def _value_by(self, remedy: str) -> str:
+        """Return a remedy for a use of the value, with the way in which the program gets this value."""
+        return remedy
+
+
+class NoSuchAttributeError(NotAValueError, AttributeError):
     """A program asked a promise for an attribute of the value. `hasattr` and `getattr` with a default expect this."""
 
 
@@ -90,27 +103,10 @@ class _NoSuchAttributeError(NotAValueError, AttributeError):
 _GETTERS: Final = frozenset({"compute", "fetch", "get", "result", "results", "wait"})
 
 
-def _instead_of(name: str, kind: type[Input[Any]]) -> str:
-    """Return the remedy for a use of an attribute that promises do not have."""
-    near = nearest_name(name, [each for each in dir(kind) if not each.startswith("_")])
-    known = f"Did you mean {near!r}? " if near else ""
-    if kind._remedy:
-        return f"{known}{kind._remedy}"
-    own = f"For this attribute of the value, write out.pick(lambda r: r.{name}). To call a method of the value, write "
-    own += f"graph.add(lambda r: r.{name}(...), out)."
-    if name in _GETTERS:
-        return f"Run the graph, and take the value from the results: results = await handout.execute(graph). {own}"
-    return known + own
-
-
-def _said(promise: Input[Any]) -> str:
-    return f"{promise._noun} {promise.id!r}" if isinstance(promise, Output) else repr(promise)
-
-
 def _refuse(promise: Input[Any], use: Use) -> NoReturn:
     raise NotAValueError(
-        f"{_said(promise)} cannot be {use.what}, because {promise._whereabouts}.",
-        remedy=promise._remedy or use.remedy,
+        f"{promise._said()} cannot be {use.what}, because {promise._why}.",
+        remedy=promise._value_by(use.remedy),
     )
 
 
@@ -140,6 +136,9 @@ class Output(Input[T_co]):
     _origin: Origin
     _node: int
     _path: Path
+
+    def _said(self) -> str:
+        return f"output {self.id!r}"
 
     def __init__(self, origin: Origin, node: int, path: Path = ()) -> None:
         """Make the output of a node. This constructor is not public: a `Graph` makes the outputs."""
@@ -175,7 +174,7 @@ class Output(Input[T_co]):
                 f"output {self.id!r} cannot be indexed by another output, whose value is not known yet.",
                 remedy="Add a function that takes both outputs and returns the element.",
             )
-        return self._at((*self._path, ("item", key)))
+        return self._at((*self._path, ("item", own_key(key))))
 
     def _at(self, path: Path) -> Output[Any]:
         """Return the output that names the element at a path."""

@@ -7,14 +7,15 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from handout.errors import GraphError
 from handout.graph.output import Output
+from handout.graph.path import path_text
+from handout.graph.value_uses import GET
 from handout.serialization.calls import Path
 
 __all__ = ["Home", "Stored", "StoredElement"]
 
 T_co = TypeVar("T_co", covariant=True)
 
-_ON_HOSTS: Final = "its value is on hosts"
-_IN_A_FUNCTION: Final = "Do this in a function: `await cluster.call(f, stored)`, or `graph.add(f, stored)`."
+_ON_HOSTS: Final = "its value is on the hosts"
 
 
 class Home(Protocol):
@@ -79,9 +80,13 @@ class Stored(Output[T_co]):
 
     __slots__ = ("__weakref__",)
 
-    _noun = "stored object"
-    _whereabouts = _ON_HOSTS
-    _remedy = f"{_IN_A_FUNCTION} To have the value here, write `await stored.fetch()`."
+    _why = _ON_HOSTS
+
+    def _said(self) -> str:
+        return f"stored object {self.id!r}"
+
+    def _value_by(self, remedy: str) -> str:
+        return _fetched("await stored.fetch()", remedy)
 
     @property
     def _home(self) -> Home:
@@ -129,9 +134,19 @@ class StoredElement(Output[T_co]):
 
     __slots__ = ()
 
-    _noun = "stored object"
-    _whereabouts = _ON_HOSTS
-    _remedy = f"{_IN_A_FUNCTION} To have the whole object here, write `await stored.fetch()` without the element."
+    _why = _ON_HOSTS
+
+    def _said(self) -> str:
+        return f"element {self.id!r} of a stored object"
+
+    def _value_by(self, remedy: str) -> str:
+        return _fetched(f"(await stored.fetch()){path_text(self._path)}", remedy)
 
     def _at(self, path: Path) -> Output[Any]:
         return StoredElement(self._origin, self._node, path)
+
+
+def _fetched(expression: str, remedy: str) -> str:
+    """Return a remedy that begins with the expression by which a program gets the value."""
+    rest = remedy.removeprefix(GET).strip()
+    return f"To use the value in this program, write {expression}. {rest}".strip()

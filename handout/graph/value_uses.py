@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, NoReturn
 
-__all__ = ["USES", "Use", "refuse_uses"]
+__all__ = ["GET", "USES", "Use", "refuse_uses"]
 
 
 class Use(NamedTuple):
@@ -38,7 +38,8 @@ _LOOP: Final = (
     "For elements, write out[0], out[1] and so on. To use all elements, add a function that takes the whole result. If "
     "the program needs the number of elements to build a graph, run this graph first."
 )
-_AWAIT: Final = "Run the graph, and take the value from the results: results = await handout.execute(graph)."
+#: How a program gets the value of an output.
+GET: Final = "Run the graph, and take the value from the results: results = await handout.execute(graph)."
 _CHANGE: Final = "Add a function that takes the result and returns a changed copy."
 _ENTER: Final = "Enter it in a function that takes the result."
 _NUMBER: Final = "Use the number in a function that takes the result."
@@ -57,7 +58,7 @@ USES: Final[dict[str, Use]] = {
     "__setitem__": Use("changed by an assignment to an item", _CHANGE),
     "__delitem__": Use("changed with del", _CHANGE),
     "__call__": Use("called", _of("x()")),
-    "__await__": Use("awaited", _AWAIT),
+    "__await__": Use("awaited", GET),
     "__enter__": Use("entered with a with block", _ENTER),
     "__exit__": Use("left with a with block", _ENTER),
     "__aenter__": Use("entered with an async with block", _ENTER),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -171,6 +172,8 @@ def _needs_event_loop(make: Callable[..., Any]) -> bool:
 
 
 def _makes_async_context(make: Any) -> bool:
+    while isinstance(make, functools.partial):
+        make = make.func
     if isinstance(make, type):
         return hasattr(make, "__aenter__") and not hasattr(make, "__enter__")
     return inspect.isasyncgenfunction(inspect.unwrap(make))  # the function that asynccontextmanager has wrapped

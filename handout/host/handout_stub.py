@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Callable, TypeVar
 
-from handout.host.task_context import Current, current, publish
+from handout.host.task_context import Current, NotOnHostError, current, publish
 from handout.serialization.file import File
 
 __all__ = ["Current", "File", "current", "later", "options", "publish", "trust"]
@@ -47,17 +47,15 @@ def later(promised: A, /) -> A:
     return promised
 
 
-class NotOnHostError(RuntimeError):
-    """A task used a part of Handout that exists only in the process that builds the graph.
-
-    On hosts, the module ``handout`` has only what tasks need. So a task cannot build or run a graph.
-    """
-
-
 def _refuse(name: str) -> NotOnHostError:
+    wanted = name.rpartition(".")[2].rstrip("()")
+    if hasattr(Current, wanted):
+        remedy = f"For the running task, write handout.current().{wanted}."
+    else:
+        remedy = "Build and run graphs under `if __name__ == '__main__':`, or in a function that no task calls."
     return NotOnHostError(
         f"{name} is not available on a host. There, handout has only options, trust, later, current, Current and File. "
-        "Build and run graphs under `if __name__ == '__main__':`, or in a function that no task calls."
+        f"{remedy}"
     )
 
 

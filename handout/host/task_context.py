@@ -11,7 +11,7 @@ from handout.protocol.reported_facts import Fact, check_facts, check_progress
 from handout.serialization.file import set_task_folder
 from handout.serialization.temp_folder import TempFolder
 
-__all__ = ["HERE", "Current", "TaskChannel", "current", "end", "publish"]
+__all__ = ["HERE", "Current", "NotOnHostError", "TaskChannel", "current", "end", "publish"]
 
 A = TypeVar("A")
 
@@ -41,6 +41,13 @@ class TaskChannel(Protocol):
 
     def end(self, task: Any) -> None:
         """Send the last report of a task that ends, if it waits."""
+
+
+class NotOnHostError(RuntimeError):
+    """A task used a part of Handout that exists only in the process that builds the graph.
+
+    The class is in this module, because both the stub on a host and the caller's process can import it from here.
+    """
 
 
 class Current:

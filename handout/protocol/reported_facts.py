@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Union
 
 __all__ = ["MAX_BYTES", "Fact", "check_facts", "check_progress", "from_json", "to_json"]
@@ -31,7 +32,7 @@ def check_progress(progress: Any) -> float | None:
     if progress is None:
         return None
     kind = type(progress)  # not `isinstance`, which asks the value for its ``__class__``
-    if not issubclass(kind, (int, float)) or kind is bool:
+    if issubclass(kind, bool) or not issubclass(kind, Real):
         raise TypeError(
             f"report() got a {kind.__name__} as its progress. The progress is a number from 0 to 1, such as "
             "report(done / total). Give other values names: report(loss=0.3)."
@@ -77,6 +78,8 @@ def _plain(name: str, value: Any) -> Fact:
         return float.__float__(value)
     if issubclass(kind, int):
         return _small(int.__int__(value))
+    if issubclass(kind, Real):  # NumPy registers its numbers with these classes
+        return _small(int(value)) if issubclass(kind, Integral) else float(value)
     raise TypeError(
         f"report() got a {kind.__name__} as the fact {name!r}. A fact is one value: a str, a float, an int, a bool or "
         f"None. Give one number of it, such as report({name}=float(x)), and return the rest as the result."

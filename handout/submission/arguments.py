@@ -65,6 +65,8 @@ class EncodedRun:
     digests: CallDigests
     #: The objects that are stored on hosts already, by object number.
     borrowed: Mapping[int, Home] = field(default_factory=dict)
+    #: The objects that are recipes of warm values, by object number, with the identities of the values in hexadecimal.
+    warm: Mapping[int, str] = field(default_factory=dict)
     #: A message about the bytes that the run sends first, or "" if they do not take long to send.
     bulk: str = ""
 
@@ -136,7 +138,18 @@ class _Encoder(SuppliedValues):
             arguments = dict(enumerate(self.kept, len(self.nbytes) - len(self.kept)))
             bulk = describe_bulk(plan, self.sent, self.nbytes, inputs, arguments, fn, functions)
         return EncodedRun(
-            calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, digests, self.borrowed, bulk
+            calls,
+            fn,
+            functions,
+            inputs,
+            self.producers,
+            self.nbytes,
+            self.values,
+            bundle,
+            digests,
+            self.borrowed,
+            {n: extra.identity.hex() for n, extra in enumerate(plan.extras, count) if isinstance(extra, WarmRecipe)},
+            bulk,
         )
 
     def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NoReturn, cast
 
 from handout.errors import GraphError, UnserializableError
+from handout.graph.options_decorator import mark_of
 from handout.graph.output import Input
 from handout.graph.scan import Scanner
 from handout.graph.stored import Home, Stored, StoredElement
@@ -22,6 +23,9 @@ from handout.submission.refusals import refused
 from handout.submission.supplied_values import LARGE, SuppliedValues, size_of
 
 __all__ = ["CallEncoder"]
+
+#: Seconds that the function of a warm value may take, if it has no option ``timeout_s``.
+_WARMING_TIMEOUT_S = 600.0
 
 
 class CallEncoder:
@@ -55,6 +59,8 @@ class CallEncoder:
         self.outputs_seen = 0
         #: The warm values of a call that belongs to no graph.
         self.warm: list[Warm[Any]] = []
+        #: Their identities in hexadecimal, by the numbers of their recipes.
+        self.identities: dict[int, str] = {}
         #: The blob without the paths of the elements that are taken from the task's result.
         self.pathless = b""
 
@@ -100,7 +106,8 @@ class CallEncoder:
     def encode_recipe(self, warm: Warm[Any]) -> Sequence[Segment]:
         """Return the recipe of a warm value; see `Warmed`."""
         try:
-            return self._dump((warm.make, *warm.args), warm.kwargs)
+            timeout_s = (mark_of(warm.make) or {}).get("timeout_s", _WARMING_TIMEOUT_S)
+            return self._dump((repr(warm), timeout_s, warm.make, *warm.args), warm.kwargs)
         except GraphError:
             raise
         except BaseException as error:  # see `encode`
@@ -144,13 +151,14 @@ class CallEncoder:
         return obj if kind is Slot else None
 
     def _warmed(self, warm: Warm[Any]) -> Warmed:
-        numbers = _recipe_numbers(self.supplied, warm)
+        numbers, nested = _recipe_numbers(self.supplied, warm)
         for number in sorted(numbers):
             self._slot(number)  # a call takes its objects in the order of their numbers
         recipe, *inputs = [self._slot(number) for number in numbers]
-        self.warm.append(warm)
         identity = CallEncoder(self.supplied, repr(warm), numbers[1:]).identity_of(warm)
-        return Warmed(identity, recipe, tuple(inputs))
+        self.warm.append(warm)
+        self.identities[numbers[0]] = identity.hex()
+        return Warmed(identity, recipe, tuple(inputs), nested)
 
     # ---- large arguments -----------------------------------------------------------------------------------
 
@@ -201,18 +209,25 @@ class CallEncoder:
         return arg
 
 
-def _recipe_numbers(supplied: SuppliedValues, warm: Warm[Any]) -> list[int]:
-    """Make the recipe of a warm value, and what it refers to, objects. Return their numbers; the recipe comes first."""
-    inputs: dict[int, None] = {}
+def _recipe_numbers(supplied: SuppliedValues, warm: Warm[Any]) -> tuple[list[int], int]:
+    """Make the recipe of a warm value, and what it refers to, objects.
+
+    Returns:
+        Their numbers, and how many of them are other recipes. The recipe comes first, and then the other recipes.
+    """
+    nested: dict[int, None] = {}
+    stored: dict[int, None] = {}
     for ref in Scanner().references(warm.args, warm.kwargs):
         if isinstance(ref, Warm):
-            inputs.update(dict.fromkeys(_recipe_numbers(supplied, ref)))
+            numbers, count = _recipe_numbers(supplied, ref)
+            nested.update(dict.fromkeys(numbers[: count + 1]))
+            stored.update(dict.fromkeys(numbers[count + 1 :]))
         elif isinstance(ref, Stored | StoredElement):
-            inputs[supplied.number_of(cast(Home, ref._origin))] = None
+            stored[supplied.number_of(cast(Home, ref._origin))] = None
         else:
             _belongs_nowhere(ref)
-    recipe = CallEncoder(supplied, repr(warm), list(inputs))
-    return [supplied.enlist(warm, partial(recipe.encode_recipe, warm)), *inputs]
+    recipe = CallEncoder(supplied, repr(warm), [*nested, *stored])
+    return [supplied.enlist(warm, partial(recipe.encode_recipe, warm)), *nested, *stored], len(nested)
 
 
 def _belongs_nowhere(promised: Input[Any]) -> NoReturn:

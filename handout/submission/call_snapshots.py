@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from handout.graph.stored import Home
@@ -42,6 +43,8 @@ class CallBytes(NamedTuple):
     values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
+    #: For the values that are recipes of warm values: the identities of these, in hexadecimal.
+    warm: Mapping[int, str] = MappingProxyType({})
 
 
 class _SentFunction(NamedTuple):
@@ -103,7 +106,7 @@ class CallSnapshots:
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
         if not (function.by_value or call.by_value):
-            return _bytes(numbered(*function), call, supplied, compared)
+            return _bytes(numbered(function.data, function.by_value), call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -111,7 +114,7 @@ class CallSnapshots:
         known = self._find(key)
         if known is None:
             snapshot = Snapshot()
-            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)))
+            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
             self._remember(key, known)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
@@ -139,6 +142,8 @@ class _Pickled(NamedTuple):
 
     data: bytes
     by_value: bool
+    #: See `CallBytes.warm`.
+    warm: Mapping[int, str] = MappingProxyType({})
 
 
 def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> _Pickled:
@@ -157,10 +162,10 @@ def _call(
         blob = call.encode(args, kwargs)
     for warm in call.warm:
         check_event_loop(warm, fn, name)
-    return _Pickled(blob, code.seen or bool(supplied.code_objects))
+    return _Pickled(blob, code.seen or bool(supplied.code_objects), call.identities)
 
 
 def _bytes(function: FunctionBlob, call: _Pickled, supplied: CallValues, compared: Snapshot) -> CallBytes:
     if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
-    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules))
+    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules), call.warm)

@@ -89,6 +89,18 @@ class TestOnOneCluster:
         with pytest.raises(handout.HandoutError, match="over"):
             execution.explain("one")
 
+    async def test_an_execution_says_how_it_is_entered(self, cluster: Cluster) -> None:
+        execution: Any = cluster.start(one())
+        with pytest.raises(handout.HandoutError, match=r"async with start.*run\("):
+            with execution:
+                pass
+        with pytest.raises(handout.HandoutError, match=r"await execute"):
+            await execution
+
+    async def test_a_cluster_shows_its_hosts(self, cluster: Cluster) -> None:
+        assert repr(Cluster([Host.local(f"h{n}") for n in range(9)])).startswith("<Cluster, not open: h0, h1")
+        assert repr(cluster).startswith("<Cluster, open: ")
+
     async def test_an_execution_that_was_not_entered_says_so(self, cluster: Cluster) -> None:
         execution = cluster.start(one())
         with pytest.raises(handout.HandoutError, match="async with"):

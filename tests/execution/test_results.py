@@ -63,6 +63,37 @@ async def test_allocations_hold_what_ran_and_nothing_else(cluster: Cluster, tmp_
     assert handout.failure(results.failures["after"].exception) is results.failures["after"]
 
 
+async def test_some_of_the_tasks_can_be_cancelled_and_the_others_kept(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    stuck = [graph.add(work.sleep_forever, str(tmp_path / "pid"), id=f"stuck-{n}") for n in range(2)]
+    good = graph.add(work.identity, 1, id="good", priority=9)
+    async with cluster.start(graph, on_failure="continue") as execution:
+        await execution.cancel([])
+        assert await execution.result(good) == 1
+        await execution.cancel(stuck)
+        results = await execution.results()
+    assert results.get(good) == 1
+    assert [out in results.failures for out in [*stuck, good]] == [True, True, False]
+    assert "absent" not in results.failures
+    assert results.failures.get(good) is None
+    assert results.failures[stuck[1]] is results.failures["stuck-1"]
+    assert dict(results.failures).keys() == {"stuck-0", "stuck-1"}
+    with pytest.raises(handout.errors.TaskCancelledError, match="by the caller"):
+        results[stuck[0]]
+
+
+async def test_a_run_with_cancelled_tasks_says_how_to_get_the_other_results(cluster: Cluster, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add(work.identity, 1, id="good", priority=9)
+    graph.add(work.sleep_forever, str(tmp_path / "pid"), id="stuck")
+    async with cluster.start(graph) as execution:
+        assert await execution.result("good") == 1
+        await execution.cancel("stuck")
+        with pytest.raises(handout.errors.TaskCancelledError) as caught:
+            await execution.results()
+    assert 'give the run on_failure="continue"' in "".join(caught.value.__notes__)
+
+
 async def test_what_was_cancelled_because_of_a_failure_says_so(cluster: Cluster, tmp_path: Path) -> None:
     graph = Graph()
     bad = graph.add(work.fail, "no", id="bad")

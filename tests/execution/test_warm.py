@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import handout
-from handout import Cluster, Graph, GraphError, ResultError, Warm, later
+from handout import Cluster, Graph, GraphError, ResultError, TaskTimeoutError, Warm, later
 from tests import work
 from tests.execution.conftest import hosts
 from tests.seen import until
@@ -266,3 +267,139 @@ async def test_a_plain_function_cannot_take_what_a_loop_makes(cluster: Cluster) 
     for warm in (Warm(connect, "db"), Warm(opened_in_loop, Path("x")), Warm(Model, Warm(connect, "db"))):
         with pytest.raises(GraphError, match=r"'weights_of' takes Warm\(\w+\), which is made in an event loop"):
             await cluster.call(weights_of, warm)
+
+
+async def test_a_worker_stays_with_its_gpu_until_another_task_wants_it(cluster: Cluster, tmp_path: Path) -> None:
+    def use(held: Any, x: int) -> tuple[int, str]:
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+    call = handout.options(cost={"gpu": 1, "cpu": 1, "gpu_memory": "1 GB"})(use)
+    logs = [tmp_path / name for name in ("one", "two", "three")]
+    one, two, three = (Warm(opened, log) for log in logs)
+    first = await cluster.call(call, one, 1)
+    second = await cluster.call(call, two, 1)
+    assert first[1] != second[1]
+    for _ in range(3):
+        assert await cluster.call(call, one, 1) == first
+    third = await cluster.call(call, three, 1)
+    assert third[1] == second[1], "the value that was used least recently goes"
+    await until(lambda: "left" in logs[1].read_text())
+    assert await cluster.call(call, one, 1) == first
+    assert [log.read_text() for log in logs] == ["entered\n", "entered\nleft\n", "entered\n"]
+    whole = handout.options(cost={"gpu": 2, "cpu": 1})(os.getpid)
+    assert await cluster.call(whole) not in (first[0], third[0])
+    await until(lambda: all("left" in log.read_text() for log in logs))
+
+
+async def test_memory_that_idle_values_hold_goes_to_other_tasks(cluster: Cluster, tmp_path: Path) -> None:
+    call = handout.options(cost={"memory": "3 GB", "cpu": 1}, host="gpu")(is_there)
+    log = tmp_path / "log"
+    assert await cluster.call(call, Warm(opened, log), 0)
+    small = handout.options(cost={"memory": "1 GB", "cpu": 2}, host="gpu")(os.getpid)
+    await cluster.call(small)
+    assert log.read_text() == "entered\n", "3 + 1 GB fit, and the idle process needs no processor"
+    large = handout.options(cost={"memory": "2 GB"}, host="gpu")(os.getpid)
+    await cluster.call(large)
+    await until(lambda: "left" in log.read_text())
+
+
+def is_there(path: Path, _: int) -> bool:
+    return path.exists()
+
+
+async def test_making_a_value_counts_for_its_own_timeout(cluster: Cluster) -> None:
+    def slow(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    async def slow_in_loop(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
+
+    @handout.options(timeout_s=0.3, host="plain")
+    def quick(made: float) -> float:
+        return made
+
+    @handout.options(timeout_s=0.3, host="plain", cost={"cpu": 0})
+    async def in_loop(made: float, more: int) -> float:
+        return made + more
+
+    assert await cluster.call(quick, Warm(slow, 0.8)) == 0.8
+    with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
+        await cluster.call(work.identity, Warm(handout.options(timeout_s=0.2)(slow), 60.0))
+    assert await cluster.call(in_loop, Warm(slow_in_loop, 0.8), 1) == 1.8
+    with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
+        await cluster.call(in_loop, Warm(handout.options(timeout_s=0.2)(slow_in_loop), 60.0), 1)
+
+
+async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Cluster, tmp_path: Path) -> None:
+    @contextmanager
+    def opened_with(log: Path, weights: int) -> Generator[Path]:
+        yield log
+        with log.open("a") as file:
+            file.write(f"left {weights}\n")
+
+    def is_there(path: Path, lasting: Path, _: int) -> tuple[bool, int]:
+        return path.exists(), os.getpid()
+
+    log, lasting = tmp_path / "log", tmp_path / "lasting"
+    for cost in ({"cpu": 2}, {"cpu": 0}):
+        log.write_text("")
+        lasting.write_text("")
+        pids = set()
+        for number in range(3):
+            graph = Graph()
+            made = Warm(opened_with, log, later(graph.add(work.identity, number)))
+            out = graph.add(is_there, made, Warm(opened, lasting), 0, host="plain", cost=cost)
+            pids.add((await cluster.execute(graph))[out])
+        await until(lambda: log.read_text().splitlines() == ["left 0", "left 1", "left 2"])
+        assert len(pids) == 1
+        assert lasting.read_text() == "entered\n"
+
+
+async def test_a_warm_value_of_a_warm_value_outlives_its_run(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for _ in range(3):
+        graph = Graph()
+        out = graph.add(inner_weights, Warm(Model, later(Warm(load, log, 5))), host="plain", cost={"cpu": 2})
+        assert (await cluster.execute(graph))[out] == 5
+    assert len(pairs(log)) == 1
+
+
+def inner_weights(outer: Model) -> Any:
+    return weights_of(weights_of(outer))
+
+
+async def test_a_value_stays_when_a_task_fails(cluster: Cluster, tmp_path: Path) -> None:
+    def read(model: Model, path: Path) -> str:
+        return path.read_text()
+
+    log = tmp_path / "log"
+    call = handout.options(host="plain", cost={"cpu": 2})(read)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            await cluster.call(call, Warm(load, log), tmp_path / "missing")
+    assert len(pairs(log)) == 1
+
+
+async def test_after_three_failures_the_value_is_made_on_another_host(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def only_on(host: str) -> str:
+        with log.open("a") as file:
+            file.write(f"{handout.current().host}\n")
+        if handout.current().host != host:
+            raise OSError(f"no model on {handout.current().host}")
+        return host
+
+    graph = Graph()
+    outs = graph.map(work.identity, [Warm(only_on, "gpu")] * 12, retries=3, cost={"cpu": 1})
+    assert (await cluster.execute(graph))[outs] == ["gpu"] * 12
+    assert 0 < log.read_text().split().count("plain") <= 5
+    nowhere = Graph()
+    outs = nowhere.map(work.identity, [Warm(only_on, "nowhere")] * 12, cost={"cpu": 1})
+    results = await cluster.execute(nowhere, on_failure="continue", max_concurrency=1)
+    assert len(results.failures) == 12
+    said = [str(failure.exception) for failure in results.failures.values()]
+    assert sum("could not be made on any host that can run the task" in each for each in said) >= 4
+    assert any("no model on" in each for each in said)

@@ -148,6 +148,7 @@ def test_wrong_outputs_are_refused(graph: Graph) -> None:
     a = graph.add(make, id="made")
     cases: list[tuple[Any, str]] = [
         (a, "is not a list"),
+        ([[a]], r"write outputs=parts, or outputs=\[\*parts, other\]"),
         ([3], "holds 3"),
         (["mad"], "Did you mean 'made'"),
         ([Graph().add(make)], "belongs to another graph"),

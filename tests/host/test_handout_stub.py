@@ -39,18 +39,29 @@ print(double(4), later(3), issubclass(TaskError, Exception), Inner is Graph, Gra
 
 
 @pytest.mark.parametrize(
-    ("use", "name"),
+    ("use", "name", "remedy"),
     [
-        ("handout.Graph().add(len, [])", "handout.Graph().add"),
-        ("handout.Inventory.load('hosts.toml')", "handout.Inventory.load"),
-        ("handout.run(None)", "handout.run()"),
+        ("handout.Graph().add(len, [])", "handout.Graph().add", "__main__"),
+        ("handout.Inventory.load('hosts.toml')", "handout.Inventory.load", "__main__"),
+        ("handout.run(None)", "handout.run()", "__main__"),
+        ("handout.report(0.5)", "handout.report()", "write handout.current().report."),
     ],
 )
-def test_using_an_absent_name_raises_with_the_remedy(bundle: Path, use: str, name: str) -> None:
+def test_using_an_absent_name_raises_with_the_remedy(bundle: Path, use: str, name: str, remedy: str) -> None:
     source = f"import handout\ntry:\n    {use}\nexcept RuntimeError as error:\n    print(error)"
     told = run_on_host(sys.executable, source, bundle=bundle).decode()
     assert told.startswith(f"{name} is not available on a host")
-    assert "__main__" in told
+    assert remedy in told
+
+
+def test_the_error_of_an_absent_name_reaches_the_caller(bundle: Path) -> None:
+    source = (
+        "import handout\nfrom handout.serialization import exceptions\ntry:\n    handout.run(None)\n"
+        "except RuntimeError as error:\n    sys.stdout.buffer.write(exceptions.dump_exception(error)[0])"
+    )
+    back = exceptions.load_exception(run_on_host(sys.executable, source, bundle=bundle))
+    assert isinstance(back, RuntimeError)
+    assert "not available on a host" in str(back)
 
 
 def test_a_module_whose_name_begins_like_one_that_travels_has_a_stub(bundle: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import handout
-from handout.protocol.reported_facts import from_json, to_json
+from handout.protocol.reported_facts import check_facts, from_json, to_json
 
 
 @pytest.mark.parametrize("progress", [-0.1, 1.01, math.nan, math.inf])
@@ -29,6 +31,21 @@ def test_a_progress_that_is_no_number_is_refused(progress: Any) -> None:
 def test_a_fact_that_is_not_one_value_is_refused_by_name(value: Any) -> None:
     with pytest.raises(TypeError, match=r"'loss'. A fact is one value"):
         handout.current().report(0.5, loss=value)
+
+
+def test_numbers_of_other_packages_become_numbers() -> None:
+    handout.current().report(Fraction(1, 2))
+    facts = check_facts({"share": Fraction(1, 4), "count": Registered()})
+    assert facts == {"share": 0.25, "count": 7}
+    assert [type(fact) for fact in facts.values()] == [float, int]
+
+
+@numbers.Integral.register
+class Registered:
+    """A whole number as NumPy has them: no subclass of `int`, but registered as one of its kind."""
+
+    def __int__(self) -> int:
+        return 7
 
 
 def test_facts_have_a_size() -> None:

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from handout.host.system import cgroups
 from handout.host.warm_values import Key
@@ -28,7 +28,7 @@ from handout.protocol import frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, definitions, exceptions, functions_by_value, pickling
 
-__all__ = ["CallLoader", "MissingBundleError", "NotWarmError"]
+__all__ = ["CallLoader", "LoadedRecipe", "MissingBundleError", "NotWarmError"]
 
 
 class MissingBundleError(pickling.LoadError):
@@ -49,6 +49,16 @@ class NotWarmError(BaseException):
 
     def __init__(self, key: Key, recipe: int, inputs: Sequence[int], sent: dict[int, frames.Buffer]) -> None:
         self.key, self.recipe, self.inputs, self.sent = key, recipe, inputs, sent
+
+
+class LoadedRecipe(NamedTuple):
+    """A function that makes a warm value."""
+
+    #: How messages call the value, such as ``Warm(load_model)``.
+    name: str
+    #: Seconds that the function may take.
+    timeout_s: float
+    make: Callable[[], Any]
 
 
 class CallLoader:
@@ -127,7 +137,7 @@ class CallLoader:
         """
         return self._load_call(task.call, task.inputs, task.sent)
 
-    def maker(self, lacking: NotWarmError) -> Callable[[], Any]:
+    def recipe(self, lacking: NotWarmError) -> LoadedRecipe:
         """Return the function that makes a warm value.
 
         Raises:
@@ -136,15 +146,15 @@ class CallLoader:
             NotWarmError: A warm value among its arguments must be made first.
         """
         recipe = self._read(lacking.recipe, lacking.sent)
-        (make, *args), kwargs, _ = self._load_call(recipe, lacking.inputs, lacking.sent)
-        return partial(make, *args, **kwargs)
+        (name, timeout_s, make, *args), kwargs, _ = self._load_call(recipe, lacking.inputs, lacking.sent)
+        return LoadedRecipe(name, timeout_s, partial(make, *args, **kwargs))
 
     def _load_call(
         self, call: frames.Buffer, inputs: Sequence[int], sent: dict[int, frames.Buffer]
     ) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
-        def warm(identity: bytes, recipe: int, taken: Sequence[int]) -> Any:
+        def warm(identity: bytes, recipe: int, taken: Sequence[int], nested: int) -> Any:
             keys = tuple([inputs[index] for index in taken])
-            key = identity, keys
+            key = identity, keys[nested:]
             if key not in self.warm:
                 raise NotWarmError(key, inputs[recipe], keys, sent)
             return self.warm[key]
