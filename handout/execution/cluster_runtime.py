@@ -189,6 +189,7 @@ class ClusterRuntime:
         self._serving = asyncio.create_task(
             self._serve(self._driver, self._closing, self._loop), name="handout cluster"
         )
+        self._serving.add_done_callback(_retrieve)
 
     async def wait_until_adopted(self) -> None:
         """Wait until it is known, for each agent of an earlier controller, whether it could be taken over.
@@ -461,6 +462,15 @@ class ClusterRuntime:
     def next_run(self) -> int:
         """Return a run number that no earlier run of this cluster has."""
         return next(self._runs)
+
+
+def _retrieve(serving: asyncio.Task[None]) -> None:
+    """Mark the exception of an asyncio task as retrieved.
+
+    The driver has it and gives it to all runs, except a KeyboardInterrupt, which has ended the event loop.
+    """
+    if not serving.cancelled():
+        serving.exception()
 
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:

@@ -207,6 +207,11 @@ class Execution:
         if encoded.bulk and not all(host.is_local for host in self._cluster.inventory.values()):
             logger.warning("%s", printable(encoded.bulk))
         for home in encoded.borrowed.values():
+            if self._owns_cluster:
+                raise HandoutError(
+                    f"Stored object {home.id!r} is on the hosts of a cluster, and this run has hosts of its own.",
+                    remedy="Run the graph on that cluster: `await cluster.execute(graph)`.",
+                )
             home.check(self._cluster.driver)
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = await sliced(self._recorder.prior.number_after(number, encoded))

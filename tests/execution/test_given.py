@@ -395,8 +395,8 @@ async def test_failed_functions_run_anew(cluster: Cluster, tmp_path: Path) -> No
     assert (second[good], second[after]) == (1, "try 2")
     assert (tmp_path / "ran").read_text() == "ran\n"
     assert dict(second.reused.anew) == {
-        "bad": "it is failed in the earlier run",
-        "after": "it is skipped in the earlier run",
+        "bad": "it failed in the earlier run",
+        "after": "it was skipped in the earlier run",
     }
 
 
