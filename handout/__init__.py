@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Allocator,
         ClusterView,
         Draft,
+        HostState,
         HostView,
         InputView,
         Link,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
         options,
     )
     from handout.graph.stored import Stored
+    from handout.graph.warm import Warm
     from handout.host.handout_stub import Current, File, current
     from handout.resources import (
         Amount,
@@ -142,6 +144,7 @@ __all__ = [
     "HostError",
     "HostKeyError",
     "HostLostError",
+    "HostState",
     "HostUnreachableError",
     "HostUnstableError",
     "HostView",
@@ -181,6 +184,7 @@ __all__ = [
     "Tracker",
     "TrustError",
     "UnserializableError",
+    "Warm",
     "WireError",
     "WorkdirError",
     "WorkerDiedError",
@@ -213,6 +217,7 @@ _HOMES = {
     "Allocator": "handout.allocators",
     "ClusterView": "handout.allocators",
     "Draft": "handout.allocators",
+    "HostState": "handout.allocators",
     "HostView": "handout.allocators",
     "InputView": "handout.allocators",
     "Link": "handout.allocators",
@@ -276,6 +281,7 @@ _HOMES = {
     "Options": "handout.graph",
     "Output": "handout.graph",
     "Stored": "handout.graph.stored",
+    "Warm": "handout.graph.warm",
     "Outs": "handout.graph",
     "Runnable": "handout.graph",
     "function": "handout.graph",

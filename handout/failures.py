@@ -455,9 +455,14 @@ def _duration(seconds: float) -> str:
 
 def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
     limit = self.report.get("limit_s") or 0.0
+    problem = f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed."
+    remedy = "Raise timeout_s, or let the task do less."
+    if self.report.get("recipe") is not None:
+        problem = f"Task {self.id!r} was ended, because making a warm value for it took over its limit of {limit:g} s."
+        remedy = "Give the function that makes the value more time: Warm(options(timeout_s=...)(make))."
     return TaskTimeoutError(
-        f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed.",
-        remedy="Raise timeout_s, or let the task do less.",
+        problem,
+        remedy=remedy,
         limit_s=limit,
         elapsed_s=self.elapsed_s,
         stack=tuple(self.stack),

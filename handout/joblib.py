@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from handout.errors import HandoutError
-from handout.execution.any_thread import is_current
 from handout.execution.batches import Batches
 from handout.execution.cluster import Cluster
 from handout.graph import Options
+from handout.serialization.user_objects import brief
 from handout.submission.single_call import CallOptions
 
 try:
@@ -96,8 +96,12 @@ class Backend(_JoblibBackend):
                 remedy="Write `with Cluster(...) as cluster:`, and in this block Backend(cluster).",
             )
         self._options = CallOptions(options)
+        if not isinstance(cluster, Cluster):
+            raise HandoutError(
+                f"{brief(cluster)} is not a Cluster.", remedy="Open one, and give it to Backend(cluster, ...)."
+            )
         self._runtime = cluster._runtime
-        _ = self._runtime.loop  # raises if the cluster is not open
+        _ = self._runtime.open_loop  # raises if the cluster is not open
         #: The ``Parallel`` that uses this backend at present.
         self.parallel: Any = None
         #: Runs the batches of that ``Parallel``. joblib's own backends have an attribute of this name, too.
@@ -158,7 +162,7 @@ class Backend(_JoblibBackend):
         if self._pool is not None:
             # Another `Parallel` uses this backend, such as one whose generator was not read to its end.
             raise FallbackToBackend(self._twin())
-        if is_current(self._runtime.loop):
+        if self._runtime.open_loop.is_current:
             raise HandoutError(
                 "joblib would wait for ever, because it was called in the event loop of the cluster, which must be "
                 "free for the calls to end.",

@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Self
 
 from handout.errors import HandoutError, InventoryError
-from handout.execution.any_thread import ask
 from handout.execution.cluster import Cluster
 from handout.execution.planned_faults import HostFault, PlannedFaults, TaskFault, Which, pickled_error
 from handout.graph.output import Output
@@ -44,6 +43,8 @@ class Faults:
     """
 
     def __init__(self, cluster: Cluster, /) -> None:
+        if not isinstance(cluster, Cluster):
+            raise TypeError(f"{brief(cluster)} is not a Cluster. Write: with Faults(cluster) as faults.")
         self._cluster = cluster
         self._planned: PlannedFaults | None = None
 
@@ -59,7 +60,7 @@ class Faults:
             driver.faults = PlannedFaults(driver.agents, runtime.no_starts, runtime.no_connections)
             return driver.faults
 
-        self._planned = ask(runtime.loop, begin)
+        self._planned = runtime.open_loop.ask(begin)
         return self
 
     def __exit__(
@@ -71,11 +72,13 @@ class Faults:
 
         def end() -> list[str]:
             planned.end()
+            for host in planned.begun_on:
+                runtime.retry(host)  # the pauses after failed starts are for hosts in trouble that nothing will end
             if runtime._driver is not None and runtime._driver.faults is planned:
                 runtime._driver.faults = None
             return planned.missed()
 
-        missed = end() if runtime.is_closed else ask(runtime.loop, end)
+        missed = end() if runtime.is_closed else runtime.open_loop.ask(end)
         if kind is None and missed:
             raise AssertionError(
                 f"Not all faults came to pass: {'; '.join(missed)}. The tasks and hosts that they name must be used "
@@ -99,6 +102,8 @@ class Faults:
             ```
         """
         raised = error if error is not None else RuntimeError("a fault of handout.testing")
+        if not isinstance(raised, Exception):
+            raise TypeError(f"{brief(raised)} is not an exception. Give an instance, such as OSError('no disk').")
         self._plan("fail", task, times, pickled_error(raised))
 
     def kill(self, task: Which, /, *, times: int = 1) -> None:
@@ -181,7 +186,7 @@ class Faults:
             raise ValueError(f"times={times!r} is not a positive number of attempts")
         fault = TaskFault(f"{kind}({_name(which)})", kind, _checked(which), times, error)
         planned = self._open()
-        ask(self._cluster._runtime.loop, lambda: planned.plan_task(fault))
+        self._cluster._runtime.open_loop.ask(lambda: planned.plan_task(fault))
 
     def _plan_host(self, fault: HostFault, during: Which | None) -> None:
         runtime, planned = self._cluster._runtime, self._open()
@@ -193,7 +198,7 @@ class Faults:
             )
         if during is not None:
             fault.call = f"{fault.call[:-1]}, during={_name(_checked(during))})"
-        ask(runtime.loop, lambda: planned.plan_host(fault, during))
+        runtime.open_loop.ask(lambda: planned.plan_host(fault, during))
 
     def _open(self) -> PlannedFaults:
         if self._planned is None:

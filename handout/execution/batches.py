@@ -9,6 +9,7 @@ from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from typing import Any, Final
 
+from handout.errors import HostError
 from handout.execution.callback_thread import CallbackThread
 from handout.execution.cluster_runtime import ClusterRuntime
 from handout.execution.shell.run_objects import RunObjects
@@ -51,7 +52,7 @@ class Batches:
     ) -> None:
         self._runtime = runtime
         self._options = options
-        self._loop = runtime.loop
+        self._loop = runtime.open_loop
         self._gate = None if most is None else asyncio.Semaphore(most)
         self._shared = SharedArguments(_MAX_IDLE)
         self._callbacks = CallbackThread("handout batches", failed)
@@ -87,12 +88,12 @@ class Batches:
         try:
             companions = registered_by_value() if self._runtime.has_data_hosts else ()
             call = encode_calls(items, prepare, extra, self._options, companions, self._shared)
-            self._loop.call_soon_threadsafe(self._start, future, call)
+            self._loop.post(lambda: self._start(future, call))
         except BaseException as error:
             if is_interruption(error):
                 future.cancel()
                 raise
-            future.set_exception(_closed() if self._loop.is_closed() else error)
+            future.set_exception(_closed() if isinstance(error, HostError) else error)
         return future
 
     def _start(self, future: Future[Any], call: EncodedCall) -> None:
@@ -165,9 +166,9 @@ class Batches:
 
     def _in_loop(self, function: Callable[[], object]) -> None:
         try:
-            self._loop.call_soon_threadsafe(function)
-        except RuntimeError:
-            return  # the event loop is closed, and all batches have ended with the cluster
+            self._loop.post(function)
+        except HostError:
+            return  # the cluster was closed, and all batches have ended with it
 
 
 def _closed() -> BrokenExecutor:

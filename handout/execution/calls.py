@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ __all__ = ["Calls"]
 
 #: An open run gets this many tasks. Its columns are made at once, which takes 0.1 ms.
 _CAPACITY: Final = 1024
+#: At most this many open runs wait for further tasks. Each takes 90 KB, and a program may give each call another
+#: priority, such as the time.
+_MOST_OPEN: Final = 16
 #: `_bundle` takes this many steps at once. Usually the bundle exists already, and finding it takes one step.
 _STEPS: Final = 4
 
@@ -39,8 +43,8 @@ class Calls:
         self._next_run = next_run
         self._allocator = allocator
         self._numbers = itertools.count(1)
-        #: The run that gets the next tasks, by the priority of its tasks.
-        self._open: dict[float, OpenRun] = {}
+        #: The run that gets the next tasks, by the priority of its tasks. The one that was used last is at the end.
+        self._open: OrderedDict[float, OpenRun] = OrderedDict()
 
     async def run(self, call: EncodedCall, handed_over: Callable[[], object] | None = None) -> Any:
         """Run a call, and return its result.
@@ -74,12 +78,22 @@ class Calls:
             run = self._open[priority] = OpenRun(
                 self._driver, self._next_run(), _CAPACITY, priority=priority, allocator=self._allocator
             )
+            while len(self._open) > _MOST_OPEN:
+                _, oldest = self._open.popitem(last=False)
+                oldest.end()
+        self._open.move_to_end(priority)
         return run
 
     async def _result(self, run: OpenRun, task: int, id: str) -> Any:
         state = run.state
         if state.outcomes[task] is None:
-            raise state.error or HandoutError(f"Call {id!r} had not ended when the cluster was closed.")
+            if state.error is None or (self._driver.is_closed and self._driver.broken is None):
+                # Not the error of the run, which all calls share: each caller's frames would be added to its traceback.
+                raise HandoutError(
+                    f"The cluster was closed before call {id!r} had ended.",
+                    remedy="Await all calls before the cluster is closed, inside its `async with` block.",
+                )
+            raise state.error
         if state.outcomes[task] is Outcome.DONE and task not in state.objects:
             raise ResultError(
                 f"The host {state.hosts[task]!r} reported the end of call {id!r}, but sent no result.",

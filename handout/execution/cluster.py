@@ -12,10 +12,10 @@ from anyio.from_thread import start_blocking_portal
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError
-from handout.execution.any_thread import ask, is_current, run_to_end
 from handout.execution.cluster_runtime import CLOSE_TIMEOUT_S, ClusterRuntime, Require
 from handout.execution.execution import Execution
 from handout.execution.executor import ClusterExecutor
+from handout.execution.open_loop import OpenLoop
 from handout.execution.results import Results
 from handout.execution.run_options import RunOptions
 from handout.execution.run_view import RunView, views_of
@@ -133,21 +133,27 @@ class Cluster:
             raise HostError("This cluster is open already. Close the cluster before you open it again.")
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal())
-            loop = portal.call(asyncio.get_running_loop)
-            run_to_end(loop, self.open)
+            loop = OpenLoop(portal.call(asyncio.get_running_loop))
+            loop.run_to_end(self.open)
             stack.callback(self._close_in_thread, loop)
             self._runtime.has_thread = True
             self._thread = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._thread is not None and not self._runtime.is_closed and self._runtime.open_loop.is_current:
+            raise HandoutError(
+                "The `with` block of this cluster was left in the cluster's own event loop, which cannot wait for its "
+                "own end. Callbacks of futures are called there.",
+                remedy="Leave the block in the thread that entered it.",
+            )
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.close()
 
-    def _close_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _close_in_thread(self, loop: OpenLoop) -> None:
         self._runtime.has_thread = False
-        run_to_end(loop, self.close)
+        loop.run_to_end(self.close)
 
     def start(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Execution:
         """Make an execution of a graph: ``async with cluster.start(graph) as execution``.
@@ -213,20 +219,21 @@ class Cluster:
                 assert cluster.run(graph)[power] == 1024
             ```
         """
-        loop = self._runtime.loop
-        if is_current(loop):
+        loop = self._runtime.open_loop
+        if loop.is_current:
             raise HandoutError(
                 "cluster.run waits for the run, and the event loop of the cluster cannot wait for itself.",
                 remedy="Use `await cluster.execute(...)` instead.",
             )
-        return run_to_end(loop, lambda: self.execute(graph, **run))
+        return loop.run_to_end(lambda: self.execute(graph, **run))
 
     def executor(self, **options: Unpack[Options]) -> concurrent.futures.Executor:
         """Return an executor of the standard library, for libraries that take one.
 
         Its functions run on the hosts of the cluster, as those of `call` do. Several executors of one cluster can have
-        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls. The
-        cluster stays open. If the cluster is closed, calls that have not ended get a `BrokenExecutor`.
+        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls, unless
+        Ctrl-C ends the block: then its calls are ended too. The cluster stays open. If the cluster is closed, calls
+        that have not ended get a `BrokenExecutor`.
 
         A future is running from the moment at which a host gets its function. From then on ``cancel()`` returns False.
         In the event loop of the cluster, ``result()`` and ``exception()`` of a future that is not done raise an error,
@@ -398,7 +405,7 @@ class Cluster:
             ```
         """
         runtime = self._runtime
-        return ask(runtime.loop, lambda: runtime.driver.core.view)
+        return runtime.open_loop.ask(lambda: runtime.driver.core.view)
 
     @property
     def runs(self) -> Sequence[RunView]:
@@ -410,7 +417,7 @@ class Cluster:
             HostError: The cluster is not open.
         """
         runtime = self._runtime
-        return ask(runtime.loop, lambda: views_of(runtime.driver))
+        return runtime.open_loop.ask(lambda: views_of(runtime.driver))
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
@@ -419,7 +426,4 @@ class Cluster:
         A host is listed as soon as the controller notices that it is lost, and until it has joined again. Any thread
         may ask.
         """
-        runtime = self._runtime
-        if runtime.is_closed:
-            return runtime.unavailable
-        return ask(runtime.loop, lambda: runtime.unavailable)
+        return self._runtime.unavailable

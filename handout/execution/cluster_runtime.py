@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from handout.execution.membership.declared import expecting
 from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.members import Members
 from handout.execution.membership.takeover import FoundAgent, KnownAgent
+from handout.execution.open_loop import OpenLoop, not_open
 from handout.execution.shell.driver import Driver
 from handout.execution.slots import most_tasks
 from handout.project.loaded import remember_loaded
@@ -93,6 +95,9 @@ class ClusterRuntime:
         #: True if the cluster was opened by a plain ``with``, so that its event loop has a thread of its own.
         self.has_thread = False
         self._serving: asyncio.Task[None] | None = None
+        self._loop: OpenLoop | None = None
+        #: Held while a thread opens the cluster, because another thread may try it too.
+        self._opening = threading.Lock()
         self._closing = asyncio.Event()
         #: Seconds that agents get to end when the cluster is closed.
         self._stop_s = 0.0
@@ -128,10 +133,17 @@ class ClusterRuntime:
 
     async def close(self, *, within_s: float = CLOSE_TIMEOUT_S) -> None:
         """End all agents and connections; see `Cluster.close`."""
+        if self._serving is None or self._is_abandoned:
+            self._serving = None
+            OPEN.forget(self)
+            return
+        if not self._serving.done():
+            self._check_loop(self._serving)
         OPEN.forget(self)
         serving, driver, self._serving = self._serving, self._driver, None
-        if serving is None or driver is None:
-            return
+        assert driver is not None
+        if self._loop is not None:
+            self._loop.shut()
         self._stop_s = max(0.0, within_s - _LET_GO_S - _CANCEL_TIMEOUT_S)
         self._closing.set()
         await uninterrupted(_end(serving, driver, self._stop_s + _LET_GO_S))
@@ -147,8 +159,12 @@ class ClusterRuntime:
         Raises:
             HostError: The cluster is already open.
         """
-        if self._serving is not None:
-            raise HostError("This cluster is open already. Close the cluster before you open it again.")
+        with self._opening:
+            if self._serving is not None and not self._is_abandoned:
+                raise HostError("This cluster is open already. Close the cluster before you open it again.")
+            self._begin(known)
+
+    def _begin(self, known: Mapping[str, KnownAgent] | None) -> None:
         # The cluster may have been open in another event loop before.
         self._closing, self._settling = asyncio.Event(), asyncio.Event()
         self._settled.clear()
@@ -169,7 +185,10 @@ class ClusterRuntime:
         for host in self.inventory.values():
             # The core gets these events before any event about a run, so that the runs wait for the hosts.
             self._driver.post(expecting(host, self._timings))
-        self._serving = asyncio.create_task(self._serve(self._driver, self._closing), name="handout cluster")
+        self._loop = OpenLoop(asyncio.get_running_loop())
+        self._serving = asyncio.create_task(
+            self._serve(self._driver, self._closing, self._loop), name="handout cluster"
+        )
 
     async def wait_until_adopted(self) -> None:
         """Wait until it is known, for each agent of an earlier controller, whether it could be taken over.
@@ -199,6 +218,11 @@ class ClusterRuntime:
         if self._members is not None:
             self._members.release(run)
 
+    def retry(self, name: str) -> None:
+        """Try to start the agent of a lost host at once; see `HostManager.retry`."""
+        if self._members is not None:
+            self._members.retry(name)
+
     def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
         self._found[name] = None if found is None else (self.driver.agents[name], found)
         self._settling.set()
@@ -226,7 +250,7 @@ class ClusterRuntime:
             self._settling.clear()
             await self._settling.wait()
 
-    async def _serve(self, driver: Driver, closing: asyncio.Event) -> None:
+    async def _serve(self, driver: Driver, closing: asyncio.Event, loop: OpenLoop) -> None:
         """Run the host managers and the driver's coroutines in one task group, until the cluster is closed."""
         launchers = Launchers()
         watch = LoopMonitor(self._timings.blocked_s)
@@ -262,11 +286,19 @@ class ClusterRuntime:
                 await closing.wait()
                 await members.close(self._stop_s)
                 group.cancel_scope.cancel()
+        except asyncio.CancelledError:
+            if not closing.is_set():  # asyncio.run cancels all that its main function has left behind
+                logger.warning(
+                    "A cluster was not closed before its event loop ended, so Handout has ended its agents and its "
+                    "tasks. Write `async with Cluster(...) as cluster`, or await cluster.close() in a `finally` block."
+                )
+            raise
         except Exception as error:
             driver.break_down(error)
             raise
         finally:
             watch.stop()
+            loop.shut()
             driver.close()
             if members is not None:
                 members.end()
@@ -335,9 +367,14 @@ class ClusterRuntime:
             HostError: The cluster is not open.
             HandoutError: The cluster was opened in another event loop than the running one.
         """
-        if self._driver is None or self._serving is None:
-            raise _not_open()
-        if asyncio._get_running_loop() not in (None, self._serving.get_loop()):
+        if self._driver is None or self._serving is None or self._is_abandoned:
+            raise not_open()
+        self._check_loop(self._serving)
+        return self._driver
+
+    def _check_loop(self, serving: asyncio.Task[None]) -> None:
+        """Raise `HandoutError` if the cluster was opened in another event loop than the running one."""
+        if asyncio._get_running_loop() not in (None, serving.get_loop()):
             if self.has_thread:
                 raise HandoutError(
                     "This cluster was opened by a plain `with`, so its coroutines cannot be awaited.",
@@ -349,7 +386,6 @@ class ClusterRuntime:
                 remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop. "
                 "From other threads, cluster.run(graph) and cluster.executor() can be used.",
             )
-        return self._driver
 
     @property
     def calls(self) -> Calls:
@@ -364,20 +400,26 @@ class ClusterRuntime:
         return self._calls
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def open_loop(self) -> OpenLoop:
         """The event loop in which the cluster is open.
 
         Raises:
             HostError: The cluster is not open.
         """
-        if self._serving is None:
-            raise _not_open()
-        return self._serving.get_loop()
+        if self._serving is None or self._loop is None or self._is_abandoned:
+            raise not_open()
+        return self._loop
 
     @property
     def is_closed(self) -> bool:
         """True if the cluster is not open, or is being closed."""
-        return self._serving is None or self._closing.is_set()
+        return self._serving is None or self._closing.is_set() or self._is_abandoned
+
+    @property
+    def _is_abandoned(self) -> bool:
+        """True if the event loop of the cluster has ended, and the cluster was not closed before."""
+        serving = self._serving
+        return serving is not None and (serving.cancelled() or serving.get_loop().is_closed())
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """Run a coroutine until the cluster is closed. Return False, and close the coroutine, if it is closed already.
@@ -396,10 +438,10 @@ class ClusterRuntime:
         A host that has not joined counts with its declared capabilities.
         """
         driver = self._driver
-        known = {} if driver is None else driver.core.world.fleet.by_name
+        known = {} if driver is None else dict(driver.core.world.fleet.by_name)
         offers = [
             known[host.name].offer if host.name in known else compile_capabilities(host.capabilities)
-            for host in list(self.inventory.values())
+            for host in self.inventory.values()
         ]
         return sum(most_tasks(offer, requirements, self.inventory.shared_amounts) for offer in offers)
 
@@ -410,7 +452,10 @@ class ClusterRuntime:
 
     @property
     def unavailable(self) -> Mapping[str, HandoutError]:
-        """Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why."""
+        """Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why.
+
+        Any thread may ask, because Python copies a dictionary in one step.
+        """
         return dict(self._unavailable)
 
     def next_run(self) -> int:
@@ -420,7 +465,7 @@ class ClusterRuntime:
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:
     """Wait until the asyncio task ``serving`` has ended. Cancel that task after ``within_s`` seconds."""
-    _, pending = await asyncio.wait({serving}, timeout=within_s)
+    pending = set() if serving.done() else (await asyncio.wait({serving}, timeout=within_s))[1]
     if pending:
         serving.cancel()
         _, pending = await asyncio.wait({serving}, timeout=_CANCEL_TIMEOUT_S)
@@ -456,13 +501,6 @@ def _required(require: Any, hosts: int) -> int:
             remedy="Add hosts to the inventory, or require fewer hosts.",
         )
     return int(required)
-
-
-def _not_open() -> HostError:
-    return HostError(
-        "This cluster is not open.",
-        remedy="Use `async with Cluster(...)` or await open(), and in code that is not async `with Cluster(...)`.",
-    )
 
 
 def _limit(limit: Any, inventory: Inventory) -> int | None:

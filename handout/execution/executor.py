@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from handout.errors import HandoutError
-from handout.execution.any_thread import is_current
+from handout.errors import HandoutError, HostError
+from handout.execution.open_loop import OpenLoop
 from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.serialization.user_objects import is_interruption
 from handout.submission.single_call import CallOptions, EncodedCall, encode_call
@@ -39,11 +41,11 @@ class ClusterExecutor(Executor):
     def __init__(self, runtime: ClusterRuntime, options: Mapping[str, Any]) -> None:
         self._options = CallOptions(options)
         self._runtime = runtime
-        self._loop = runtime.loop
+        self._loop = runtime.open_loop
         #: Guards the two attributes below.
         self._lock = threading.Lock()
         self._is_shut_down = False
-        self._unfinished: set[Future[Any]] = set()
+        self._unfinished: set[_CallFuture[Any]] = set()
 
     @property
     def _max_workers(self) -> int:
@@ -96,25 +98,25 @@ class ClusterExecutor(Executor):
             if not self._runtime.spawn(self._run(future, call)):
                 future.fail(_closed())
 
-        if is_current(self._loop):
+        if self._loop.is_current:
             start()
             return
         try:
-            self._loop.call_soon_threadsafe(start)
-        except RuntimeError as error:  # the loop is closed
+            self._loop.post(start)
+        except HostError as error:
             raise _closed() from error
 
     async def _run(self, future: _CallFuture[T], call: EncodedCall) -> None:
         """Run a call, and give its result to the future."""
         task = asyncio.current_task()
         assert task is not None
-        if not future.will_cancel(lambda: self._loop.call_soon_threadsafe(task.cancel)):
+        if not future.will_cancel(lambda: self._loop.post(task.cancel)):
             return
         try:
             result = await self._runtime.calls.run(call, future.begin)
         except asyncio.CancelledError:
-            future.fail(_closed())
-            if not future.cancelled():
+            future.fail(_interrupted() if future.is_interrupted else _closed())
+            if not (future.cancelled() or future.is_interrupted):
                 raise  # the cluster is being closed
         except BaseException as error:
             if is_interruption(error):
@@ -125,6 +127,7 @@ class ClusterExecutor(Executor):
                 future.set_result(result)
 
     def _on_done(self, future: Future[Any]) -> None:
+        assert isinstance(future, _CallFuture)
         with self._lock:
             self._unfinished.discard(future)
 
@@ -149,6 +152,20 @@ class ClusterExecutor(Executor):
             _refuse_to_block(self._loop, "executor.shutdown()")
             concurrent.futures.wait(unfinished)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Shut the executor down. If Ctrl-C ends the block, end the calls too, instead of waiting for their results."""
+        if error is None or not is_interruption(error):
+            self.shutdown(wait=True)
+            return
+        self.shutdown(wait=False)
+        with self._lock:
+            unfinished = list(self._unfinished)
+        for future in unfinished:
+            future.interrupt()
+        self.shutdown(wait=not self._loop.is_current)
+
 
 class _CallFuture(Future[T]):
     """The future of a call. In the event loop of the cluster it refuses to wait, because it could wait for ever.
@@ -157,12 +174,14 @@ class _CallFuture(Future[T]):
         loop: The event loop of the cluster.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: OpenLoop) -> None:
         super().__init__()
         self._loop = loop
         #: Guards the change from pending to running or cancelled. A callback of the future may cancel the future.
         self._turn = threading.RLock()
         self._end_call: Callable[[], object] | None = None
+        #: True if the caller waits no more for the result of the call; see `interrupt`.
+        self.is_interrupted = False
 
     def will_cancel(self, end_call: Callable[[], object]) -> bool:
         """Have a cancellation of the future call ``end_call``. Return False if the future was cancelled before."""
@@ -194,9 +213,20 @@ class _CallFuture(Future[T]):
         if end_call is not None:
             try:
                 end_call()
-            except RuntimeError:
-                return True  # the event loop of the cluster is closed, and all of its calls have ended
+            except HostError:
+                return True  # the cluster was closed, and all of its calls have ended
         return True
+
+    def interrupt(self) -> None:
+        """End the call, also if it runs on a host. The future of a running call gets an exception."""
+        if self.cancel() or self.done():
+            return
+        with self._turn:
+            self.is_interrupted = True
+            end_call = self._end_call
+        if end_call is not None:
+            with contextlib.suppress(HostError):  # the cluster is closed, and all of its calls have ended
+                end_call()
 
     def result(self, timeout: float | None = None) -> T:
         """Return the result; see `concurrent.futures.Future.result`."""
@@ -211,13 +241,17 @@ class _CallFuture(Future[T]):
         return super().exception(timeout)
 
 
-def _refuse_to_block(loop: asyncio.AbstractEventLoop, what: str) -> None:
-    if is_current(loop):
+def _refuse_to_block(loop: OpenLoop, what: str) -> None:
+    if loop.is_current:
         raise HandoutError(
             f"{what} would wait for ever, because it was called in the event loop of the cluster, which must be free "
             "for the call to end.",
             remedy="Write `await asyncio.wrap_future(future)`, or `await cluster.call(...)`.",
         )
+
+
+def _interrupted() -> BrokenExecutor:
+    return BrokenExecutor("The `with` block of this executor was interrupted before the call had ended.")
 
 
 def _closed() -> BrokenExecutor:

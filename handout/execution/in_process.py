@@ -9,18 +9,20 @@ import asyncio
 import contextvars
 import copy
 import os
-import threading
 import types
-from collections.abc import Callable, Container, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from handout.errors import GraphError, RemoteError, TaskExitedError
-from handout.graph.objects import Borrowed, Pick
+from handout.graph.objects import Borrowed, Pick, WarmRecipe
 from handout.graph.output import Input
 from handout.graph.plan import Plan
 from handout.host.task_context import HERE, Current, publish
+from handout.host.warm_values import WarmValues
 from handout.serialization import exceptions
-from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, apply_path
+from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, Warmed, apply_path
 from handout.serialization.user_objects import brief, short_name
 
 __all__ = ["evaluate_plan"]
@@ -54,16 +56,17 @@ def evaluate_plan(
                 f"The graph takes the stored object {extra.home.id!r}, which is on hosts. No host is contacted here.",
                 remedy="Fetch the object first, and build the graph with its value.",
             )
-        else:
+        elif not isinstance(extra, WarmRecipe):
             values[number] = extra.value
-    with _Loop() as loop:
+    with _Loop() as loop, _WarmValues(plan, values, loop) as warm:
         for task in range(len(plan)):
             if task in done:
                 continue
             current = Current(plan.ids[task], HERE, 1, 0, os.path.join(scratch, str(task)))
             try:
                 publish(current, context_only=True)
-                values[task] = _InProcessCall(plan, task, values, loop).run()
+                call = _InProcessCall(plan.slot_of(task), plan.inputs[task], values, warm, loop)
+                values[task] = call.run(plan.fns[task], plan.args[task], plan.kwargs[task])
                 for number in picks.get(task, ()):
                     values[number] = apply_path(values[task], plan.extras[number - len(plan)].path)  # type: ignore[union-attr]
             except (Exception, asyncio.CancelledError, SystemExit) as error:
@@ -92,56 +95,103 @@ def _as_failure(id: str, error: BaseException) -> BaseException:
 
 
 class _Loop:
-    """Runs coroutines to their end. If this thread already has a running event loop, another thread runs them."""
+    """Runs coroutines to their end, in one event loop, which stays until the end because warm values may live in it.
+
+    If this thread has a running event loop already, another thread runs the coroutines.
+    """
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> _Loop:
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._runner is not None:
-            self._runner.close()
+            self._do(self._runner.close)
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            if self._runner is None:
-                self._runner = asyncio.Runner()
-            return self._runner.run(coroutine, context=contextvars.copy_context())
-        return _in_a_thread(coroutine)
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                pass
+            else:
+                self._thread = ThreadPoolExecutor(1, "handout-evaluate")
+        run = partial(self._runner.run, coroutine, context=contextvars.copy_context())
+        return self._do(run)
+
+    def _do(self, call: Callable[[], Any]) -> Any:
+        if self._thread is None:
+            return call()
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def work() -> None:  # a future of the executor would replace some exceptions by others
+            try:
+                outcome.append((call(), None))
+            except BaseException as error:  # raised again in the thread that waits
+                outcome.append((None, error))
+
+        self._thread.submit(work).result()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
 
 
-def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    context = contextvars.copy_context()
-    outcome: list[tuple[Any, BaseException | None]] = []
+class _WarmValues:
+    """The warm values of one call of `evaluate`, by the numbers of their recipes.
 
-    def work() -> None:
-        try:
-            outcome.append((context.run(asyncio.run, coroutine), None))
-        except BaseException as error:  # raised again in the thread that waits
-            outcome.append((None, error))
+    Args:
+        plan: The plan.
+        values: The values of the objects of the plan.
+        loop: The loop for asynchronous values.
+    """
 
-    thread = threading.Thread(target=work, name="handout-evaluate")
-    thread.start()
-    thread.join()
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value
+    def __init__(self, plan: Plan, values: dict[int, Any], loop: _Loop) -> None:
+        self._plan = plan
+        self._values = values
+        self._loop = loop
+        self._made = WarmValues(loop.run)
+
+    def __enter__(self) -> _WarmValues:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._made.leave()
+
+    def value(self, number: int) -> Any:
+        """Return the value of a recipe. The first call makes it."""
+        recipe = self._plan.extras[number - len(self._plan)]
+        assert isinstance(recipe, WarmRecipe)
+        key = number.to_bytes(8, "little"), recipe.inputs
+        if key not in self._made.values:
+            warm, slot_of = recipe.warm, self._plan.slot_in(recipe)
+            call = _InProcessCall(slot_of, recipe.inputs, self._values, self, self._loop)
+            self._made.make(key, partial(call.apply, warm.make, warm.args, warm.kwargs))
+        return self._made.values[key]
 
 
 class _InProcessCall:
-    """Replaces each placeholder in the arguments of one task by a value, and then calls the task's function."""
+    """Replaces each placeholder in the arguments of one call by a value, and then calls the function."""
 
-    def __init__(self, plan: Plan, task: int, values: dict[int, Any], loop: _Loop) -> None:
-        self._plan = plan
-        self._task = task
+    def __init__(
+        self,
+        slot_of: Callable[[Input[Any]], Placeholder],
+        inputs: Sequence[int],
+        values: dict[int, Any],
+        warm: _WarmValues,
+        loop: _Loop,
+    ) -> None:
+        self._slot_of = slot_of
+        self._inputs = inputs
         self._values = values
+        self._warm = warm
         self._loop = loop
-        self._slot_of = plan.slot_of(task)
         #: Results of inline functions, by ``id()`` of their placeholders. An inline function is called as a part of the
         #: task that takes its result. It is called only once, even if several arguments contain its placeholder.
         self._inlined: dict[int, Any] = {}
@@ -150,13 +200,14 @@ class _InProcessCall:
         #: class may make its items anew each time, and another item could get the same ``id()``.
         self._rebuilt: dict[int, tuple[Any, Any]] = {}
 
-    def run(self) -> Any:
-        plan, task = self._plan, self._task
-        return self._apply(plan.fns[task], plan.args[task], plan.kwargs[task])
-
-    def _apply(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        result = fn(*[self._fill(arg) for arg in args], **{name: self._fill(arg) for name, arg in kwargs.items()})
+    def run(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Return the result of a function. If it is a coroutine function, run the coroutine."""
+        result = self.apply(fn, args, kwargs)
         return self._loop.run(result) if type(result) is types.CoroutineType else result
+
+    def apply(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Return what a function returns."""
+        return fn(*[self._fill(arg) for arg in args], **{name: self._fill(arg) for name, arg in kwargs.items()})
 
     def _fill(self, value: Any) -> Any:
         """Return a value with all its placeholders replaced. A value without placeholders is returned as it is."""
@@ -197,7 +248,7 @@ class _InProcessCall:
     def _value_of(self, placeholder: Placeholder) -> Any:
         match placeholder:
             case Slot(index):
-                return self._values[self._plan.inputs[self._task][index]]
+                return self._values[self._inputs[index]]
             case Taken(inner, path):
                 return apply_path(self._value_of(inner), path)
             case Loaded(inner, load):
@@ -205,5 +256,7 @@ class _InProcessCall:
             case Inline(fn, args, kwargs):
                 key = id(placeholder)
                 if key not in self._inlined:
-                    self._inlined[key] = self._apply(fn, args, kwargs)
+                    self._inlined[key] = self.run(fn, args, kwargs)
                 return self._inlined[key]
+            case Warmed(recipe=recipe):
+                return self._warm.value(self._inputs[recipe.index])

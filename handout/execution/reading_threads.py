@@ -18,6 +18,8 @@ T = TypeVar("T")
 _MOST: Final = 4
 #: Seconds after which a call that has not ended counts no more, so that another thread takes its place.
 PATIENCE_S: Final = 5.0
+#: Seconds that a thread waits for a further function before it ends.
+_IDLE_S: Final = 1.0
 #: Seconds that `close` waits for each thread that has nothing to do.
 _END_S: Final = 1.0
 
@@ -47,8 +49,9 @@ class _ReadingThread:
 class ReadingThreads:
     """Calls functions in threads, at most 4 at one time. A call that takes long counts only for its first 5 s.
 
-    So functions that never return delay the others, but do not stop them. A thread waits for further functions, because
-    starting a thread for each would take ten times as long. The threads do not keep the program from ending.
+    So functions that never return delay the others, but do not stop them. A thread waits a second for further
+    functions, because starting a thread for each would take ten times as long. The threads do not keep the program from
+    ending.
 
     Args:
         loop: The event loop. Only code that it runs may use this object.
@@ -120,10 +123,10 @@ class ReadingThreads:
             del work, result, error  # the thread must not keep results alive while it waits
 
     def _next(self, reader: _ReadingThread) -> _Work | None:
-        """Wait for the next function. Return None if the thread has to end."""
+        """Wait for the next function, but not for long. Return None if the thread has to end."""
         with self._changed:
-            while not (self._waiting or self._is_closed or reader.is_given_up):
-                self._changed.wait()
+            if not (self._waiting or self._is_closed or reader.is_given_up):
+                self._changed.wait(_IDLE_S)
             if reader.is_given_up or not self._waiting:
                 self._readers.discard(reader)
                 return None

@@ -15,6 +15,7 @@ from handout.graph.output import Output, is_function
 from handout.graph.partials import Bound, joined
 from handout.graph.signature import Signatures
 from handout.graph.unfinished import UNFINISHED, refusal
+from handout.graph.warm import Warm, check_event_loop
 from handout.graph.wiring import of_another_graph
 from handout.project.loaded import remember_loaded
 from handout.serialization.user_objects import brief
@@ -65,6 +66,8 @@ class CallChecks:
             kind = type(value)
             if kind in UNFINISHED or (kind is Output and value._origin is not nodes):
                 raise self._refused(name_of(fn) if id is None else id, args, kwargs)
+            if kind is Warm:
+                check_event_loop(value, fn, id)
 
     def _refused(self, owner: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphError:
         """Return the error for the first argument that is unfinished work, or an output of another graph."""

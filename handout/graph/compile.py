@@ -15,6 +15,7 @@ from handout.graph.objects import ObjectNumbers
 from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.graph.signature import Signatures
+from handout.graph.warm import Warm, check_event_loop
 from handout.graph.wiring import Wiring
 from handout.serialization.user_objects import brief, is_coroutine_function
 from handout.slices import Slices, column, empty, is_slice_end
@@ -40,6 +41,7 @@ def compile_nodes(
     replaced = yield from Replacements.of(wiring, given)
     kept = yield from _listed(wiring, () if keep is None else keep, "keep")
     wanted = yield from (_sinks(wiring, consumed, kept) if outputs is None else _listed(wiring, outputs, "outputs"))
+    yield from replaced.check_elements(wiring, [*wanted, *kept])
     everything = outputs is None and not replaced
     needed = None if everything else (yield from _needed(wiring, order, replaced, [*wanted, *kept]))
     task_nodes, task_of = yield from _tasks(wiring, order, needed, replaced)
@@ -104,7 +106,7 @@ def _ids(wiring: Wiring, task_nodes: list[int]) -> Slices[list[str]]:
 
 
 def _check_calls(wiring: Wiring, signatures: Signatures) -> Slices[None]:
-    """Raise `GraphError` if a conversion of an `Arg` cannot be called with one argument.
+    """Raise `GraphError` if a conversion of an `Arg` cannot be called with one argument, or a `Warm` needs a coroutine.
 
     The calls of the graph's own functions were checked when they were added.
     """
@@ -114,8 +116,21 @@ def _check_calls(wiring: Wiring, signatures: Signatures) -> Slices[None]:
         if node in wiring.dumped:
             signatures.check(wiring.function(node), 1, (), wiring.id_of(node))
         for ref in refs:
-            if type(ref) is not Output and isinstance(ref, Arg):
+            if type(ref) is Output:
+                continue
+            if isinstance(ref, Arg):
                 _check_load(wiring, node, ref, signatures)
+                ref = _source_of(ref)
+            if isinstance(ref, Warm) and node not in wiring.warm:
+                check_event_loop(ref, wiring.function(node), wiring.id_of(node))
+
+
+def _source_of(arg: Arg[Any]) -> Input[Any]:
+    """Return the output or the `Warm` that an `Arg` converts."""
+    found: Input[Any] = arg
+    while isinstance(found, Arg):
+        found = found.producer
+    return found
 
 
 def _check_load(wiring: Wiring, node: int, arg: Arg[Any], signatures: Signatures) -> None:
@@ -151,7 +166,7 @@ def _check_inline(wiring: Wiring, consumed: bytearray) -> None:
                 remedy="Leave out inline=True, because an inline function runs only inside functions that take its "
                 "result.",
             )
-        if is_coroutine_function(wiring.fns[node]):
+        if node not in wiring.warm and is_coroutine_function(wiring.fns[node]):
             raise GraphError(
                 f"function {wiring.id_of(node)!r} is inline, but it is a coroutine function.",
                 remedy="Leave out inline=True, or write the function with def instead of async def.",
@@ -277,7 +292,9 @@ def _inputs(
                 mine.update(dict.fromkeys(inlined[wiring.node_of(output)]))
             else:
                 mine[found] = None
-        if task_of[node] < 0:
+        if node in wiring.warm:
+            inlined[node] = objects.add_recipe(node, list(mine)), *mine
+        elif task_of[node] < 0:
             inlined[node] = tuple(mine)
         else:
             columns.append(tuple(mine))

@@ -24,6 +24,7 @@ from handout.graph.partials import joined, unbound
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
 from handout.graph.unfinished import UNFINISHED, refusal
+from handout.graph.warm import Warm
 from handout.project.loaded import REMEMBERED, remember_loaded
 from handout.resources.inventory import InventoryLike
 from handout.resources.numbers import is_whole
@@ -81,7 +82,7 @@ class Graph(TypedCalls):
             The output to give to functions in place of the value.
 
         Raises:
-            GraphError: The value is an `Output` or an `Arg`, or another node has the id.
+            GraphError: The value is an `Output`, an `Arg` or a `Warm`, or another node has the id.
 
         Example:
             ```python
@@ -92,7 +93,9 @@ class Graph(TypedCalls):
         if type(value) in UNFINISHED:
             raise refusal("graph.value", "this value", value)
         if issubclass(type(value), Input):  # not `isinstance`, which asks the value for its ``__class__``
-            raise GraphError(f"{value!r} is an output or an Arg, not a value.", remedy="Pass it to functions as it is.")
+            raise GraphError(
+                f"{value!r} is a promise of a value, not a value.", remedy="Pass it to functions as it is."
+            )
         if id is not None:
             check_options({"id": id}, "graph.value")
         return self._nodes.append(None, (value,), {}, Policy(id=id))
@@ -230,7 +233,7 @@ class Graph(TypedCalls):
         nodes = self._nodes
         for arg in args:
             kind = type(arg)
-            if kind in UNFINISHED or (kind is Output and arg._origin is not nodes):
+            if kind in UNFINISHED or kind is Warm or (kind is Output and arg._origin is not nodes):
                 self._checks.check_arguments(fn, None, args, {})
         fns = self._fns
         node = len(fns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,12 +11,13 @@ from handout.graph.given_values import GivenValue, Replacements
 from handout.graph.output import Output
 from handout.graph.path import path_key, path_text
 from handout.graph.stored import Home
+from handout.graph.warm import Warm
 from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
 from handout.serialization.calls import Path, apply_path
 from handout.serialization.user_objects import brief, is_interruption, short_name
 
-__all__ = ["Borrowed", "ObjectNumbers", "Pick", "Value"]
+__all__ = ["Borrowed", "ObjectNumbers", "Pick", "Value", "WarmRecipe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,19 @@ class Borrowed:
     home: Home
 
 
+@dataclass(slots=True, eq=False)
+class WarmRecipe:
+    """The function and the arguments of a `Warm`, by which workers make its value."""
+
+    warm: Warm[Any]
+    #: Numbers of the objects that the arguments refer to, each once. Other recipes come first.
+    inputs: tuple[int, ...]
+    #: How many of them are recipes.
+    nested: int
+    #: See `Warmed`. Empty until the recipe is encoded.
+    identity: bytes = b""
+
+
 class ObjectNumbers:
     """Numbers the objects of a run.
 
@@ -62,7 +76,7 @@ class ObjectNumbers:
         self._given = given
         self._task_of = task_of
         self._tasks = tasks
-        self.extras: list[Pick | Value | GivenValue | Borrowed] = []
+        self.extras: list[Pick | Value | GivenValue | Borrowed | WarmRecipe] = []
         #: For each entry of ``extras``: the first output that named the object.
         self._names: list[Output[Any]] = []
         self._numbers: dict[Hashable, int] = {}
@@ -127,6 +141,30 @@ class ObjectNumbers:
                 ) from error
         task = self._task_of[node]
         return None if task < 0 else Pick(task, path)
+
+    def add_recipe(self, node: int, inputs: Sequence[int]) -> int:
+        """Give a number to the recipe of a `Warm`, and return it.
+
+        Args:
+            node: The node of the `Warm`.
+            inputs: Numbers of the objects that its arguments refer to.
+        """
+        number = self._numbers["recipe", node] = self._tasks + len(self.extras)
+        nested = [each for each in inputs if self._is_recipe(each)]
+        others = [each for each in inputs if not self._is_recipe(each)]
+        self.extras.append(WarmRecipe(self._wiring.warm[node], (*nested, *others), len(nested)))
+        self._names.append(Output(self._wiring, node))
+        return number
+
+    def _is_recipe(self, number: int) -> bool:
+        return number >= self._tasks and isinstance(self.extras[number - self._tasks], WarmRecipe)
+
+    def recipe(self, node: int) -> tuple[int, WarmRecipe]:
+        """Return the recipe of a `Warm` that a task takes, and its number."""
+        number = self._numbers["recipe", node]
+        recipe = self.extras[number - self._tasks]
+        assert isinstance(recipe, WarmRecipe)
+        return number, recipe
 
     def is_made(self, number: int) -> bool:
         """Return True if a task of the run makes an object."""

@@ -1,8 +1,8 @@
 """Finds the placeholders that replace outputs when the arguments of a task travel.
 
 A placeholder tells the worker where the value comes from: an input of the task, a call of an inline
-function (a function that the task itself calls to get an argument), the ``load`` function of an `Arg`, or an element of
-one of these.
+function (a function that the task itself calls to get an argument), a warm value, the ``load`` function of an `Arg`, or
+an element of one of these.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from handout.errors import GraphError
 from handout.graph.arg import Arg
 from handout.graph.objects import ObjectNumbers
 from handout.graph.output import Input, Output
+from handout.graph.warm import Warm
 from handout.graph.wiring import Wiring
-from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken
+from handout.serialization.calls import Inline, Loaded, Placeholder, Slot, Taken, Warmed
 
 __all__ = ["Slots"]
 
@@ -34,7 +35,7 @@ class Slots:
         self._inline: dict[int, Inline] = {}
 
     def __call__(self, ref: Input[Any]) -> Placeholder:
-        """Return the placeholder for an output or an `Arg`.
+        """Return the placeholder for an output, an `Arg` or a `Warm`.
 
         Raises:
             GraphError: The output is inside an object, where `Scanner` does not look for outputs.
@@ -45,6 +46,8 @@ class Slots:
             if dumped is None and ref.dump is not None:
                 found = Loaded(found, ref.dump)
             return found if ref.load is None else Loaded(found, ref.load)
+        if isinstance(ref, Warm):
+            return self._warmed(ref)
         if not isinstance(ref, Output):
             self._unknown(ref)
         number, path = self._objects.find(ref)
@@ -55,6 +58,16 @@ class Slots:
         if index is None:
             self._unknown(ref)
         return Taken(Slot(index), path) if path else Slot(index)
+
+    def _warmed(self, warm: Warm[Any]) -> Warmed:
+        node = self._wiring.node_of_warm(warm)
+        if node is None:
+            self._unknown(warm)
+        number, recipe = self._objects.recipe(node)
+        if number not in self._index:
+            self._unknown(warm)
+        slots = [Slot(self._index[input]) for input in (number, *recipe.inputs)]
+        return Warmed(recipe.identity, slots[0], tuple(slots[1:]), recipe.nested)
 
     def _inline_of(self, ref: Output[Any]) -> Inline:
         node = self._wiring.node_of(ref)

@@ -14,13 +14,13 @@ from typing import Any
 
 from handout.graph.function_options import TaskOptions
 from handout.graph.given_values import GivenValue
-from handout.graph.objects import Borrowed, ObjectNumbers, Pick, Value
+from handout.graph.objects import Borrowed, ObjectNumbers, Pick, Value, WarmRecipe
 from handout.graph.output import Input, Output
 from handout.graph.placeholder import Slots
 from handout.graph.wiring import Wiring
 from handout.serialization.calls import Path, Placeholder
 
-__all__ = ["Borrowed", "GivenValue", "Pick", "Plan", "Value"]
+__all__ = ["Borrowed", "GivenValue", "Pick", "Plan", "Value", "WarmRecipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Plan:
     #: The number of the task's group. Tasks of one group run on the same host. -1: the task is in no group.
     groups: Sequence[int]
     #: The objects from number n on, where n is the number of tasks.
-    extras: Sequence[Pick | Value | GivenValue | Borrowed]
+    extras: Sequence[Pick | Value | GivenValue | Borrowed | WarmRecipe]
     #: Numbers of the objects that the caller wants, each once.
     outputs: Sequence[int]
     #: Numbers of the objects that stay on their hosts after the run, each once.
@@ -63,6 +63,10 @@ class Plan:
     def slot_of(self, task: int) -> Callable[[Input[Any]], Placeholder]:
         """Return a function that finds the placeholder for an output or `Arg` in a task's arguments; see `Slots`."""
         return Slots(self.ids[task], self.inputs[task], self.objects, self.wiring)
+
+    def slot_in(self, recipe: WarmRecipe) -> Callable[[Input[Any]], Placeholder]:
+        """Return a function that finds the placeholder for an output or `Arg` in the arguments of a `Warm`."""
+        return Slots(repr(recipe.warm), recipe.inputs, self.objects, self.wiring)
 
     def locate(self, key: Output[Any] | str) -> tuple[int, Path]:
         """Return the number of the object that contains the value of an output or an id, and the path to the value.

@@ -145,4 +145,4 @@ def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
             hint = suggestion(name, parameters | OPTION_NAMES)
             if hint.startswith("Did you mean"):
                 return hint
-    return "Check the arguments that follow the function in graph.add."
+    return "Check the arguments that follow the function."

@@ -13,6 +13,7 @@ from handout.graph.order import find_cycle, topological
 from handout.graph.output import Input, Output
 from handout.graph.scan import Scanner
 from handout.graph.stored import Home, Stored, StoredElement
+from handout.graph.warm import Warm
 from handout.serialization.user_objects import is_interruption, short_name, text, type_name
 from handout.slices import Slices, column, is_slice_end
 
@@ -24,9 +25,10 @@ class Wiring:
 
     Before it is used, `scan` must find the references.
 
-    References are outputs and `Arg` objects. The ``dump`` of an `Arg` becomes a node of its own, a dump node, unless
-    the producer of the `Arg` is inline. The numbers of dump nodes follow the numbers of the graph's nodes. All
-    functions that take the same ``dump`` of the same output share one dump node.
+    References are outputs, `Arg` objects and `Warm` objects. The ``dump`` of an `Arg` becomes a node of its own, a dump
+    node, unless the producer of the `Arg` is inline. The numbers of dump nodes follow the numbers of the graph's nodes.
+    All functions that take the same ``dump`` of the same output share one dump node. A `Warm` becomes a node, too. Like
+    an inline function, it has no task: the tasks that take it also take what its arguments refer to.
     """
 
     __slots__ = (
@@ -34,6 +36,7 @@ class Wiring:
         "_dumps",
         "_elements",
         "_stored",
+        "_warm",
         "args",
         "count",
         "dumped",
@@ -42,6 +45,7 @@ class Wiring:
         "inline",
         "nodes",
         "refs",
+        "warm",
     )
 
     def __init__(self, nodes: Nodes) -> None:
@@ -50,8 +54,12 @@ class Wiring:
         self.count: int = len(nodes.fns)
         self.fns: list[Callable[..., Any] | None] = list(nodes.fns)
         self.args: list[tuple[Any, ...]] = list(nodes.args)
-        #: The nodes of inline functions.
-        self.inline: frozenset[int] = frozenset(nodes.inline)
+        #: The nodes of inline functions and of `Warm` objects, which run inside the tasks that take them.
+        self.inline: set[int] = set(nodes.inline)
+        #: The `Warm` objects, by their nodes.
+        self.warm: dict[int, Warm[Any]] = {}
+        #: The node of each `Warm`, by the identity of the object.
+        self._warm: dict[int, int] = {}
         #: The references in the arguments of each node, in order, with repetitions. A value has no references.
         self.refs: list[tuple[Input[Any], ...]] = []
         #: The output that each dump node converts.
@@ -74,13 +82,13 @@ class Wiring:
             GraphError: An output is inside a set, an `Arg` has no producer, or arguments are nested too deeply.
             UnserializableError: An argument raises an error when its items are read.
         """
-        references, kwargs = Scanner().references, self.nodes.kwargs
+        references = Scanner().references
         fns, args, refs = self.fns, self.args, self.refs
         node = 0
         while node < len(fns):  # `_enter` appends dump nodes, which this loop scans as well
             if is_slice_end(node):
                 yield
-            named = kwargs.get(node) if node < self.count else None
+            named = self.kwargs_of(node)
             try:
                 found = () if fns[node] is None else references(args[node], named)
             except GraphError:
@@ -96,15 +104,21 @@ class Wiring:
             node += 1
 
     def _enter(self, ref: Input[Any]) -> None:
-        """Add the nodes of a stored object, or the dump node of an `Arg`.
+        """Add the nodes of a stored object, the node of a `Warm`, or the dump node of an `Arg`.
 
         If the producer of an `Arg` is inline, no node is added, because the dump runs in the consumer.
         """
         if isinstance(ref, Stored | StoredElement):
             self._enter_stored(ref)
+        elif isinstance(ref, Warm) and id(ref) not in self._warm:
+            node = self._warm[id(ref)] = len(self.fns)
+            self.warm[node] = ref
+            self.inline.add(node)
+            self.fns.append(ref.make)
+            self.args.append(ref.args)
         if not isinstance(ref, Arg):
             return
-        if isinstance(ref.producer, Arg | Stored | StoredElement):
+        if isinstance(ref.producer, Arg | Stored | StoredElement | Warm):
             self._enter(ref.producer)
         elif not isinstance(ref.producer, Output):
             raise GraphError(f"{ref!r} has no producer.", remedy="Give an output: Arg(out, load=...).")
@@ -145,12 +159,16 @@ class Wiring:
         """Return the output whose object travels when a function takes a reference.
 
         The base of an output is the output itself. The base of an `Arg` is the output of its dump node or, if it has no
-        dump node, the base of its producer.
+        dump node, the base of its producer. The base of a `Warm` is the output of its node.
 
         Raises:
-            GraphError: The reference is neither an output nor an `Arg`.
+            GraphError: The reference is not an output, an `Arg` or a `Warm`.
         """
         while not isinstance(ref, Output):
+            if isinstance(ref, Warm):
+                if id(ref) not in self._warm:
+                    raise GraphError(f"{ref!r} has no host of its own.", remedy="Name a function that runs as a task.")
+                return Output(self, self._warm[id(ref)])
             if not isinstance(ref, Arg):
                 raise GraphError(f"{ref!r} cannot be an argument.", remedy="Give an output or an Arg.")
             dumped = self.dump_output(ref)
@@ -174,6 +192,16 @@ class Wiring:
         if known is not None:
             return known
         raise of_another_graph(output)
+
+    def node_of_warm(self, warm: Warm[Any]) -> int | None:
+        """Return the node of a `Warm`, or None if no argument holds it."""
+        return self._warm.get(id(warm))
+
+    def kwargs_of(self, node: int) -> Mapping[str, Any] | None:
+        """Return the keyword arguments of a node, or None if it has none."""
+        if node < self.count:
+            return self.nodes.kwargs.get(node)
+        return self.warm[node].kwargs if node in self.warm else None
 
     def producers(self, node: int) -> list[int]:
         """Return the nodes whose results a node takes, in order, with repetitions."""
@@ -210,6 +238,8 @@ class Wiring:
         if known is None:
             if node in self.dumped:
                 stem = f"{name_of(self.fns[node])}({self.dumped[node].id})"
+            elif node in self.warm:
+                stem = repr(self.warm[node])
             else:
                 home = self.homes.get(node) or self.homes[self.args[node][1]._node]
                 stem = home.id if node in self.homes else f"elements({home.id})"

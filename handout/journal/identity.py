@@ -20,15 +20,15 @@ with such a value is run anew in each run.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from handout.graph.objects import Borrowed, Pick
-from handout.graph.output import Output
+from handout.graph.objects import Borrowed, Pick, WarmRecipe
+from handout.graph.output import Input, Output
 from handout.graph.plan import Plan
 from handout.journal.value_digest import new_walk
 from handout.journal.value_walk import ValueWalk, digest, plain_text
-from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken
+from handout.serialization.calls import PLAIN_TYPES, Inline, Loaded, Path, Placeholder, Slot, Taken, Warmed
 from handout.slices import Slices
 
 __all__ = ["TaskIdentities"]
@@ -104,8 +104,12 @@ class TaskIdentities:
                 known = os.urandom(16)
                 self._unknown_values.add(number)
             else:
-                walk = new_walk(None, self._sources)
-                known = walk.whole(extra.value)
+                if isinstance(extra, WarmRecipe):
+                    walk = new_walk(self._promise(self._plan.slot_in(extra), extra.inputs), self._sources)
+                    known = walk.whole((extra.warm.make, extra.warm.args, extra.warm.kwargs))
+                else:
+                    walk = new_walk(None, self._sources)
+                    known = walk.whole(extra.value)
                 if not walk.is_complete:
                     self._unknown_values.add(number)
             self._values[number] = known
@@ -126,7 +130,7 @@ class TaskIdentities:
         text = None if kwargs else self._plain_text(args)
         if text is not None:
             return digest(called, text.encode("utf-8", "surrogatepass"))
-        walk = new_walk(self._promise(task), self._sources)
+        walk = new_walk(self._promise(plan.slot_of(task), plan.inputs[task]), self._sources)
         made = digest(called, walk.whole((args, kwargs)))
         if not walk.is_complete:
             self.unrecognizable.add(task)
@@ -152,12 +156,17 @@ class TaskIdentities:
                 return None
         return "\x1f".join(text)
 
-    def _promise(self, task: int) -> Callable[[Any, ValueWalk], bytes]:
-        """Return a function that gives the identity of an output or an `Arg` among a task's arguments.
+    def _promise(
+        self, slot_of: Callable[[Input[Any]], Placeholder], inputs: Sequence[int]
+    ) -> Callable[[Any, ValueWalk], bytes]:
+        """Return a function that gives the identity of a promise of a value among some arguments.
 
         A `ValueWalk` gets this function as its argument ``promise``.
+
+        Args:
+            slot_of: Returns the placeholder of such a promise.
+            inputs: The numbers of the objects that the placeholders name.
         """
-        slot_of, inputs = self._plan.slot_of(task), self._plan.inputs[task]
 
         def stands_for(found: Placeholder, walk: ValueWalk) -> bytes:
             match found:
@@ -169,6 +178,8 @@ class TaskIdentities:
                     return digest(b"loaded", stands_for(inner, walk), walk.of(load))
                 case Taken(inner, path):
                     return digest(b"taken", stands_for(inner, walk), _path_text(path).encode())
+                case Warmed(recipe=recipe):  # what the recipe takes is a part of its identity
+                    return digest(b"warm", self.object(inputs[recipe.index]))
 
         return lambda promise, walk: stands_for(slot_of(promise), walk)
 

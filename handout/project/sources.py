@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from handout.project.listing import read_file
 from handout.project.loaded import remember_loaded, remembered_modules
@@ -53,7 +54,7 @@ class _Known:
         self.path: list[str] = []
         #: The script that is ``__main__``, by its path.
         self.scripts: dict[str, Module] = {}
-        #: The packages that are being read for the first time, by their names and places.
+        #: The packages that are being read, for the first time or anew, by their names and places.
         self.reading: SharedWork[tuple[str, ...], Package] = SharedWork()
 
 
@@ -87,13 +88,22 @@ def find_package(name: str) -> Slices[Package | None]:
 
 
 def _read(known: Package | None, top: str, places: list[str]) -> Slices[Package]:
-    if known is None or known.places != places:
-        key = (top, *places)
+    """Read a package for the first time, or anew if it has changed.
+
+    Runs that begin together share this work. A run that has joined the work of another one looks once more afterwards,
+    because files may have changed after the other one had looked at them and before this run began.
+    """
+    key = (top, *places)
+    while True:
         is_joined = key in _known.reading
-        known = yield from _known.reading.do(key, lambda: Package.read(top, places))
+        known = yield from _known.reading.do(key, partial(_read_or_refresh, known, top, places))
         if not is_joined:
             return known
-    # If another run has begun to read the package, files may have changed before this run began.
+
+
+def _read_or_refresh(known: Package | None, top: str, places: list[str]) -> Slices[Package]:
+    if known is None or known.places != places:
+        return (yield from Package.read(top, places))
     return (yield from known.refreshed())
 
 

@@ -149,6 +149,8 @@ class NewTaskClass(NamedTuple):
     bundle: int | None = None
     """Key of the source bundle, the archive from which workers import the user's modules. None: the tasks need no
     bundle."""
+    warm: Sequence[str] = ()
+    """The identities of the warm values that the tasks take, in hexadecimal."""
 
 
 class Objects(NamedTuple):
@@ -409,6 +411,8 @@ class Failed(NamedTuple):
     """``disk``: how many bytes were free."""
     argument: bool = False
     """``disk``: True if the host had no room for an argument, so that the function was not called."""
+    recipe: int | None = None
+    """If the task has not begun because making a warm value failed, the key of the object by which it is made."""
 
 
 class Recalled(NamedTuple):
@@ -462,6 +466,22 @@ class Arrived(NamedTuple):
     """Key of the object."""
     sizes: Column[int]
     """Size of the object in bytes."""
+
+
+class MadeWarm(NamedTuple):
+    """A worker of the host has made a warm value that no other worker of the host has."""
+
+    value: str
+    """The identity of the value in hexadecimal."""
+    elapsed_us: int
+    """Microseconds that it took."""
+
+
+class Cooled(NamedTuple):
+    """The last worker with a warm value has ended."""
+
+    value: str
+    """The identity of the value in hexadecimal."""
 
 
 class Missing(NamedTuple):
@@ -613,6 +633,13 @@ class ForgetFunctions(NamedTuple):
     """Number of the function."""
 
 
+class ForgetWarm(NamedTuple):
+    """Drop warm values, and leave their context managers, because an object from which they were made was deleted."""
+
+    keys: Column[int]
+    """Key of the object."""
+
+
 class CancelCoroutines(NamedTuple):
     """Cancel tasks of a shared loop."""
 
@@ -680,6 +707,30 @@ class Checkpoint(NamedTuple):
     """The index of the file's folder in the ``folders`` of `SetUp`."""
 
 
+class WarmingBegan(NamedTuple):
+    """A task takes a warm value that the worker makes now. The task's time stands still until `WarmingEnded`."""
+
+    number: int
+    """Number of the task on this worker."""
+    recipe: int
+    """Key of the object by which the value is made."""
+    timeout_s: float
+    """Seconds after which the agent ends the task."""
+
+
+class WarmingEnded(NamedTuple):
+    """The worker makes the warm value for the task no longer."""
+
+    number: int
+    """Number of the task on this worker."""
+    value: str
+    """The identity of the value in hexadecimal, if the worker has it now. Otherwise empty."""
+    inputs: Sequence[int]
+    """Keys of the objects from which it was made."""
+    leaves: bool
+    """True if the worker has something to do when it ends: it leaves the context managers of its warm values."""
+
+
 class TaskRaised(NamedTuple):
     """A task has raised an exception, and the worker describes it now, which runs code of the exception's class. The
     worker sends `TaskFailure` next. If the worker ends before, the task has failed all the same.
@@ -735,6 +786,8 @@ class TaskFailure(NamedTuple):
     """``disk``: how many bytes did not fit."""
     free: int | None = None
     """``disk``: how many bytes were free."""
+    recipe: int | None = None
+    """If making a warm value has failed, the key of the object by which it is made."""
 
 
 # ---- between the agent and the supervisor --------------------------------------------------------------------------
@@ -849,6 +902,8 @@ class ToController(TypedDict):
     arrived: Handler[Arrived]
     progress_reports: Handler[ProgressReports]
     checkpointed: Handler[Checkpointed]
+    made_warm: Handler[MadeWarm]
+    cooled: Handler[Cooled]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
     vanished: Handler[Vanished]
@@ -864,6 +919,7 @@ class ToWorker(TypedDict):
     batch: Handler[Batch]
     cancel_coroutines: Handler[CancelCoroutines]
     forget_functions: Handler[ForgetFunctions]
+    forget_warm: Handler[ForgetWarm]
 
 
 class FromWorker(TypedDict):
@@ -872,6 +928,8 @@ class FromWorker(TypedDict):
     batch_report: Handler[BatchReport]
     progress_report: Handler[ProgressReport]
     checkpoint: Handler[Checkpoint]
+    warming_began: Handler[WarmingBegan]
+    warming_ended: Handler[WarmingEnded]
     task_raised: Handler[TaskRaised]
     task_failure: Handler[TaskFailure]
 

@@ -32,7 +32,7 @@ def check_progress(progress: Any) -> float | None:
     if progress is None:
         return None
     kind = type(progress)  # not `isinstance`, which asks the value for its ``__class__``
-    if kind is bool or not issubclass(kind, Real):
+    if issubclass(kind, bool) or not issubclass(kind, Real):
         raise TypeError(
             f"report() got a {kind.__name__} as its progress. The progress is a number from 0 to 1, such as "
             "report(done / total). Give other values names: report(loss=0.3)."

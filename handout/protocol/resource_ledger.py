@@ -170,6 +170,31 @@ class Ledger:
                     raise ValueError(f"a claim on {name} was released twice; release each claim only once")
         self.claims -= 1
 
+    def release_part(self, claim: Claim, name: str) -> Claim:
+        """Free one amount of a claim, but none of a device. Return a claim of the rest, which replaces the claim."""
+        rest = dict(claim.need)
+        parts = rest.pop(name, 0)
+        if parts:
+            self._free[name] += parts
+        return Claim(rest, claim.devices)
+
+    def complete(self, part: Claim, need: Mapping[str, int]) -> Claim | None:
+        """Claim what a claim lacks of a need.
+
+        Args:
+            part: The claim. It has either all or nothing of each amount.
+            need: The need, in parts by name.
+
+        Returns:
+            A claim of the need, which replaces the claim. None if the rest does not fit.
+        """
+        lacking = {name: parts for name, parts in need.items() if name not in part.need and parts}
+        if any(parts > self._free.get(name, 0) for name, parts in lacking.items()):
+            return None
+        for name, parts in lacking.items():
+            self._free[name] -= parts
+        return Claim(need, part.devices)
+
     def resize(self, amounts: Mapping[str, int], devices: Iterable[int] = ()) -> None:
         """Replace the host's amounts and devices. Claims stay, even if they exceed the new amounts.
 

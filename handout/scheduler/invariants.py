@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from handout.errors import InternalError
 from handout.protocol.resource_ledger import Claim
-from handout.scheduler.state.hosts import HostRecord
+from handout.scheduler.state.hosts import CONTROLLER_ONLY, HostRecord
 from handout.scheduler.state.object_table import KEEP, OUTPUT
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
@@ -154,9 +154,11 @@ def _objects(world: World, run: Run) -> Iterator[str]:
                 if i <= before or (i and at(i) is None):
                     yield f"object {o} has replicas on {replicas}, which are unsorted or on a lost host"
                 before = i
-            if not uses[o] and not flags[o] and producer[o] >= 0:
+            if not uses[o] and not flags[o] and (producer[o] >= 0 or replicas != CONTROLLER_ONLY):
                 yield f"object {o} has replicas on {replicas}, but is not needed"
         if o in run.borrowed:
+            if run.spec.is_open and all(run.reported[c] for c in run.objects.consumers[o]):
+                yield f"object {o} is borrowed, but the tasks that take it have ended"
             home, object_ = run.borrowed[o]
             if replicas != (there := home.objects.replicas[object_]):
                 yield f"object {o} has replicas on {replicas}, but on {there} in run {home.number}, which keeps it"

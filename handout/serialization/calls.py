@@ -97,7 +97,31 @@ class Taken:
     path: Path
 
 
-Placeholder = Union[Slot, Inline, Loaded, Taken]
+@dataclass(frozen=True)
+class Warmed:
+    """A placeholder for a value that the worker makes once and keeps: a warm value.
+
+    The value is made by a recipe, which is a call as `dumps_call` writes it. Its positional arguments are the name of
+    the value, the seconds that the function which makes it may take, this function, and the function's arguments.
+
+    Attributes:
+        identity: 16 bytes that are equal for recipes of the same function with the same arguments, apart from inputs.
+        recipe: The input that is the recipe.
+        inputs: The inputs that the recipe takes.
+        nested: The first so many of them are recipes themselves. The identity has a part for each of them, so equal
+            values need not have the same objects in these places.
+    """
+
+    __slots__ = ("identity", "inputs", "nested", "recipe")
+    identity: bytes
+    recipe: Slot
+    inputs: tuple[Slot, ...]
+    nested: int
+
+
+Placeholder = Union[Slot, Inline, Loaded, Taken, Warmed]
+#: A function that returns the value of a `Warmed`. Its arguments are those of the `Warmed`, with indices for slots.
+GetWarm = Callable[[bytes, int, Sequence[int], int], Any]
 
 
 class _UserCodeError(BaseException):
@@ -108,9 +132,10 @@ class _UserCodeError(BaseException):
 
 
 class _Reading(threading.local):
-    """For each thread, the function that returns the inputs of the call that the thread is decoding."""
+    """For each thread, the functions that return the inputs and the warm values of the call that it is decoding."""
 
     get_input: Callable[[int], Any] | None = None
+    get_warm: GetWarm | None = None
 
 
 _reading = _Reading()
@@ -188,6 +213,12 @@ def _fill(index: int) -> Any:
     return _reading.get_input(index)
 
 
+def _warm(identity: bytes, recipe: int, inputs: Sequence[int], nested: int) -> Any:
+    if _reading.get_warm is None:
+        raise LoadError("the bytes contain a placeholder for a warm value, but they are not the arguments of a task")
+    return _reading.get_warm(identity, recipe, inputs, nested)
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -239,17 +270,22 @@ _REDUCERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Inline: lambda call: (_call_user_code, (call.fn, tuple(call.args), dict(call.kwargs))),
     Loaded: lambda loaded: (_load, (loaded.placeholder, loaded.load)),
     Taken: lambda taken: (_take, (taken.placeholder, taken.path)),
+    Warmed: lambda warmed: (
+        _warm,
+        (warmed.identity, warmed.recipe.index, tuple([slot.index for slot in warmed.inputs]), warmed.nested),
+    ),
 }
 
 
 def load_call(
-    data: Segment, get_input: Callable[[int], Any]
+    data: Segment, get_input: Callable[[int], Any], get_warm: GetWarm | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Path, ...]]:
     """Decode one call.
 
     Args:
         data: The segments that `dumps_call` returned, joined together.
         get_input: Returns the input with the given index. It is called only once for each input.
+        get_warm: Returns a warm value. An error that it raises is raised here, if it is no `Exception`.
 
     Returns: The positional arguments, the keyword arguments, and the paths of elements to take from the result.
     Raises:
@@ -263,7 +299,8 @@ def load_call(
             asked[index] = get_input(index)
         return asked[index]
 
-    outer, _reading.get_input = _reading.get_input, once
+    outer = _reading.get_input, _reading.get_warm
+    _reading.get_input, _reading.get_warm = once, get_warm
     user_error: BaseException
     try:
         args, kwargs, paths, fills = loads(data)
@@ -280,5 +317,5 @@ def load_call(
     except Exception as error:
         raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
     finally:
-        _reading.get_input = outer
+        _reading.get_input, _reading.get_warm = outer
     raise user_error  # after the handler, because inside it Python would set _UserCodeError as the error's context

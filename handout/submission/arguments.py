@@ -11,10 +11,11 @@ import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from handout.errors import GraphError, UnserializableError
-from handout.graph.objects import Borrowed, Pick
+from handout.graph.objects import Borrowed, Pick, WarmRecipe
 from handout.graph.output import Output
 from handout.graph.plan import Plan
 from handout.graph.stored import Home
@@ -31,7 +32,7 @@ from handout.submission.call_encoder import CallEncoder
 from handout.submission.code_bundles import CodeBundle, FunctionBlob, bundle_sources, function_ref
 from handout.submission.function_identity import FunctionDigests
 from handout.submission.refusals import refused
-from handout.submission.supplied_values import LARGE, CodeWatch, SuppliedValues
+from handout.submission.supplied_values import LARGE, CodeWatch, Dump, SuppliedValues
 
 __all__ = ["EncodedRun", "check_size", "encode_plan"]
 
@@ -64,6 +65,8 @@ class EncodedRun:
     digests: CallDigests
     #: The objects that are stored on hosts already, by object number.
     borrowed: Mapping[int, Home] = field(default_factory=dict)
+    #: The objects that are recipes of warm values, by object number, with the identities of the values in hexadecimal.
+    warm: Mapping[int, str] = field(default_factory=dict)
     #: A message about the bytes that the run sends first, or "" if they do not take long to send.
     bulk: str = ""
 
@@ -107,6 +110,8 @@ class _Encoder(SuppliedValues):
                 self.paths.setdefault(extra.task, []).append(extra.path)
             elif isinstance(extra, Borrowed):
                 self.borrow(number, extra.home)
+            elif isinstance(extra, WarmRecipe):
+                self._supply(number, extra, plan.name_of(number), partial(self._recipe, extra))
             else:
                 self._supply(number, extra.value, plan.name_of(number))
                 yield from self.digester.settle()
@@ -133,7 +138,18 @@ class _Encoder(SuppliedValues):
             arguments = dict(enumerate(self.kept, len(self.nbytes) - len(self.kept)))
             bulk = describe_bulk(plan, self.sent, self.nbytes, inputs, arguments, fn, functions)
         return EncodedRun(
-            calls, fn, functions, inputs, self.producers, self.nbytes, self.values, bundle, digests, self.borrowed, bulk
+            calls,
+            fn,
+            functions,
+            inputs,
+            self.producers,
+            self.nbytes,
+            self.values,
+            bundle,
+            digests,
+            self.borrowed,
+            {n: extra.identity.hex() for n, extra in enumerate(plan.extras, count) if isinstance(extra, WarmRecipe)},
+            bulk,
         )
 
     def _bundle(self, sources: Sources) -> Slices[CodeBundle | None]:
@@ -161,9 +177,14 @@ class _Encoder(SuppliedValues):
             self.digester.function(self.function_digests.of(fn, blob.blob, blob.by_value), code.modules)
         return known
 
-    def _supply(self, number: int, value: Any, id: str) -> None:
+    def _recipe(self, recipe: WarmRecipe) -> Sequence[Segment]:
+        encoder = CallEncoder(self, repr(recipe.warm), recipe.inputs, lambda: self.plan.slot_in(recipe))
+        recipe.identity = encoder.identity_of(recipe.warm)
+        return encoder.encode_recipe(recipe.warm)
+
+    def _supply(self, number: int, value: Any, id: str, dump: Dump | None = None) -> None:
         try:
-            self.hold(number, value)
+            self.hold(number, value, dump)
         except diagnosis.CannotPickleError as error:
             raise refused(id, error) from error
 
@@ -270,9 +291,9 @@ class _Encoder(SuppliedValues):
 class _LenientEncoder(_Encoder):
     """Makes the digests of a run whose bytes are not sent. Of what cannot be pickled, the digest matches nothing."""
 
-    def hold(self, number: int, value: Any) -> None:
+    def hold(self, number: int, value: Any, dump: Dump | None = None) -> None:
         try:
-            super().hold(number, value)
+            super().hold(number, value, dump)
         except diagnosis.CannotPickleError:
             self.digester.value(number, [os.urandom(16)], (), False)
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn, cast
 
 from handout.errors import GraphError, UnserializableError
+from handout.graph.options_decorator import mark_of
 from handout.graph.output import Input
+from handout.graph.scan import Scanner
 from handout.graph.stored import Home, Stored, StoredElement
+from handout.graph.warm import Warm
 from handout.serialization import calls as calls_
 from handout.serialization import diagnosis
-from handout.serialization.calls import Path, Placeholder, Slot, Taken
+from handout.serialization.calls import Path, Placeholder, Slot, Taken, Warmed
 from handout.serialization.pickling import Segment
 from handout.serialization.user_objects import is_interruption
+from handout.submission.function_identity import SIZE, TimelessSnapshot, digest
 from handout.submission.refusals import refused
 from handout.submission.supplied_values import LARGE, SuppliedValues, size_of
 
 __all__ = ["CallEncoder"]
+
+#: Seconds that the function of a warm value may take, if it has no option ``timeout_s``.
+_WARMING_TIMEOUT_S = 600.0
 
 
 class CallEncoder:
@@ -48,6 +57,10 @@ class CallEncoder:
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
+        #: The warm values of a call that belongs to no graph.
+        self.warm: list[Warm[Any]] = []
+        #: Their identities in hexadecimal, by the numbers of their recipes.
+        self.identities: dict[int, str] = {}
         #: The blob without the paths of the elements that are taken from the task's result.
         self.pathless = b""
 
@@ -73,6 +86,34 @@ class CallEncoder:
 
     def _dump(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Segment]:
         return calls_.dumps_call(args, kwargs, self.paths, self.resolve, self.supplied.snapshot)
+
+    def identity_of(self, warm: Warm[Any]) -> bytes:
+        """Return the identity of a warm value; see `Warmed`. It is random if its arguments cannot be pickled twice."""
+        if not warm.identity:
+            self.outputs_seen = 0
+            try:
+                call = (warm.make, *warm.args), warm.kwargs
+                made = digest(*calls_.dumps_call(*call, (), self.resolve, TimelessSnapshot()))
+            except BaseException as error:  # see `encode`
+                if is_interruption(error):
+                    raise
+                return os.urandom(SIZE)
+            if self.outputs_seen:
+                return made  # another run may replace an output by something else
+            warm.identity = made
+        return warm.identity
+
+    def encode_recipe(self, warm: Warm[Any]) -> Sequence[Segment]:
+        """Return the recipe of a warm value; see `Warmed`."""
+        try:
+            timeout_s = (mark_of(warm.make) or {}).get("timeout_s", _WARMING_TIMEOUT_S)
+            return self._dump((repr(warm), timeout_s, warm.make, *warm.args), warm.kwargs)
+        except GraphError:
+            raise
+        except BaseException as error:  # see `encode`
+            if is_interruption(error):
+                raise
+            raise self._culprit(warm.args, {"make": warm.make, **warm.kwargs}) from error
 
     def _culprit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UnserializableError:
         names = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]
@@ -102,10 +143,22 @@ class CallEncoder:
             if self.make_slot_of is None and issubclass(kind, Stored | StoredElement):
                 slot = self._slot(self.supplied.number_of(cast(Home, obj._origin)))
                 return Taken(slot, obj._path) if obj._path else slot
+            if self.make_slot_of is None and kind is Warm:
+                return self._warmed(obj)
             if self.slot_of is None:
                 self.slot_of = _belongs_nowhere if self.make_slot_of is None else self.make_slot_of()
             return self.slot_of(obj)
         return obj if kind is Slot else None
+
+    def _warmed(self, warm: Warm[Any]) -> Warmed:
+        numbers, nested = _recipe_numbers(self.supplied, warm)
+        for number in sorted(numbers):
+            self._slot(number)  # a call takes its objects in the order of their numbers
+        recipe, *inputs = [self._slot(number) for number in numbers]
+        identity = CallEncoder(self.supplied, repr(warm), numbers[1:]).identity_of(warm)
+        self.warm.append(warm)
+        self.identities[numbers[0]] = identity.hex()
+        return Warmed(identity, recipe, tuple(inputs), nested)
 
     # ---- large arguments -----------------------------------------------------------------------------------
 
@@ -154,6 +207,27 @@ class CallEncoder:
         if kind is dict:
             return {key: self._shrink(part) for key, part in arg.items()}
         return arg
+
+
+def _recipe_numbers(supplied: SuppliedValues, warm: Warm[Any]) -> tuple[list[int], int]:
+    """Make the recipe of a warm value, and what it refers to, objects.
+
+    Returns:
+        Their numbers, and how many of them are other recipes. The recipe comes first, and then the other recipes.
+    """
+    nested: dict[int, None] = {}
+    stored: dict[int, None] = {}
+    for ref in Scanner().references(warm.args, warm.kwargs):
+        if isinstance(ref, Warm):
+            numbers, count = _recipe_numbers(supplied, ref)
+            nested.update(dict.fromkeys(numbers[: count + 1]))
+            stored.update(dict.fromkeys(numbers[count + 1 :]))
+        elif isinstance(ref, Stored | StoredElement):
+            stored[supplied.number_of(cast(Home, ref._origin))] = None
+        else:
+            _belongs_nowhere(ref)
+    recipe = CallEncoder(supplied, repr(warm), [*nested, *stored])
+    return [supplied.enlist(warm, partial(recipe.encode_recipe, warm)), *nested, *stored], len(nested)
 
 
 def _belongs_nowhere(promised: Input[Any]) -> NoReturn:

@@ -11,9 +11,11 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from handout.graph.stored import Home
+from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.call_encoder import CallEncoder
@@ -41,6 +43,8 @@ class CallBytes(NamedTuple):
     values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
+    #: For the values that are recipes of warm values: the identities of these, in hexadecimal.
+    warm: Mapping[int, str] = MappingProxyType({})
 
 
 class _SentFunction(NamedTuple):
@@ -100,9 +104,9 @@ class CallSnapshots:
         before = set(compared.blobs)
         compared.closures = 0
         supplied = CallValues(compared, shared)
-        call = _call(name, args, kwargs, supplied)
+        call = _call(name, fn, args, kwargs, supplied)
         if not (function.by_value or call.by_value):
-            return _bytes(numbered(*function), call, supplied, compared)
+            return _bytes(numbered(function.data, function.by_value), call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -110,11 +114,11 @@ class CallSnapshots:
         known = self._find(key)
         if known is None:
             snapshot = Snapshot()
-            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)))
+            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
             self._remember(key, known)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
-            call = _call(name, args, kwargs, supplied)
+            call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
@@ -138,6 +142,8 @@ class _Pickled(NamedTuple):
 
     data: bytes
     by_value: bool
+    #: See `CallBytes.warm`.
+    warm: Mapping[int, str] = MappingProxyType({})
 
 
 def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> _Pickled:
@@ -147,15 +153,19 @@ def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions:
         raise refused(name, error) from error
 
 
-def _call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues) -> _Pickled:
+def _call(
+    name: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], supplied: CallValues
+) -> _Pickled:
     """Return the bytes of a call. They also count as holding code by value if a value of the call does."""
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
         blob = call.encode(args, kwargs)
-    return _Pickled(blob, code.seen or bool(supplied.code_objects))
+    for warm in call.warm:
+        check_event_loop(warm, fn, name)
+    return _Pickled(blob, code.seen or bool(supplied.code_objects), call.identities)
 
 
 def _bytes(function: FunctionBlob, call: _Pickled, supplied: CallValues, compared: Snapshot) -> CallBytes:
     if call.by_value and not function.by_value:
         function = FunctionBlob(function.number, function.blob, True, function.needs_bundle)
-    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules))
+    return CallBytes(function, call.data, supplied.in_order(), frozenset(compared.modules), call.warm)

@@ -10,7 +10,7 @@ from typing import Any, overload
 from handout.graph.stored import Home
 from handout.serialization import diagnosis
 from handout.serialization.pickling import Segment, Snapshot
-from handout.submission.supplied_values import CodeWatch, SuppliedValues, own_segments
+from handout.submission.supplied_values import CodeWatch, Dump, SuppliedValues, own_segments
 
 __all__ = ["CallValues", "SharedArguments", "SharedValue"]
 
@@ -184,19 +184,19 @@ class CallValues(SuppliedValues):
         """Return True if an argument is an object already, or is known to become one; see `SuppliedValues`."""
         return super().is_large(arg) or (self._shared is not None and arg in self._shared)
 
-    def hold(self, number: int, value: Any) -> None:
+    def hold(self, number: int, value: Any, dump: Dump | None = None) -> None:
         """Pickle an argument, and keep its bytes as the value with this number."""
         known = None if self._earlier is None else self._earlier.without_code(value)
-        self._held[number] = known or self._pickle(number, value)
+        self._held[number] = known or self._pickle(number, value, dump)
 
     def without_code(self, arg: Any) -> Sequence[Segment] | None:
         """Return the value of an argument, if it holds no code."""
         number = self.large.get(id(arg), -1)
         return None if number in self.code_objects else self._held.get(number)
 
-    def _pickle(self, number: int, value: Any) -> Sequence[Segment]:
+    def _pickle(self, number: int, value: Any, dump: Dump | None) -> Sequence[Segment]:
         with CodeWatch(self.snapshot) as code:
-            segments = diagnosis.dumps_or_diagnose(value, "value", self.snapshot)
+            segments = dump() if dump else diagnosis.dumps_or_diagnose(value, "value", self.snapshot)
         if code.seen:
             # The bytes are only right together with the snapshot of this call.
             self.code_objects.add(number)

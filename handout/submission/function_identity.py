@@ -19,7 +19,7 @@ from handout.serialization.definitions import Blob
 from handout.serialization.pickling import Snapshot, dumps, write_definition
 from handout.serialization.user_objects import is_interruption
 
-__all__ = ["SIZE", "FunctionDigests", "digest", "path_digest", "timeless"]
+__all__ = ["SIZE", "FunctionDigests", "TimelessSnapshot", "digest", "path_digest", "timeless"]
 
 #: The size of a digest in bytes.
 SIZE: Final = 16
@@ -30,7 +30,7 @@ def digest(*parts: bytes | bytearray | memoryview) -> bytes:
     return hashlib.sha256(parts[0] if len(parts) == 1 else b"".join(parts)).digest()[:SIZE]
 
 
-class _TimelessSnapshot(Snapshot):
+class TimelessSnapshot(Snapshot):
     """Pickles what two runs have in common. Nothing that it has written may be sent."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class FunctionDigests:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._serial = snapshot.serial
-        self._timeless = _TimelessSnapshot()
+        self._timeless = TimelessSnapshot()
 
     def of(self, fn: Callable[..., Any], blob: bytes, is_by_value: bool) -> bytes:
         """Return the digest of a function. If the function cannot be pickled twice, the digest matches no other.
@@ -96,7 +96,7 @@ def path_digest(path: Path) -> bytes:
     if all(type(key) in PLAIN_TYPES for _, key in path):
         return digest(pickle.dumps(path, 5))
     try:
-        return digest(*dumps(path, _TimelessSnapshot()))
+        return digest(*dumps(path, TimelessSnapshot()))
     except BaseException as error:  # a __reduce__ may raise anything
         if is_interruption(error):
             raise

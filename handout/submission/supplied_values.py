@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from handout.graph.stored import Home
@@ -13,10 +13,13 @@ from handout.serialization import diagnosis
 from handout.serialization.file import File
 from handout.serialization.pickling import Segment, Snapshot
 
-__all__ = ["LARGE", "CodeWatch", "SuppliedValues", "own_segments", "size_of"]
+__all__ = ["LARGE", "CodeWatch", "Dump", "SuppliedValues", "own_segments", "size_of"]
 
 #: An argument of more than this many bytes becomes a separate object, which travels to each host only once.
 LARGE = 65536
+
+Dump = Callable[[], Sequence[Segment]]
+"""Returns a value as bytes."""
 
 
 class SuppliedValues:
@@ -45,10 +48,16 @@ class SuppliedValues:
         #: How many bytes of objects and functions the run sends to a host that needs them all.
         self.sent = 0
 
-    def hold(self, number: int, value: Any) -> None:
-        """Pickle a value, and keep its bytes as the object with this number."""
+    def hold(self, number: int, value: Any, dump: Dump | None = None) -> None:
+        """Pickle a value, and keep its bytes as the object with this number.
+
+        Args:
+            number: The number.
+            value: The value.
+            dump: Returns the bytes of the value. None: the value is pickled as it is.
+        """
         with CodeWatch(self.snapshot) as code:
-            kept = own_segments(diagnosis.dumps_or_diagnose(value, "value", self.snapshot))
+            kept = own_segments(dump() if dump else diagnosis.dumps_or_diagnose(value, "value", self.snapshot))
         self.values[number] = kept
         self.nbytes[number] = size_of(kept)
         self.sent += self.nbytes[number]
@@ -82,15 +91,18 @@ class SuppliedValues:
         """Return True if an argument is an object already, or is known to become one before it is pickled."""
         return id(arg) in self.large or _is_known_large(arg)
 
-    def enlist(self, arg: Any) -> int:
-        """Make an argument an object of its own, unless it is one already. Return the number of the object."""
+    def enlist(self, arg: Any, dump: Dump | None = None) -> int:
+        """Make an argument an object of its own, unless it is one already. Return the number of the object.
+
+        ``dump`` is an argument of `hold`.
+        """
         number = self.large.get(id(arg))
         if number is None:
             number = self.large[id(arg)] = len(self.producers)
             self.kept.append(arg)
             self.producers.append(-1)
             self.nbytes.append(-1)
-            self.hold(number, arg)
+            self.hold(number, arg, dump)
         return number
 
 

@@ -56,6 +56,34 @@ async def test_more_calls_than_one_open_run_takes_leave_nothing_of_the_first_one
     assert sum(run.task_count for run in driver.runs.values()) < 1100
 
 
+async def test_calls_of_many_priorities_leave_few_open_runs(cluster: Cluster) -> None:
+    """A program may give each call another priority, such as the time at which its result is needed."""
+    driver = cluster._runtime.driver
+
+    async def call(priority: float) -> int:
+        return await cluster.call(handout.options(priority=priority)(lambda: 7))
+
+    assert await asyncio.gather(*[call(n / 7) for n in range(100)]) == [7] * 100
+    await until(lambda: len(driver.runs) <= 16 and len(driver.core.world.runs) <= 16)
+    assert await asyncio.gather(*[call(n / 7) for n in range(100)]) == [7] * 100
+
+
+async def test_a_run_that_gets_no_more_calls_goes_on_until_its_last_call_has_ended(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_MOST_OPEN", 1)
+    go, driver = tmp_path / "go", cluster._runtime.driver
+    early = asyncio.ensure_future(cluster.call(handout.options(priority=77)(work.wait_for_file), str(go)))
+    await until(lambda: any(run.policy.priority == 77 for run in driver.runs.values()))
+    dropped = asyncio.ensure_future(cluster.call(handout.options(priority=78, host="none")(work.where)))
+    assert await cluster.call(handout.options(priority=79)(work.add), 1, 2) == 3
+    go.touch()
+    assert await early
+    with pytest.raises(PlacementError):
+        await dropped
+    await until(lambda: len(driver.runs) <= 1)
+
+
 async def test_arguments_are_taken_at_the_call(cluster: Cluster) -> None:
     numbers = [1, 2, 3]
     promised = asyncio.ensure_future(cluster.call(work.total, numbers))
@@ -181,7 +209,7 @@ async def test_a_call_on_a_closed_cluster_is_an_error_and_open_calls_end_with_on
         mark = tmp_path / "began"
         left = asyncio.ensure_future(cluster.call(_wait_for_ever, str(mark)))
         await until(mark.exists)
-    with pytest.raises(handout.HandoutError, match="closed"):
+    with pytest.raises(handout.HandoutError, match=r"closed before call '_wait_for_ever\[2\]' had ended\. Await all"):
         async with asyncio.timeout(HANG_S):
             await left
     async with cluster:

@@ -22,6 +22,7 @@ import pytest
 
 import handout
 from handout import Cluster, GraphError, HandoutError, Host, HostError, UnserializableError
+from handout.transport.timings import Timings
 from tests import work
 from tests.execution.conftest import hosts
 from tests.patience import HANG_S
@@ -138,6 +139,23 @@ def test_shutdown_can_cancel_what_does_not_run(opened: Cluster, tmp_path: Path) 
     assert first.result(HANG_S) == "seen"
 
 
+def test_an_interrupted_block_ends_its_calls_and_those_of_no_other_executor(opened: Cluster, tmp_path: Path) -> None:
+    go, began = tmp_path / "go", tmp_path / "began"
+    other = opened.executor(host="gpu").submit(wait_for, str(go))
+    pool = opened.executor(host="plain", cost={"cpu": 2}, idempotent=False)
+    with pytest.raises(KeyboardInterrupt), pool:  # noqa: PT012
+        first = pool.submit(wait_for, str(tmp_path / "never"), str(began))
+        until_there(began)
+        others = [pool.submit(pow, 2, n) for n in range(5)]
+        raise KeyboardInterrupt
+    assert all(each.cancelled() for each in others)
+    with pytest.raises(BrokenExecutor, match="interrupted before the call had ended"):
+        first.result(HANG_S)
+    go.touch()
+    assert other.result(HANG_S) == "seen"
+    assert opened.executor(host="plain").submit(pow, 2, 3).result(HANG_S) == 8
+
+
 def test_what_cannot_be_sent_is_the_exception_of_the_future(pool: Executor) -> None:
     assert isinstance(pool.submit(work.identity, threading.Lock()).exception(HANG_S), UnserializableError)
     assert isinstance(pool.submit(work.greet).exception(HANG_S), GraphError)  # type: ignore[call-arg]
@@ -243,7 +261,7 @@ async def test_a_future_that_is_awaited_can_be_cancelled(tmp_path: Path) -> None
 
 
 def test_the_plain_with_runs_graphs_and_leaves_no_thread(opened: Cluster) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
         graph = handout.Graph()
         out = graph.add(pow, 2, 5)
@@ -253,7 +271,7 @@ def test_the_plain_with_runs_graphs_and_leaves_no_thread(opened: Cluster) -> Non
         assert cluster.runs == ()
         with pytest.raises(HostError, match="open already"):
             cluster.__enter__()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(HostError, match="not open"):
         cluster.run(graph)
     with cluster:
@@ -315,3 +333,106 @@ async def test_the_limit_of_a_cluster_holds_over_runs_and_calls(tmp_path: Path) 
         Cluster(max_concurrency=0)
     with pytest.raises(handout.InventoryError, match="another name"):
         Cluster(handout.Inventory(["a"], shared={"max_concurrency": 2}), max_concurrency=2)
+
+
+def test_a_cluster_that_closes_while_threads_use_it_lets_none_of_them_wait_for_ever() -> None:
+    """A function that is passed to an event loop is lost if the loop ends before it comes to the function."""
+    cluster = Cluster([Host.local("here", {"cpu": 1})])
+    cluster.__enter__()
+    pool, futures, begun = cluster.executor(), list[Future[int]](), threading.Barrier(5)
+
+    def use() -> None:
+        begun.wait()
+        graph = handout.Graph()
+        graph.add(pow, 2, 2)
+        while True:
+            futures.append(pool.submit(pow, 2, 2))
+            try:
+                assert cluster.view.hosts
+                assert cluster.runs is not None
+                assert cluster.unavailable == {}
+                if len(futures) % 7 == 0:
+                    cluster.run(graph)
+            except (HostError, HandoutError):
+                return
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    cluster.__exit__(None, None, None)
+    for thread in threads:
+        thread.join(HANG_S)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not concurrent.futures.wait(futures, HANG_S).not_done
+    assert isinstance(pool.submit(pow, 2, 2).exception(HANG_S), BrokenExecutor)
+
+
+def test_a_function_for_a_loop_that_was_closed_without_its_cluster_is_refused() -> None:
+    # The agent ends soon after it hears nothing more from the loop.
+    cluster = Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.05))
+    asyncio.run(_open(cluster))
+    with pytest.raises(HostError, match="not open"):
+        cluster.executor()
+    with pytest.raises(HostError, match="not open"):
+        cluster.run(handout.Graph())
+    with pytest.raises(HostError, match="not open"):
+        _ = cluster.runs
+    asyncio.run(cluster.close())
+
+    async def again() -> int:
+        async with cluster:
+            return await cluster.call(pow, 2, 3)
+
+    assert asyncio.run(again()) == 8
+
+
+async def _open(cluster: Cluster) -> None:
+    await cluster.open()
+
+
+def test_a_cluster_with_a_thread_is_closed_only_by_leaving_its_block(opened: Cluster) -> None:
+    with pytest.raises(HandoutError, match="plain `with`"):
+        asyncio.run(opened.close())
+    with pytest.raises(HostError, match="open already"):
+        asyncio.run(_open(opened))
+    assert opened.executor().submit(pow, 2, 3).result(HANG_S) == 8
+
+
+def test_the_block_of_a_cluster_cannot_be_left_in_a_callback(opened: Cluster) -> None:
+    """Callbacks run in the event loop, which would wait for its own end."""
+    errors, called = list[BaseException](), threading.Event()
+
+    def leave(_: Future[int]) -> None:
+        try:
+            opened.__exit__(None, None, None)
+        except HandoutError as error:
+            errors.append(error)
+        called.set()
+
+    opened.executor().submit(pow, 2, 3).add_done_callback(leave)
+    assert called.wait(HANG_S)
+    assert "Leave the block in the thread that entered it" in str(errors[0])
+    assert opened.executor().submit(pow, 2, 3).result(HANG_S) == 8
+
+
+def test_only_one_of_several_threads_opens_a_cluster() -> None:
+    cluster, begun, found = Cluster([Host.local("here", {"cpu": 1})]), threading.Barrier(4), list[object]()
+
+    def enter() -> None:
+        begun.wait()
+        try:
+            found.append(cluster.__enter__())
+        except HostError as error:
+            found.append(str(error).partition(".")[0])
+
+    before = threading.active_count()
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG_S)
+    assert sorted(map(str, found)) == sorted([str(cluster), *["This cluster is open already"] * 3])
+    assert cluster.executor().submit(pow, 2, 3).result(HANG_S) == 8
+    cluster.__exit__(None, None, None)
+    assert threading.active_count() <= before  # a thread of an earlier test may have ended

@@ -73,6 +73,7 @@ FIRST, BEYOND, KEY = numbering.attempt_id(7, 0, 1), numbering.attempt_id(7, 1, 1
     [
         messages.Started([BEYOND]),
         messages.Recalled([FIRST, BEYOND]),
+        messages.Recalled([[]]),  # type: ignore[list-item]
         messages.Arrived([KEY | 1], [4]),
         messages.Arrived([KEY], [-4]),
         messages.Arrived([KEY], [0.5]),  # type: ignore[list-item]
@@ -80,11 +81,16 @@ FIRST, BEYOND, KEY = numbering.attempt_id(7, 0, 1), numbering.attempt_id(7, 1, 1
         messages.Finished([FIRST], [float("nan")], [[4]], [[-1]]),  # type: ignore[list-item]
         messages.Finished([FIRST], [5], [[1 << 90]], [[-1]]),
         messages.Finished([FIRST], [5], [["4"]], [[-1]]),  # type: ignore[list-item]
+        messages.Checkpointed(numbering.attempt_id(7, 0, 0), KEY, 4),  # the key is that of the task's result
+        messages.Checkpointed(FIRST, numbering.checkpoint_key(BEYOND, 1), 4),
+        messages.Checkpointed(BEYOND, numbering.checkpoint_key(BEYOND, 1), 4),
+        messages.Checkpointed(FIRST, numbering.checkpoint_key(FIRST, 1), -4),
         messages.StreamObject(1, KEY, -4),
         messages.StreamObject(1, KEY, 1 << 90),
     ],
 )
-async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMessage) -> None:
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMessage, trusted: bool) -> None:
     """A broken core ends every run of the cluster, even the runs that do not use this host."""
     driver = Driver(lambda coroutine: coroutine.close())
     graph = Graph()
@@ -92,14 +98,15 @@ async def test_numbers_that_the_core_would_break_at_are_refused(message: AnyMess
     plan = graph.compile()
     driver.submit(at_once(make_run(plan, at_once(encode_plan(plan)), RunOptions(), 7, None)))
     await asyncio.sleep(0)  # let the core handle the submission
-    peer = AgentProxy("far", AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None))
+    link = AgentLink("far", None, Agent(), Timings(), lambda frames: None, lambda suspected: None)
+    peer = AgentProxy("far", link, trusted=trusted)
     with pytest.raises(ProtocolError):
         InboundMessages(driver).heard(peer, [Message(1, codec.encode(message), b"")])
     driver.close()
 
 
 @pytest.mark.parametrize(
-    "holdings", [(["1"], [], [], 0), ([-1], [], [], 0), ([1 << 128], [], [], 0), ([], [1], [None], 0), ([], [], [], -1)]
+    "holdings", [(["1"], [], [], 0), ([-1], [], [], 0), ([1 << 120], [], [], 0), ([], [1], [None], 0), ([], [], [], -1)]
 )
 async def test_numbers_of_an_agent_that_was_taken_over_are_checked_before_the_run_reads_them(holdings: Any) -> None:
     takeover = Takeover()

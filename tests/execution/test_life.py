@@ -233,6 +233,26 @@ async def test_a_closed_cluster_can_be_opened_again(tmp_path: Path) -> None:
             assert (await cluster.execute(one()))["one"] == 1
 
 
+def test_the_agents_of_a_cluster_that_was_not_closed_end_with_its_event_loop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "pid"
+    cluster = Cluster([Host.local("here", {"cpu": 1})])
+
+    async def forget() -> None:
+        await cluster.open()
+        left = asyncio.ensure_future(cluster.call(work.sleep_forever, str(path)))
+        await until(lambda: path.exists() and path.read_text())
+        assert not left.done()
+
+    asyncio.run(forget())  # the ledger waits for the agent, but not until its lease would end
+    assert not alive(path)
+    assert "was not closed before its event loop ended" in caplog.text
+    with pytest.raises(handout.HostError, match="not open"):
+        cluster.executor()
+    assert not cluster.unavailable
+
+
 @pytest.mark.parametrize("require", [3, -1, "al", True, 1.5])
 async def test_so_many_hosts_cannot_be_required(require: Any) -> None:
     with pytest.raises(handout.errors.InventoryError, match="require="):

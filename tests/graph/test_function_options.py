@@ -242,3 +242,32 @@ def test_an_inline_function_has_no_place_and_no_price(graph: Graph) -> None:
     for given in ({"host": "a"}, {"cost": {"cpu": 2}}, {"retries": 1}, {"timeout_s": 1.0}, {"collocate_with": "x"}):
         with pytest.raises(GraphError, match=f"is inline.*{next(iter(given))}"):
             graph.add(load, "x", inline=True, **given)  # type: ignore[call-overload]
+
+
+def test_two_sets_of_options_of_one_function_are_two_functions(graph: Graph) -> None:
+    """Otherwise, the set that was made last would hold for both, without a word."""
+
+    def work(x: int) -> int:
+        return x
+
+    first, second = options(host="a", retries=2)(work), options(host="b")(work)
+    third = options(host="c", cost={"cpu": 2})(second)
+    for fn in (first, second, third, work, options(host="a")(work)):
+        graph.add(fn, 1)
+    plan = graph.compile()
+    assert [each.host for each in plan.options] == ["a", "b", "c", "a", "a"]
+    assert [each.retries for each in plan.options] == [2] * 5
+    assert plan.ids[:2] == ["work", "work-2"]
+    assert first is work
+    assert mark_of(third) == {"host": "c", "retries": 2, "cost": {"cpu": 2}}
+
+
+def test_different_options_of_several_decorators_hold_together() -> None:
+    @options(retries=2)
+    @options(host="a", labels={"k": 1})
+    @options(labels={"k": 1})
+    def work() -> None:
+        pass
+
+    assert mark_of(work) == {"retries": 2, "host": "a", "labels": {"k": 1}}
+    assert not isinstance(work, functools.partial)

@@ -269,7 +269,7 @@ def test_a_value_is_one_object_for_all_that_take_it(graph: Graph) -> None:
 
 
 def test_a_value_of_an_output_is_refused(graph: Graph) -> None:
-    with pytest.raises(GraphError, match="is an output or an Arg, not a value"):
+    with pytest.raises(GraphError, match="is a promise of a value, not a value"):
         graph.value(graph.add(load, "x"))
 
 

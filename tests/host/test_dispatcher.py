@@ -27,6 +27,7 @@ class Workers(Nothing):
         super().__init__()
         self.workers: dict[int, WorkerHandle] = {}
         self.has_idle = False
+        self.warm: list[WorkerHandle] = []
 
     def acquire(self, key: WorkerKey, *_: object) -> WorkerHandle:
         number = len(self.workers) + 1

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from handout.project import package
+from handout.project.listing import Listing, list_package
 from handout.project.package import imports_of
 from handout.project.sources import find_package, own_sources
-from handout.slices import at_once
+from handout.slices import Slices, at_once
 from handout.submission.code_bundles import CodeBundle, bundle_modules
 
 
@@ -161,6 +162,34 @@ def test_runs_that_are_prepared_together_read_and_bundle_a_package_once(
     assert len(read) == 10
     assert bundles[0].names == {"hoproj_many", *(f"hoproj_used{number}" for number in range(5))}
     assert all(bundle is bundles[0] for bundle in bundles)
+
+
+def test_runs_that_are_prepared_together_list_the_files_of_a_changed_package_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of calls may be prepared when a file changes."""
+    for number in range(5):
+        write(project / "hoproj_calls" / f"m{number}.py")
+    first = at_once(bundle_modules(["hoproj_calls"]))
+    write(project / "hoproj_calls" / "more" / "a.txt", "new")
+    listed: list[str] = []
+
+    def counted(name: str, places: list[str]) -> Slices[Listing]:
+        listed.append(name)
+        return list_package(name, places)
+
+    monkeypatch.setattr(package, "list_package", counted)
+    runs = [bundle_modules(["hoproj_calls"]) for _ in range(8)]
+    bundles: list[CodeBundle] = []
+    while runs:
+        for run in list(runs):
+            try:
+                next(run)
+            except StopIteration as end:
+                runs.remove(run)
+                bundles.append(end.value)
+    assert listed == ["hoproj_calls"]
+    assert all(bundle is bundles[0] is not first for bundle in bundles)
 
 
 def test_a_run_whose_preparation_was_given_up_does_not_hold_up_another(project: Path) -> None:

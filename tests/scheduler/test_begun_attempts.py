@@ -28,3 +28,9 @@ def test_the_number_that_an_earlier_controller_has_told_stays() -> None:
     assert [begun.shown(0, attempt) for attempt in (5, 6)] == [2, 3]
     begun.take_over(1, 4, 0)
     assert begun.shown(1, 4) == 4
+
+
+def test_a_high_number_that_an_agent_reports_takes_no_memory() -> None:
+    begun = BegunAttempts()
+    begun.take_over(0, 1 << 35, 1)
+    assert [begun.shown(0, attempt) for attempt in (1, 1 << 35, (1 << 35) + 1)] == [1, 1, 2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from handout.errors import HostLostError
 from handout.scheduler import Outcome, RunSpec
 from handout.scheduler import commands as cmd
@@ -125,3 +127,26 @@ def test_a_task_of_an_open_run_waits_for_a_lost_object() -> None:
     scene.finish("h2", "a", held=False)
     scene.finish("h2", "c", run=2)
     assert scene.ended[2, "c"] is Outcome.DONE
+
+
+@pytest.mark.parametrize("how", ["here", "later", "failed", "cancelled"])
+def test_a_task_of_an_open_run_gives_back_what_it_took_when_its_end_is_announced(how: str) -> None:
+    """The run itself goes on for up to a thousand further tasks."""
+    scene = kept("h1", "h2")
+    scene.submit(RunSpec.open(4, on_failure="continue"), run=2)
+    scene.tell(ev.TasksAdded(2, [profile()], [0], [0], [(4,)], [8], ["c"], [{}], {4: (1, 0)}))
+    home = scene.core.world.runs[1]
+    assert home.borrowers
+    if how == "failed":
+        scene.fail("h1", "c", retryable=False, run=2)
+    elif how == "cancelled":
+        scene.tell(ev.CancelRequested(2, [0]))
+        scene.recalled("h1", "c", run=2)
+    else:
+        scene.finish("h1", "c", held=how == "here", run=2)
+        if how == "later":
+            assert home.borrowers  # the result may be lost, and the task may have to run again
+            scene.tell(ev.ObjectsStored("", 2, [0], [8]))
+    assert (2, "c") in scene.ended
+    assert not home.borrowers
+    assert scene.said(scene.tell(ev.ObjectsReleased(1, [0]))) == [("drop", "h1", "a")]

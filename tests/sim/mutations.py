@@ -28,6 +28,7 @@ from handout.scheduler.handlers import (
 )
 from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.state.object_table import ObjectTable
+from handout.scheduler.state.runs import Run
 from handout.scheduler.task_states import State
 from handout.sim import SimulationError, simulate
 
@@ -148,6 +149,30 @@ def results_that_arrive_are_not_announced(monkeypatch: pytest.MonkeyPatch) -> No
             world.out._ended.pop(run.number, None)
 
     monkeypatch.setattr(recovery, "add_replica", add_replica)
+
+
+@_listed
+def borrowed_objects_are_given_back_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of an open run gives back what it has borrowed only when the run is closed, after many other tasks."""
+    monkeypatch.setattr(Run, "give_back_inputs", lambda run, t: None)
+
+
+@_listed
+def borrowers_do_not_learn_where_an_object_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that borrow an object do not learn that a host with it was lost."""
+    monkeypatch.setattr(recovery, "mirror", lambda world, run, o: [])
+
+
+@_listed
+def the_values_of_calls_stay_on_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values that a task of an open run has taken are dropped on hosts only when the run is closed."""
+    real = replicas.drop_unused
+
+    def drop_unused(world: Any, run: Any, o: int) -> None:
+        if not run.spec.is_open or run.spec.producer[o] >= 0:
+            real(world, run, o)
+
+    monkeypatch.setattr(replicas, "drop_unused", drop_unused)
 
 
 @_listed

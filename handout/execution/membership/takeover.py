@@ -12,8 +12,9 @@ from handout.transport.bootstrap import StartedAgent
 
 __all__ = ["FoundAgent", "KnownAgent", "Takeover"]
 
-#: Numbers with more bits than this are refused. The largest numbers that an agent may report are attempt ids.
-_BITS = 128
+#: Numbers with more bits than this are refused. The largest numbers that an agent may report are attempt ids, which may
+#: have 128 bits. Some must be left for the ids of later attempts, which have higher numbers.
+_BITS = 120
 #: Keys with more bits than this are refused. The largest keys are those of checkpoints.
 _KEY_BITS = 192
 

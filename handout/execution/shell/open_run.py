@@ -25,7 +25,7 @@ __all__ = ["OpenRun"]
 
 
 class OpenRun:
-    """An open run. It gets up to ``capacity`` tasks, and is closed once all of them have ended.
+    """An open run. It gets up to ``capacity`` tasks, and is closed once all of them have ended, or after `end`.
 
     So the memory of a cluster does not grow with the number of calls: what the core, the driver and the agents know of
     an ended task goes with its run, and the next tasks are added to the next open run.
@@ -58,6 +58,8 @@ class OpenRun:
         )
         self._driver = driver
         self._capacity = capacity
+        #: True if the run gets no more tasks, although it could.
+        self._has_ended = False
         #: The number of the next object that a large argument becomes.
         self._next_value = capacity
         #: The values of each task that has not ended.
@@ -105,6 +107,8 @@ class OpenRun:
         encoded.calls.append(call.bytes.blob)
         encoded.fn.append(self._function(function))
         encoded.inputs.append(tuple(values))
+        warm = {values[place]: value for place, value in call.bytes.warm.items()}
+        encoded.warm.update(warm)
         borrowed, nbytes = self._supply(values, call)
         self._values[task] = values
         run.wanted.extend(b"\1" * len(values))
@@ -119,7 +123,7 @@ class OpenRun:
         fn = self._fns.setdefault(function.number, len(self._fns))
         self._driver.post(
             ev.TasksAdded(
-                run.number, new, [profile], [fn], [tuple(values)], nbytes, [id], [call.options.labels], borrowed
+                run.number, new, [profile], [fn], [tuple(values)], nbytes, [id], [call.options.labels], borrowed, warm
             )
         )
         return task
@@ -179,6 +183,8 @@ class OpenRun:
         run.objects.drop([task, *values])
         run.give_back(values)
         cast(Any, run.encoded.calls)[task] = b""
+        for value in values:
+            cast(Any, run.encoded.warm).pop(value, None)
         run.values.pop(task, None)
         run.suspects.pop(task, None)
         run.failures.pop(task, None)
@@ -186,10 +192,14 @@ class OpenRun:
         run.contexts.pop(task, None)
         run.on_hand_over.pop(task, None)
         run.logs.forget(task)
-        if self.is_full and not self._values:
-            self.close()
+        self._close_if_done()
 
-    def close(self) -> None:
-        """Close the run. Tasks that have not ended are cancelled."""
-        self._driver.forget(self.state)
-        self.state.finish(None)
+    def end(self) -> None:
+        """Close the run as soon as the callers have let go of all of its tasks. No more tasks may be added."""
+        self._has_ended = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if (self._has_ended or self.is_full) and not self._values:
+            self._driver.forget(self.state)
+            self.state.finish(None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,9 @@ class TaskClassTable:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], TaskClass] = {}
-        #: The task classes of each run, by profile and variant. Those of `alone` have negative numbers as variants.
-        self._by_run: dict[int, dict[tuple[int, int], TaskClass]] = {}
+        #: The task classes of each run, by profile, variant and warm values. Those of `alone` have negative numbers as
+        #: variants.
+        self._by_run: dict[int, dict[tuple[Any, ...], TaskClass]] = {}
         #: For each number of a task class, how many entries of ``_by_run`` have this class.
         self._uses: Counter[int] = Counter()
         #: No two task classes ever get the same number, because agents drop unused classes by their numbers.
@@ -59,12 +61,20 @@ class TaskClassTable:
                 unused.add(number)
         return unused
 
-    def entry(self, run: RunState, profile: int, variant: int) -> TaskClass:
-        """Return the task class for the tasks of a run that have a certain profile and run in a certain variant."""
+    def entry(self, run: RunState, profile: int, variant: int, warm: Sequence[str] = ()) -> TaskClass:
+        """Return the task class for the tasks of a run that have a certain profile and run in a certain variant.
+
+        Args:
+            run: The run.
+            profile: The profile of the tasks.
+            variant: The variant of their cost.
+            warm: The identities of the warm values that they take.
+        """
         by_profile = self._by_run.setdefault(run.number, {})
-        found = by_profile.get((profile, variant))
+        entry = (profile, variant, *warm)
+        found = by_profile.get(entry)
         if found is None:
-            found = by_profile[profile, variant] = self._intern(run, profile, variant)
+            found = by_profile[entry] = self._intern(run, profile, variant, warm=warm)
             self._uses[found.message.number] += 1
         return found
 
@@ -86,7 +96,13 @@ class TaskClassTable:
         return found
 
     def _intern(
-        self, run: RunState, profile: int, variant: int, is_alone: bool = False, is_limited: bool = False
+        self,
+        run: RunState,
+        profile: int,
+        variant: int,
+        is_alone: bool = False,
+        is_limited: bool = False,
+        warm: Sequence[str] = (),
     ) -> TaskClass:
         requirement = run.spec.profiles[profile].requirements[variant]
         need, _ = requirement.needs(self._shared)
@@ -106,6 +122,7 @@ class TaskClassTable:
             options=_worker_options(options, limit),
             alone=is_alone or not options.idempotent,
             bundle=bundle.key if bundle else None,
+            warm=warm,
         )
         key = (tuple(sorted(need.items())), message[2:])
         known = self._known.get(key)

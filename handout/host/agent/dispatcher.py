@@ -192,12 +192,18 @@ class Dispatcher:
 
         Return None if the ledger has no room, or if no further worker can be taken into use now.
         """
+        worker = self._reuse_warm(task_class)
+        if worker is not None:
+            return worker
         if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
+            if self._pool.warm:
+                self._pool.dismiss(self._pool.warm[0])
             return None
         if self._hold_until > now():
             return None
         claim = self._ledger.claim(task_class.need)
         if claim is None:
+            self._make_room(task_class.need)
             return None
         key = WorkerKey(task_class.bundle, claim.devices, task_class.threads, False, task_class.options)
         worker = self._acquire(key, task_class)
@@ -207,6 +213,51 @@ class Dispatcher:
         worker.claim, worker.task_class = claim, task_class
         task_class.workers.append(worker)
         return worker
+
+    def _reuse_warm(self, task_class: TaskClassQueue) -> WorkerHandle | None:
+        """Return an idle worker that has a warm value for tasks of a class, if there is one. It then holds a claim."""
+        best: WorkerHandle | None = None
+        for worker in reversed(self._pool.warm) if task_class.warm else ():
+            key, held = worker.key, worker.held
+            if held is None or key is None or held[1] != task_class.need:
+                continue
+            if key._replace(devices=()) != WorkerKey(
+                task_class.bundle, (), task_class.threads, False, task_class.options
+            ):
+                continue
+            if len(worker.warm & task_class.warm) > (0 if best is None else len(best.warm & task_class.warm)):
+                best = worker
+        if best is None or best.held is None:
+            return None
+        claim = self._ledger.complete(*best.held)
+        if claim is None:
+            return None
+        self._pool.reuse(best)
+        best.claim, best.held, best.task_class = claim, None, task_class
+        task_class.workers.append(best)
+        return best
+
+    def _make_room(self, need: Mapping[str, int]) -> None:
+        """End idle warm workers if a need fits once they have released what they hold: first those used least recently.
+
+        If it does not fit then either, they stay.
+        """
+        if not self._pool.warm:
+            return
+        trial = self._ledger.copy()
+        for worker in self._pool.workers.values():
+            if worker.held is not None and worker.leaving:
+                trial.release(worker.held[0])
+        ended: list[WorkerHandle] = []
+        for worker in self._pool.warm:
+            if trial.fits(need):
+                break
+            if worker.held is not None:
+                trial.release(worker.held[0])
+                ended.append(worker)
+        if trial.fits(need):
+            for worker in ended:
+                self._pool.dismiss(worker)
 
     def _acquire(self, key: WorkerKey, task_class: TaskClassQueue) -> WorkerHandle | None:
         if task_class.bundle is not None and task_class.bundle not in self._store:
@@ -250,9 +301,17 @@ class Dispatcher:
             if self._loops.get(worker.key) is worker:
                 del self._loops[worker.key]
             self._pool.release(worker)
+        if worker.held is not None and worker.gone:
+            self._ledger.release(worker.held[0])
+            worker.held = None
         if worker.task_class is None:
             return
         claim = worker.claim
+        if claim is not None and worker.warm and not worker.leaving and not worker.gone:
+            # A process that waits uses no processor time, but its warm values may hold all else.
+            worker.held = self._ledger.release_part(claim, "cpu"), worker.task_class.need
+            self._forget_class(worker)
+            return
         if (
             claim is not None
             and not worker.gone
@@ -265,7 +324,12 @@ class Dispatcher:
             return
         if worker.claim is not None:
             self._ledger.release(worker.claim)
-            worker.claim = None
+        self._forget_class(worker)
+
+    def _forget_class(self, worker: WorkerHandle) -> None:
+        """Make a worker idle, which holds no claim for a task any more."""
+        assert worker.task_class is not None
+        worker.claim = None
         worker.task_class.workers.remove(worker)
         worker.task_class = None
         worker.load_us = 0.0
@@ -317,6 +381,7 @@ class Dispatcher:
 
     def _enqueue(self, worker: WorkerHandle, task: QueuedTask, est: float | None) -> None:
         task.state = QUEUED
+        task.warming = None
         task.worker = worker
         task.number_on_worker = worker.next_number
         task.expected_us = est if est is not None else BATCH_US
@@ -449,9 +514,10 @@ class Dispatcher:
                 break
             claim = self._ledger.claim(task_class.need)
             if claim is None:
+                self._make_room(task_class.need)
                 break
             if worker is None or worker.leaving or task.needs_own_worker:
-                worker = self._acquire(key, task_class)
+                worker = self._acquire_loop(key, task_class, task)
                 if worker is None:
                     self._ledger.release(claim)
                     break
@@ -466,6 +532,14 @@ class Dispatcher:
             for at in range(0, len(batch), BATCH):
                 self._send(worker, batch[at : at + BATCH])
             self.on_busy()
+
+    def _acquire_loop(self, key: WorkerKey, task_class: TaskClassQueue, task: QueuedTask) -> WorkerHandle | None:
+        """Return a worker with a shared loop that has no tasks: a warm one, if there is one for this key."""
+        for worker in reversed(self._pool.warm):
+            if worker.key == key and not task.needs_own_worker:
+                self._pool.reuse(worker)
+                return worker
+        return self._acquire(key, task_class)
 
     def cancel_coroutines(self, worker: WorkerHandle, tasks: Sequence[QueuedTask]) -> None:
         """Have a worker cancel coroutines of its shared loop."""

@@ -15,6 +15,7 @@ from handout.host.agent.task_queue import QueuedTask
 from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
+from handout.protocol.messages import WarmingBegan
 
 #: Seconds between two checks while any worker without a shared loop has more than one task, has a task that was not
 #: reported to the controller as running yet, or is being killed.
@@ -90,6 +91,10 @@ class LimitsMonitor:
                 fast = True
                 if elapsed > _REPORT_NS:
                     unreported.append(task)
+            if task.warming is not None:
+                self._check_warming(worker, task, task.warming, now)
+                limited = True
+                elapsed = 0
             limited |= self._check_limits(worker, task, elapsed)
         if unreported:
             self._sender.started([task.attempt_id for task in unreported])
@@ -119,10 +124,17 @@ class LimitsMonitor:
             if not task.start_reported and elapsed > _REPORT_NS:
                 unreported.append(task)
             timeout_s = task.task_class.timeout_s
-            if timeout_s is not None and elapsed > timeout_s * 1e9:
+            if task.warming is not None:
+                self._check_warming(worker, task, task.warming, now)
+            elif timeout_s is not None and elapsed > timeout_s * 1e9:
                 self._ender.end_running(worker, task, "timeout")
-            again |= timeout_s is not None or not task.start_reported
+            again |= timeout_s is not None or task.warming is not None or not task.start_reported
         return again
+
+    def _check_warming(self, worker: WorkerHandle, task: QueuedTask, warming: WarmingBegan, now: int) -> None:
+        """End a task if making a warm value for it takes too long."""
+        if now - task.warming_since_ns > warming.timeout_s * 1e9:
+            self._ender.end_running(worker, task, "timeout")
 
     def _check_limits(self, worker: WorkerHandle, task: QueuedTask, elapsed: int) -> bool:
         """End a task if it exceeds its timeout or memory limit. Return True if the task has such a limit."""

@@ -88,6 +88,8 @@ class TaskExits:
         facts.setdefault("elapsed_s", (now_ns() - task.started_ns) / 1e9 if task.started_ns else 0.0)
         if kind == "timeout":
             facts["limit_s"] = task.task_class.timeout_s
+            if task.warming is not None:
+                facts.update(limit_s=task.warming.timeout_s, recipe=task.warming.recipe)
         elif kind == "memory":
             facts.update(self._memory_facts(task, facts.get("maxrss") or 0))
         self._sender.failed(messages.Failed(task.attempt_id, kind, **facts), payload)

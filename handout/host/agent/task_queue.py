@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
 from handout.protocol.frames import Buffer
-from handout.protocol.messages import NewTaskClass
+from handout.protocol.messages import NewTaskClass, WarmingBegan
 
 #: The states of a task. WAITING: an object that the task needs is missing. READY: the task may start when the ledger
 #: has room. QUEUED: the agent has sent the task to a worker. ENDED: the task has left the `TaskQueue`.
@@ -23,7 +23,7 @@ _NONE: Mapping[int, QueuedTask] = {}
 class TaskClassQueue:
     """A task class on this host, with the queue of its READY tasks.
 
-    `NewTaskClass` explains task classes, and the attributes from ``number`` to ``bundle``.
+    `NewTaskClass` explains task classes, and the attributes from ``number`` to ``warm``.
     """
 
     __slots__ = (
@@ -37,6 +37,7 @@ class TaskClassQueue:
         "shared_loop",
         "threads",
         "timeout_s",
+        "warm",
         "workers",
     )
 
@@ -49,6 +50,7 @@ class TaskClassQueue:
         self.options = message.options
         self.alone = message.alone
         self.bundle = message.bundle
+        self.warm = frozenset(message.warm)
         #: The tasks that may start, in the order in which they arrived. If a task is not READY any more, it stays here
         #: until it is the first one. Then `head` removes it.
         self.ready: deque[QueuedTask] = deque()
@@ -100,6 +102,8 @@ class QueuedTask:
         "state",
         "task_class",
         "variant",
+        "warming",
+        "warming_since_ns",
         "worker",
     )
 
@@ -165,6 +169,10 @@ class QueuedTask:
         #: shared loop counts as started when the agent sends it to the worker. For any other task, the agent sets the
         #: time only when it ends the task or when the task's worker has died.
         self.started_ns = 0
+        #: The warm value that the worker makes for the task now, or None.
+        self.warming: WarmingBegan | None = None
+        #: When this began, in nanoseconds of the monotonic clock.
+        self.warming_since_ns = 0
         #: The claim under which a coroutine of a shared loop runs. None for all other tasks, because their workers hold
         #: the claims.
         self.claim: Any = None

@@ -17,7 +17,7 @@ import socket
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from typing import Any, Callable, NamedTuple, Protocol
 
@@ -28,6 +28,7 @@ from handout.host.system.cgroups import ControlGroups
 from handout.host.system.sockets import enlarge_buffers
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import AnyMessage, WorkerOptions
+from handout.protocol.resource_ledger import Claim
 
 #: Environment variables by which numerical libraries limit their threads.
 THREAD_VARIABLES = (
@@ -42,6 +43,8 @@ _RECEIVE = 256 << 10
 #: later.
 _NOT_NOW = {errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _PAUSE_S = 0.05
+#: Seconds that a worker has to leave the context managers of its warm values when it ends.
+LEAVE_S = 3.0
 
 
 class WorkerKey(NamedTuple):
@@ -119,6 +122,17 @@ class WorkerHandle:
         self.link_misused = False
         #: True while the worker is one of the pool's idle workers.
         self.idle = False
+        #: The identities of the warm values that the worker has made. It is kept for them when it is idle.
+        self.warm: set[str] = set()
+        #: Keys of the objects from which they were made.
+        self.warm_inputs: set[int] = set()
+        #: True if one of them was made from no object, so that it is of use until the worker ends.
+        self.has_lasting_value = False
+        #: True if the worker leaves context managers of warm values when it ends.
+        self.must_leave = False
+        #: While the worker is idle and warm: what its warm values may still hold of the amounts that its last task
+        #: claimed, and all that this task needed. Otherwise None.
+        self.held: tuple[Claim, Mapping[str, int]] | None = None
         #: While the agent is recalling tasks from this worker, the lowest number of such a task. Otherwise None.
         self.recalled_from: int | None = None
         #: Number of the last task that ran so long that the agent recalled the tasks behind it, or 0 if there was none.
@@ -188,6 +202,10 @@ class WorkerPool:
         self.workers: dict[int, WorkerHandle] = {}
         self._idle: dict[WorkerKey | None, list[WorkerHandle]] = {}
         self._idle_count = 0
+        #: The idle workers that have warm values. The one that was used least recently comes first.
+        self.warm: list[WorkerHandle] = []
+        #: Set when a worker has ended.
+        self._ended = asyncio.Event()
         self._next = 1
         self._held = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
@@ -353,7 +371,7 @@ class WorkerPool:
         A worker that has not imported yet knows only the path of the bundle, and the bundle may get another path if the
         controller sends it again.
         """
-        idle = [worker for workers in self._idle.values() for worker in workers]
+        idle = [worker for workers in [*self._idle.values(), self.warm] for worker in workers]
         for worker in idle:
             if worker.key is not None and worker.key.bundle in keys:
                 self._make_busy(worker)
@@ -385,7 +403,12 @@ class WorkerPool:
 
     def release(self, worker: WorkerHandle) -> None:
         """Make a worker idle, because it has no tasks any more. Do nothing if the worker is ending or idle already."""
-        if not worker.leaving and not worker.gone and not worker.idle:
+        if worker.leaving or worker.gone or worker.idle:
+            return
+        if worker.warm:
+            worker.idle = True
+            self.warm.append(worker)
+        else:
             self._make_idle(worker)
 
     def _make_idle(self, worker: WorkerHandle) -> None:
@@ -406,6 +429,9 @@ class WorkerPool:
     def _make_busy(self, worker: WorkerHandle) -> None:
         """Remove a worker from the idle workers."""
         worker.idle = False
+        if worker in self.warm:
+            self.warm.remove(worker)
+            return
         self._idle_count -= 1
         idle = self._idle[worker.key]
         idle.remove(worker)
@@ -413,14 +439,56 @@ class WorkerPool:
             # Otherwise the dictionary would keep every key that a worker ever had.
             del self._idle[worker.key]
 
+    def has_warm(self, value: str) -> bool:
+        """Return True if a worker has a warm value."""
+        return any(value in worker.warm for worker in self.workers.values())
+
+    def forget_warm(self, keys: Set[int]) -> None:
+        """Have workers drop the warm values that were made from deleted objects.
+
+        An idle worker that has no other values is dismissed.
+
+        Args:
+            keys: Keys of the deleted objects.
+        """
+        for worker in list(self.workers.values()):
+            deleted = worker.warm_inputs & keys
+            if not deleted:
+                continue
+            worker.warm_inputs -= deleted
+            if worker.idle and not (worker.has_lasting_value or worker.warm_inputs):
+                self.dismiss(worker)
+            else:
+                self.send(worker, messages.ForgetWarm(list(deleted)))
+
+    def reuse(self, worker: WorkerHandle) -> None:
+        """Take an idle worker with warm values into use."""
+        self._make_busy(worker)
+
     def dismiss(self, worker: WorkerHandle) -> None:
-        """Ask a worker to end by itself. Kill it if it has not ended after 1 s."""
+        """Ask a worker to end by itself. Kill it if it has not ended after 1 s.
+
+        A worker that leaves context managers has `LEAVE_S` seconds.
+        """
+        if worker.idle:
+            self._make_busy(worker)
         worker.leaving = True
         try:
             worker.link.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-        self._loop.call_later(1.0, self.kill, worker, 0.0)
+        self._loop.call_later(LEAVE_S if worker.must_leave else 1.0, self.kill, worker, 0.0)
+
+    async def leave_warm(self) -> None:
+        """Dismiss the idle workers that have something to leave, and wait for their end, at most for `LEAVE_S`."""
+        leaving = [worker for worker in self.warm if worker.must_leave]
+        for worker in leaving:
+            self.dismiss(worker)
+        self._loop.call_later(LEAVE_S, self._ended.set)
+        until = self._loop.time() + LEAVE_S
+        while self._loop.time() < until and not all(worker.gone for worker in leaving):
+            self._ended.clear()
+            await self._ended.wait()
 
     def kill(self, worker: WorkerHandle, grace_s: float) -> None:
         """End a worker and all processes that it started.
@@ -485,6 +553,7 @@ class WorkerPool:
         self._loop.remove_reader(worker.link.fileno())
         worker.link.close()
         del self.workers[worker.number]
+        self._ended.set()
         if worker.idle:
             self._make_busy(worker)
         self._listener.on_gone(worker, report)

@@ -12,9 +12,10 @@ from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_exits import REASONS, TaskExits
 from handout.host.agent.task_queue import QueuedTask, TaskQueue
 from handout.host.agent.worker_pool import WorkerHandle
-from handout.host.system.clock import now
+from handout.host.system.clock import now, now_ns
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
+from handout.protocol.reported_facts import check_progress, from_json
 
 __all__ = ["WorkerReports"]
 
@@ -53,12 +54,18 @@ class WorkerReports:
         self.on_checkpoint: Callable[[QueuedTask, messages.Checkpoint, memoryview, str], None] = (
             lambda task, message, payload, suffix: None
         )
+        #: Called when a worker has begun to make a warm value.
+        self.on_warming: Callable[[], None] = lambda: None
+        #: Called when a worker has made a warm value, with its identity and the microseconds that it took.
+        self.on_warmed: Callable[[WorkerHandle, str, int], None] = lambda worker, value, us: None
         #: The times of the last minute at which the file of a source bundle had vanished.
         self._losses: list[float] = []
         self._handlers: messages.FromWorker = {
             "batch_report": self._take_batch,
             "progress_report": self._take_progress,
             "checkpoint": self._take_checkpoint,
+            "warming_began": self._note_warming,
+            "warming_ended": self._note_warmed,
             "task_raised": self._note_raised,
             "task_failure": self._take_failure,
         }
@@ -151,6 +158,9 @@ class WorkerReports:
         return True
 
     def _take_progress(self, worker: WorkerHandle, message: messages.ProgressReport, _: memoryview) -> None:
+        # A report that the controller does not take would end the link to it, and with that all tasks of this host.
+        check_progress(message.progress)
+        from_json(message.facts)
         task = worker.queued.get(message.number)
         if task is not None:
             self.on_progress(task, message)
@@ -159,6 +169,26 @@ class WorkerReports:
         task = worker.queued.get(message.number)
         if task is not None:  # otherwise a thread of the task has outlived it; `clean_up_after` removes the file
             self.on_checkpoint(task, message, payload, worker.suffix)
+
+    def _note_warming(self, worker: WorkerHandle, message: messages.WarmingBegan, _: memoryview) -> None:
+        task = worker.queued.get(message.number)
+        if task is not None:
+            task.warming, task.warming_since_ns = message, now_ns()
+            self.on_warming()
+
+    def _note_warmed(self, worker: WorkerHandle, message: messages.WarmingEnded, _: memoryview) -> None:
+        worker.must_leave = message.leaves
+        task = worker.queued.get(message.number)
+        if task is None or task.warming is None or not message.value:
+            return
+        elapsed_ns = now_ns() - task.warming_since_ns
+        task.warming = None
+        if worker.shared:
+            task.started_ns += elapsed_ns
+        worker.warm_inputs.update(message.inputs)
+        worker.has_lasting_value |= not message.inputs
+        if message.value not in worker.warm:
+            self.on_warmed(worker, message.value, elapsed_ns // 1000)
 
     def _note_raised(self, worker: WorkerHandle, message: messages.TaskRaised, _: memoryview) -> None:
         worker.raised = message

@@ -13,7 +13,7 @@ from handout.host.system.clock import now_ns
 from handout.host.task_context import end, publish
 from handout.host.worker.batch import WorkerTask
 from handout.host.worker.objects import MissingInputError
-from handout.host.worker.worker import Worker, writing_task
+from handout.host.worker.worker import AgentGoneError, Worker, writing_task
 
 
 class SharedLoop:
@@ -30,23 +30,37 @@ class SharedLoop:
         #: The tasks whose coroutines were cancelled. A second `cancel` would interrupt a coroutine that cleans up.
         self._cancelled: set[int] = set()
         self._flushing = False
+        self._leaving = asyncio.Event()
+        #: The tasks that leave warm values which no task needs any more.
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> NoReturn:
         """Run tasks until the agent closes its end of the worker's socket."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._worker.link.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(self._worker.link.fileno(), self._read)
         self._start_all()
-        await loop.create_future()
-        raise AssertionError("the future that keeps the loop running was resolved")
+        await self._leaving.wait()
+        asyncio.get_running_loop().remove_reader(self._worker.link.fileno())
+        if self._forgetting:
+            await asyncio.wait(self._forgetting)
+        await self._worker.warm.leave_in_loop()
+        os._exit(0)
 
     def _read(self) -> None:
         try:
             self._worker.read(socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
+        except AgentGoneError:
+            self._leaving.set()
+            return
         except OSError:
             os._exit(0)
         self._start_all()
+        if self._worker.unused_warm:
+            unused, self._worker.unused_warm = self._worker.unused_warm, set()
+            forgetting = asyncio.ensure_future(self._worker.warm.forget_in_loop(unused))
+            self._forgetting.add(forgetting)
+            forgetting.add_done_callback(self._forgetting.discard)
         for number in self._worker.cancelled - self._cancelled:
             coroutine = self._coroutines.get(number)
             if coroutine is not None:
@@ -79,7 +93,10 @@ class SharedLoop:
         started = now_ns()
         try:
             fn = worker.loader.function(task.fn)
-            args, kwargs, paths = worker.loader.arguments(task)
+            try:
+                args, kwargs, paths = await worker.warm.arguments_in_loop(task)
+            finally:
+                started += worker.warm.take_spent_ns(number)  # to make a warm value is no part of the task's time
             value: Any = fn(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
@@ -123,7 +140,8 @@ class SharedLoop:
             worker.note_threads()
             worker.take_back_idle()
             if worker.leaving:
-                worker.leave()
+                worker.report.flush(leaving=True)
+                self._leaving.set()
 
     def _flush_soon(self) -> None:
         if not self._flushing:

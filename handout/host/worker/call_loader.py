@@ -6,10 +6,12 @@ import errno
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Callable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Callable, NamedTuple
 
 from handout.host.system import cgroups
+from handout.host.warm_values import Key
 from handout.host.worker import importer, main_module
 from handout.host.worker.batch import WorkerTask
 from handout.host.worker.lent_state import LentState
@@ -26,11 +28,37 @@ from handout.protocol import frames, messages
 from handout.protocol.messages import INLINE
 from handout.serialization import calls, definitions, exceptions, functions_by_value, pickling
 
-__all__ = ["CallLoader", "MissingBundleError"]
+__all__ = ["CallLoader", "LoadedRecipe", "MissingBundleError", "NotWarmError"]
 
 
 class MissingBundleError(pickling.LoadError):
     """Another program has removed or damaged the file of the source bundle."""
+
+
+class NotWarmError(BaseException):
+    """A task takes a warm value that this process has not made yet.
+
+    It is no `Exception`, because `load_call` would raise another error instead.
+
+    Attributes:
+        key: The key of the value.
+        recipe: Key of the object that is the recipe.
+        inputs: Keys of the objects that the recipe takes.
+        sent: The small objects that came with the batch of the task, by key.
+    """
+
+    def __init__(self, key: Key, recipe: int, inputs: Sequence[int], sent: dict[int, frames.Buffer]) -> None:
+        self.key, self.recipe, self.inputs, self.sent = key, recipe, inputs, sent
+
+
+class LoadedRecipe(NamedTuple):
+    """A function that makes a warm value."""
+
+    #: How messages call the value, such as ``Warm(load_model)``.
+    name: str
+    #: Seconds that the function may take.
+    timeout_s: float
+    make: Callable[[], Any]
 
 
 class CallLoader:
@@ -61,6 +89,8 @@ class CallLoader:
         #: Keys of the inputs that must be read with `untrusted.reader`, which accepts only data.
         self._distrusted: set[int] = set()
         self._released = ReleasedCode()
+        #: The warm values of this process.
+        self.warm: Mapping[Key, Any] = {}
 
     def learn(self, batch: messages.Batch, functions: dict[int, bytes]) -> None:
         """Note the functions that came with a batch, and the inputs of the batch that are untrusted."""
@@ -103,10 +133,34 @@ class CallLoader:
         Raises:
             MissingInputError: An input is not on this host.
             LoadError: This host cannot unpickle the arguments.
+            NotWarmError: A warm value among them must be made first.
         """
-        inputs, sent = task.inputs, task.sent
+        return self._load_call(task.call, task.inputs, task.sent)
+
+    def recipe(self, lacking: NotWarmError) -> LoadedRecipe:
+        """Return the function that makes a warm value.
+
+        Raises:
+            MissingInputError: An input is not on this host.
+            LoadError: This host cannot unpickle the function or its arguments.
+            NotWarmError: A warm value among its arguments must be made first.
+        """
+        recipe = self._read(lacking.recipe, lacking.sent)
+        (name, timeout_s, make, *args), kwargs, _ = self._load_call(recipe, lacking.inputs, lacking.sent)
+        return LoadedRecipe(name, timeout_s, partial(make, *args, **kwargs))
+
+    def _load_call(
+        self, call: frames.Buffer, inputs: Sequence[int], sent: dict[int, frames.Buffer]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
+        def warm(identity: bytes, recipe: int, taken: Sequence[int], nested: int) -> Any:
+            keys = tuple([inputs[index] for index in taken])
+            key = identity, keys[nested:]
+            if key not in self.warm:
+                raise NotWarmError(key, inputs[recipe], keys, sent)
+            return self.warm[key]
+
         try:
-            return calls.load_call(task.call, lambda index: self._load_input(inputs[index], sent))
+            return calls.load_call(call, lambda index: self._load_input(inputs[index], sent), warm)
         except pickling.LoadError as error:
             if isinstance(error.__cause__, (MissingInputError, StoreAccessError)):
                 raise error.__cause__ from None
@@ -121,11 +175,14 @@ class CallLoader:
         """
         return self._load_input(task.checkpoint, task.sent)
 
-    def _load_input(self, key: int, sent: dict[int, frames.Buffer]) -> Any:
+    def _read(self, key: int, sent: dict[int, frames.Buffer]) -> frames.Buffer:
         try:
-            data = self._objects.get(key, sent)
+            return self._objects.get(key, sent)
         except OSError as error:
             raise StoreAccessError(f"the worker cannot read input {key:x} from the store: {error}") from None
+
+    def _load_input(self, key: int, sent: dict[int, frames.Buffer]) -> Any:
+        data = self._read(key, sent)
         if self._group is not None and len(data) > INLINE:
             self._group.make_room(len(data))
         if key in self._distrusted:

@@ -23,6 +23,11 @@ def preload() -> None:
     pickling.preload()
 
 
+async def _serve(worker: Worker) -> NoReturn:
+    await SharedLoop(worker).serve()
+    raise AssertionError("a worker with a shared loop ends its process itself")
+
+
 def run(link_fd: int, page_fd: int) -> NoReturn:
     """Run tasks until the agent closes its end of the socket.
 
@@ -53,7 +58,7 @@ def run(link_fd: int, page_fd: int) -> NoReturn:
     try:
         worker.read()
         if worker.shared_loop:
-            asyncio.run(SharedLoop(worker).serve())
+            asyncio.run(_serve(worker))
         worker.serve()
     except ConnectionError:
         os._exit(0)

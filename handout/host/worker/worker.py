@@ -32,11 +32,12 @@ from handout.host.worker.deferred_checks import DeferredChecks
 from handout.host.worker.failure_report import FailureReport, report_failure
 from handout.host.worker.import_watch import ImportWatch
 from handout.host.worker.lent_state import LentState
-from handout.host.worker.objects import MissingInputError, StoreAccessError, WorkerObjects
+from handout.host.worker.objects import SHORT, MissingInputError, StoreAccessError, WorkerObjects
 from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.stdio import Streams
 from handout.host.worker.task_channel import WorkerChannel
+from handout.host.worker.warm_maker import WarmMaker
 from handout.protocol import codec, frames, messages
 from handout.serialization import pickling
 
@@ -54,6 +55,14 @@ _CLEAN_UP_TRIES = 3
 
 #: In a shared loop, the number of the task whose coroutine runs now. What is printed now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
+
+
+#: Reads the number of an error, even if its class has an attribute of this name.
+_ERRNO: Any = OSError.__dict__["errno"]
+
+
+class AgentGoneError(ConnectionError):
+    """The agent has closed its end of the worker's socket, or has ended."""
 
 
 class Worker:
@@ -85,16 +94,22 @@ class Worker:
         self._cancelled = False
         #: True if tasks are coroutines that run at the same time, in one event loop.
         self.shared_loop = False
+        #: In a shared loop: objects that were deleted. Warm values that were made from them must go.
+        self.unused_warm: set[int] = set()
         #: Numbers of the tasks of a shared loop that are being cancelled.
         self.cancelled: set[int] = set()
 
     # ---- messages ------------------------------------------------------------------------------------------
 
     def read(self, flags: int = 0) -> None:
-        """Wait for messages and handle them. If the agent has closed its end of the socket, end this process."""
+        """Wait for messages and handle them.
+
+        Raises:
+            AgentGoneError: The agent has closed its end of the socket, so this process must end.
+        """
         data = self.link.recv(256 << 10, flags)
         if not data:
-            os._exit(0)
+            raise AgentGoneError
         for frame in self._decoder.feed(data):
             if type(frame) is frames.Message:
                 self._handle(frame)
@@ -134,6 +149,7 @@ class Worker:
         else:
             self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self.loader = CallLoader(message, self.objects, self.lent, self._limited)
+        self.warm = WarmMaker(self.loader, self.lent, self._to_agent.send)
         self._channel = WorkerChannel(
             self._to_agent, self.page, self.objects, self.loader, self.lent, self._limited, lambda: self.forked
         )
@@ -150,6 +166,12 @@ class Worker:
         for number in message.numbers:
             self._last_us.pop(number, None)
 
+    def _forget_warm(self, message: messages.ForgetWarm, payload: memoryview) -> None:
+        if self.shared_loop:
+            self.unused_warm.update(message.keys)
+        else:
+            self.warm.forget(set(message.keys))
+
     def _cancel_coroutines(self, message: messages.CancelCoroutines, payload: memoryview) -> None:
         self.cancelled.update(message.numbers)
 
@@ -157,6 +179,13 @@ class Worker:
 
     def serve(self) -> NoReturn:
         """Run tasks until the agent closes its end of the socket."""
+        try:
+            self._serve()
+        except AgentGoneError:
+            self.warm.leave()
+            os._exit(0)
+
+    def _serve(self) -> NoReturn:
         page, report, queue = self.page, self.report, self.queue
         while True:
             if not queue:
@@ -178,8 +207,7 @@ class Worker:
     def _run(self, task: WorkerTask) -> None:
         number = task.number
         page = self.page
-        started = now_ns()
-        page[shared_page.STARTED] = started
+        page[shared_page.STARTED] = now_ns()
         page[shared_page.ANNOUNCED] = number
         # Only after the announcement may the worker check whether the agent has taken the task back; see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
@@ -201,14 +229,12 @@ class Worker:
         except BaseException as error:
             self._in_user_code = False
             self._exit_if_forked()
-            # After such an error, further tasks may fail here as well, for example because this process has no
-            # descriptors, no memory or no disk space left. So the worker ends.
-            if issubclass(type(error), (OSError, MemoryError, pickling.LoadError, StoreAccessError)):
+            if self._may_recur(error):
                 self.leaving = True
             failed = self.failure(number, error, self._cancelled)
         self._in_user_code = False
         self._exit_if_forked()
-        elapsed_us = (now_ns() - started) // 1000
+        elapsed_us = (now_ns() - page[shared_page.STARTED]) // 1000
         may_wait = result is not None and elapsed_us < _SHORT_US and self._limited is None
         checked = not (may_wait and self._checks.may_wait(task))
         changes = self.lent.changes
@@ -227,6 +253,17 @@ class Worker:
             self._last_us[task.fn] = elapsed_us
             self.report.add_result(number, elapsed_us, result)
 
+    def _may_recur(self, error: BaseException) -> bool:
+        """Return True if further tasks may fail in this process as well, so that it ends.
+
+        For example, the process has no descriptors, no memory or no disk space left. If it has warm values, it does not
+        end for other errors of the system.
+        """
+        kind = type(error)
+        if self.warm.has_values and issubclass(kind, OSError):
+            return _ERRNO.__get__(error) in SHORT
+        return issubclass(kind, (OSError, MemoryError, pickling.LoadError, StoreAccessError))
+
     def _perform(self, task: WorkerTask) -> EncodedResult:
         """Run a task.
 
@@ -234,7 +271,11 @@ class Worker:
         functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
         """
         fn = self.loader.function(task.fn)
-        args, kwargs, paths = self.loader.arguments(task)
+        try:
+            args, kwargs, paths = self.warm.arguments(task)
+        finally:
+            # To make a warm value is no part of the task's time.
+            self.page[shared_page.STARTED] += self.warm.take_spent_ns(task.number)
         value = fn(*args, **kwargs)
         if type(value) is types.CoroutineType:
             value = self._await(value)
@@ -291,7 +332,7 @@ class Worker:
             finally:
                 loop.remove_signal_handler(signal.SIGTERM)
 
-        return asyncio.run(main())
+        return self.warm.loop.run_task(main()) if self.warm.loop.is_used else asyncio.run(main())
 
     # ---- after a task --------------------------------------------------------------------------------------
 
@@ -301,6 +342,9 @@ class Worker:
         If a thread of user code is left, or if the bundle of the user's modules is missing, run no more tasks.
         """
         report = report_failure(number, error, cancelled, self._announce_failure)
+        recipe = self.warm.take_failed(number)
+        if recipe is not None:
+            report = report._replace(failure=report.failure._replace(recipe=recipe))
         if report.leaves_thread or report.failure.kind == "bundle":
             self.leaving = True
         return report
@@ -370,10 +414,14 @@ class Worker:
                     pass
             except ChildProcessError:
                 return
-            self.leaving = True
             try:
-                processes.kill_trees(processes.children(self._pid))
+                left = set(processes.children(self._pid)) - self.warm.children
+                if not left:
+                    return
+                self.leaving = True
+                processes.kill_trees(list(left))
             except OSError:
+                self.leaving = True
                 return  # a task has changed the root folder, so /proc is gone; the supervisor kills what is left
             if time.monotonic() > deadline:
                 return
@@ -387,6 +435,7 @@ class Worker:
     def leave(self) -> NoReturn:
         """Send the last report and end."""
         self.report.flush(leaving=True)
+        self.warm.leave()
         os._exit(0)
 
 
@@ -395,4 +444,5 @@ _HANDLERS: messages.ToWorker = {
     "batch": Worker._enqueue,
     "cancel_coroutines": Worker._cancel_coroutines,
     "forget_functions": Worker._forget_functions,
+    "forget_warm": Worker._forget_warm,
 }

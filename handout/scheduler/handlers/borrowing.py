@@ -2,10 +2,13 @@
 
 A run may keep objects after its end; see `RunSpec.keep`. The run is then the home of these objects: it stays until the
 shell closes it, and makes a lost object again. A run whose tasks take such an object borrows it. Its columns have an
-entry for the object, which mirrors the replicas at home.
+entry for the object, which mirrors the replicas at home. A graph's run gives back what it has borrowed when it is
+closed, because its tasks may run again until then; a task of an open run, when its end is announced.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from handout.scheduler.events import ObjectsReleased
 from handout.scheduler.handlers.cancellation import fail_consumers
@@ -16,11 +19,9 @@ from handout.scheduler.state.world import World
 __all__ = ["borrow_all", "objects_released"]
 
 
-def borrow_all(world: World, run: Run, first: int = 0) -> None:
-    """Have a run borrow the objects that its specification names, from the object ``first`` on."""
-    for o, (number, object_) in list(run.spec.borrowed.items()):
-        if o < first:
-            continue
+def borrow_all(world: World, run: Run, borrowed: Mapping[int, tuple[int, int]]) -> None:
+    """Have a run borrow objects; see `RunSpec.borrowed`."""
+    for o, (number, object_) in borrowed.items():
         home = world.runs.get(number)
         if home is None:
             fail_consumers(world, run, o)

@@ -52,6 +52,7 @@ def end(world: World, run: Run, t: int, outcome: Outcome, failure: object = None
         elif not run.objects.uses[o]:
             drop_unused(world, run, o)
     release_inputs(world, run, t)
+    run.give_back_inputs(t)
     world.ending.add(run)
     if run.announced:
         announce_lost(world, run, t, failure)

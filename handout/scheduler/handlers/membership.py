@@ -63,7 +63,7 @@ def run_submitted(world: World, event: ev.RunSubmitted) -> None:
     world.runs[event.run] = run
     run.begin(world.now, world.remembered)
     if run.spec.borrowed:
-        borrow_all(world, run)
+        borrow_all(world, run, run.spec.borrowed)
     world.recheck = True
     world.ending.add(run)
 

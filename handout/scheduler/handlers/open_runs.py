@@ -23,10 +23,9 @@ def tasks_added(world: World, event: TasksAdded) -> None:
     if run is None or run.over or run.aborting:
         world.stale += 1
         return
-    first = len(run.spec.producer)
     add_tasks(run, event, world.remembered, world.now)
     if event.borrowed:
-        borrow_all(world, run, first)
+        borrow_all(world, run, event.borrowed)
     profiles = {run.spec.profiles[p] for p in event.profiles}
     hosts = world.fleet.by_name.values()
     # Most tasks are like earlier ones that some host can run. Only the others need a check of the whole run.
