@@ -300,6 +300,7 @@ class HostManager:
         self._epoch += 1
         version = ".".join(map(str, started.python))
         rtt_s, price = link.conversation.rtt_s, self.host.price_per_hour
+        logger.info("Host %s has joined. Functions run there in Python %s.", self.host.name, version)
         self._driver.join(agent, ev.HostConnected(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
             self._taken_over(self.host.name, found)
