@@ -11,6 +11,7 @@ from handout.errors import HandoutError
 from handout.execution.batches import Batches
 from handout.execution.cluster import Cluster
 from handout.graph import Options
+from handout.serialization.user_objects import brief
 from handout.submission.single_call import CallOptions
 
 try:
@@ -89,7 +90,16 @@ class Backend(_JoblibBackend):
 
     def __init__(self, cluster: Cluster, /, **options: Unpack[Options]) -> None:
         super().__init__()
+        if not isinstance(cluster, Cluster):
+            raise HandoutError(
+                f"A backend for joblib needs an open Cluster, and got a {type(cluster).__name__}.",
+                remedy="Write `with Cluster(...) as cluster:`, and in this block Backend(cluster).",
+            )
         self._options = CallOptions(options)
+        if not isinstance(cluster, Cluster):
+            raise HandoutError(
+                f"{brief(cluster)} is not a Cluster.", remedy="Open one, and give it to Backend(cluster, ...)."
+            )
         self._runtime = cluster._runtime
         _ = self._runtime.open_loop  # raises if the cluster is not open
         #: The ``Parallel`` that uses this backend at present.

@@ -14,7 +14,7 @@ __all__ = ["locality"]
 
 @builtin
 async def locality(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[str, str]:
-    """Place each task on the host that lacks the fewest bytes of the task's inputs.
+    """Place each task on the host that lacks the fewest bytes of the task's inputs, and has its warm values.
 
     Only hosts with room for the task are considered. If several of these hosts lack equally many bytes, the task goes
     to the host with the fewest tasks per CPU core.
@@ -25,4 +25,9 @@ async def locality(frontier: Sequence[Task], view: ClusterView, /) -> Mapping[st
         ```
     """
     load = Load(view)
-    return place_by_rank(frontier, view, lambda task, host: (view.missing_bytes(task, host), load.of(host)), load.add)
+
+    def rank(task: Task, host: str) -> tuple[float, ...]:
+        warming_s = sum(one.warming_s for one in task.inputs if host not in one.hosts)
+        return warming_s, view.missing_bytes(task, host), load.of(host)
+
+    return place_by_rank(frontier, view, rank, load.add)

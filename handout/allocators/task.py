@@ -21,6 +21,7 @@ class InputView:
             number.
         nbytes: The input's size in bytes; None while the size is not known.
         hosts: Names of the hosts that have the input.
+        warming_s: For a warm value: the seconds that it takes to make it on any other host.
 
     Example:
         ```python
@@ -29,7 +30,7 @@ class InputView:
         ```
     """
 
-    __slots__ = ("hosts", "id", "nbytes")
+    __slots__ = ("hosts", "id", "nbytes", "warming_s")
 
     id: str
     """Id of the task that makes the input.
@@ -40,11 +41,16 @@ class InputView:
     """The input's size in bytes; None while the size is not known."""
     hosts: frozenset[str]
     """Names of the hosts that have the input."""
+    warming_s: float
+    """For a warm value: the seconds that it takes to make it on any other host. 0 if no host has made it yet."""
 
-    def __init__(self, id: str, *, nbytes: int | None = None, hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, id: str, *, nbytes: int | None = None, hosts: Iterable[str] = (), warming_s: float = 0.0
+    ) -> None:
         self.id = id
         self.nbytes = nbytes
         self.hosts = frozenset(hosts)
+        self.warming_s = warming_s
 
     def __repr__(self) -> str:
         return f"InputView({self.id!r}, nbytes={self.nbytes}, hosts={sorted(self.hosts)})"

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from anyio.from_thread import start_blocking_portal
 
@@ -23,6 +23,7 @@ from handout.execution.stored_object import put
 from handout.graph import Input, Options, Runnable, as_graph
 from handout.graph.stored import Stored
 from handout.resources import Host, Inventory, InventoryLike
+from handout.resources.near_arguments import names_near_arguments
 from handout.serialization.untrusted.allowlist import registered_by_value
 from handout.submission.single_call import CallOptions, encode_call
 from handout.transport.timings import Timings
@@ -34,6 +35,9 @@ B = TypeVar("B")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+#: How many hosts the repr of a cluster names.
+_NAMED: Final = 8
 
 
 class Cluster:
@@ -72,6 +76,7 @@ class Cluster:
         ```
     """
 
+    @names_near_arguments()
     def __init__(
         self,
         inventory: InventoryLike = None,
@@ -87,6 +92,12 @@ class Cluster:
         )
         #: Ends the thread of the cluster's own event loop. None unless the cluster was opened by a plain ``with``.
         self._thread: ExitStack | None = None
+
+    def __repr__(self) -> str:
+        # The states of the hosts would need the cluster's event loop, and a debugger may ask while that stands still.
+        names = list(self._runtime.inventory)
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"<Cluster, {'not open' if self._runtime.is_closed else 'open'}: {', '.join(names[:_NAMED])}{more}>"
 
     async def open(self) -> Self:
         """Connect to the hosts, and return as soon as ``require`` of them are usable. The other hosts may join later.
@@ -220,8 +231,9 @@ class Cluster:
         """Return an executor of the standard library, for libraries that take one.
 
         Its functions run on the hosts of the cluster, as those of `call` do. Several executors of one cluster can have
-        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls. The
-        cluster stays open. If the cluster is closed, calls that have not ended get a `BrokenExecutor`.
+        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls, unless
+        Ctrl-C ends the block: then its calls are ended too. The cluster stays open. If the cluster is closed, calls
+        that have not ended get a `BrokenExecutor`.
 
         A future is running from the moment at which a host gets its function. From then on ``cancel()`` returns False.
         In the event loop of the cluster, ``result()`` and ``exception()`` of a future that is not done raise an error,

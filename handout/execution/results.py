@@ -261,7 +261,9 @@ class Failures(Mapping[Any, Failure]):
 
     def get(self, key: Any, default: Any = None, /) -> Any:
         """Return the failure of a function, or ``default`` if it has none."""
-        return self[key] if key in self else default  # noqa: SIM401 - this method is `get`
+        if key not in self:  # `Mapping.get` would raise GraphError for a function that is not in the run
+            return default
+        return self[key]
 
     def __iter__(self) -> Iterator[str]:
         return (self._run.plan.ids[task] for task in self._run.failures)

@@ -39,8 +39,9 @@ class Starts:
             self.told = True
             logger.warning(
                 "This program has started its hosts %d times, once for each run, which took %.1f s in all. A Cluster "
-                "starts them once and keeps them between runs: `async with handout.Cluster(inventory) as cluster:`, "
-                "and in this block `await cluster.execute(graph)` for each graph. This hint is given only once.",
+                "starts them once and keeps them between runs: `with handout.Cluster(inventory) as cluster:`, and in "
+                "this block `cluster.run(graph)` for each graph. In a coroutine: `async with` and `await "
+                "cluster.execute(graph)`. This hint is given only once.",
                 self._count,
                 self._seconds,
             )

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from handout.errors import GraphError
-from handout.graph.function_options import OPTION_NAMES, check_options
+from handout.graph.function_options import OPTION_NAMES, check_options, instead_of_option
 from handout.graph.naming import name_of
-from handout.graph.near_options import AMOUNTS, warn_of_near_options
+from handout.graph.near_options import warn_of_near_options
 from handout.graph.nodes import Nodes
 from handout.graph.options_decorator import mark_of
 from handout.graph.output import Output, is_function
@@ -18,7 +18,6 @@ from handout.graph.unfinished import UNFINISHED, refusal
 from handout.graph.warm import Warm, check_event_loop
 from handout.graph.wiring import of_another_graph
 from handout.project.loaded import remember_loaded
-from handout.resources.did_you_mean import suggestion
 from handout.serialization.user_objects import brief
 
 __all__ = ["CallChecks"]
@@ -88,10 +87,8 @@ class CallChecks:
         known = self.signatures.keywords(fn)
         if name in known:
             remedy = f"To give {name}= to all calls, bind it: functools.partial({name_of(fn)}, {name}=...)."
-        elif name in AMOUNTS:
-            remedy = f"An amount is a part of the cost: cost={{{name!r}: ...}}."
         else:
-            remedy = suggestion(name, OPTION_NAMES)
+            remedy = instead_of_option(name)
         raise GraphError(f"{what} of {name_of(fn)!r}: {name!r} is not an option.", remedy=remedy)
 
     def split(

@@ -14,7 +14,18 @@ from handout.resources.numbers import is_finite_number, is_whole
 from handout.resources.requirement import Requirement, compile_cost
 from handout.serialization.user_objects import brief, is_coroutine_function
 
-__all__ = ["OPTION_NAMES", "PLAIN", "Options", "RetryOn", "TaskOptions", "check_options", "intern_options"]
+__all__ = [
+    "AMOUNTS",
+    "OF_RUNS",
+    "OPTION_NAMES",
+    "PLAIN",
+    "Options",
+    "RetryOn",
+    "TaskOptions",
+    "check_options",
+    "instead_of_option",
+    "intern_options",
+]
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
@@ -112,8 +123,34 @@ class TaskOptions:
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: Amounts that belong into a cost. Other tools take some of them as options.
+AMOUNTS: Final = frozenset({"cpu", "memory", "gpu", "gpu_memory", "disk"})
+#: Options by which other tools limit how many functions run at one time.
+_OF_POOLS: Final = frozenset({"max_workers", "n_jobs", "num_workers", "workers"})
+#: Options that only a run has, for remedies. The room of the runs declares them.
+OF_RUNS: Final = frozenset(
+    {
+        "allocator", "given", "inventory", "journal", "journal_results", "keep", "max_concurrency", "max_memory",
+        "on_failure", "outputs", "require", "speculate", "timings",
+    }
+)  # fmt: skip
+
 #: The options of a function for which the caller gave no options.
 PLAIN: Final = TaskOptions()
+
+
+def instead_of_option(name: str) -> str:
+    """Return the remedy for a keyword that was meant as an option of a function, but is none."""
+    if name in AMOUNTS:
+        return f"An amount is a part of the cost: cost={{{name!r}: ...}}."
+    if name in _OF_POOLS:
+        return (
+            "The cost of the functions says how many of them run on a host at one time. For a limit of its own, write "
+            "Cluster(..., max_concurrency=...)."
+        )
+    if name in OF_RUNS:
+        return f"{name}= is an option of a run: handout.execute(graph, {name}=...)."
+    return suggestion(name, OPTION_NAMES)
 
 
 def check_options(given: Mapping[str, Any], owner: str) -> None:
@@ -130,7 +167,7 @@ def check_options(given: Mapping[str, Any], owner: str) -> None:
     for name, value in given.items():
         rule = _RULES.get(name)
         if rule is None:
-            raise GraphError(f"{owner}: unknown option {name!r}.", remedy=suggestion(name, OPTION_NAMES))
+            raise GraphError(f"{owner}: unknown option {name!r}.", remedy=instead_of_option(name))
         wanted, holds = rule
         if not holds(value):
             raise GraphError(f"{owner}: option {name}={brief(value)} is not {wanted}.", remedy="Correct this option.")

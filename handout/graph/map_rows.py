@@ -78,6 +78,11 @@ def items_of(where: str, column: Any, share: str = "") -> list[Any]:
             f"{where} is a mapping, so each of its keys would be an item: {brief(column, 80)}.",
             remedy=f"Write list(mapping), mapping.values() or mapping.items(). {share}",
         )
+    if hasattr(kind, "columns") and hasattr(kind, "to_dict"):  # as pandas and polars have them
+        raise GraphError(
+            f"{where} is a {kind.__name__}, so each of its columns would be an item.",
+            remedy=f'For a call for each row, write frame.to_dict("records"), or frame.to_dicts() with polars. {share}',
+        )
     if kind in _ENDLESS or (kind is itertools.repeat and length_hint(column, -1) < 0):
         raise GraphError(f"{where} never ends: {brief(column)}.", remedy=share)
     try:

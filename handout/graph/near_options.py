@@ -6,15 +6,11 @@ import functools
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Final
 
-from handout.graph.function_options import OPTION_NAMES
+from handout.graph.function_options import AMOUNTS, OPTION_NAMES
 from handout.resources.did_you_mean import nearest_name
 
-__all__ = ["AMOUNTS", "warn_of_near_options"]
-
-#: Amounts that belong into a cost. Other tools take some of them as options.
-AMOUNTS: Final = frozenset({"cpu", "memory", "gpu", "gpu_memory", "disk"})
+__all__ = ["warn_of_near_options"]
 
 
 def warn_of_near_options(name: str, keywords: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -47,8 +47,10 @@ class WarmRecipe:
     """The function and the arguments of a `Warm`, by which workers make its value."""
 
     warm: Warm[Any]
-    #: Numbers of the objects that the arguments refer to, each once.
+    #: Numbers of the objects that the arguments refer to, each once. Other recipes come first.
     inputs: tuple[int, ...]
+    #: How many of them are recipes.
+    nested: int
     #: See `Warmed`. Empty until the recipe is encoded.
     identity: bytes = b""
 
@@ -140,7 +142,7 @@ class ObjectNumbers:
         task = self._task_of[node]
         return None if task < 0 else Pick(task, path)
 
-    def add_recipe(self, node: int, inputs: tuple[int, ...]) -> int:
+    def add_recipe(self, node: int, inputs: Sequence[int]) -> int:
         """Give a number to the recipe of a `Warm`, and return it.
 
         Args:
@@ -148,9 +150,14 @@ class ObjectNumbers:
             inputs: Numbers of the objects that its arguments refer to.
         """
         number = self._numbers["recipe", node] = self._tasks + len(self.extras)
-        self.extras.append(WarmRecipe(self._wiring.warm[node], inputs))
+        nested = [each for each in inputs if self._is_recipe(each)]
+        others = [each for each in inputs if not self._is_recipe(each)]
+        self.extras.append(WarmRecipe(self._wiring.warm[node], (*nested, *others), len(nested)))
         self._names.append(Output(self._wiring, node))
         return number
+
+    def _is_recipe(self, number: int) -> bool:
+        return number >= self._tasks and isinstance(self.extras[number - self._tasks], WarmRecipe)
 
     def recipe(self, node: int) -> tuple[int, WarmRecipe]:
         """Return the recipe of a `Warm` that a task takes, and its number."""

@@ -26,7 +26,12 @@ MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
-    """Make a decorator that gives a function options of its own. The decorator returns the function unchanged.
+    """Make a decorator that gives a function options of its own. The decorator returns the function itself.
+
+    If the function has an option already, and the decorator has another value for it, the decorator returns a
+    ``functools.partial`` of the function instead, with the new options. So ``options(host="a")(f)`` and
+    ``options(host="b")(f)`` are two functions, and each keeps its options. Different options of several decorators
+    belong to the function together.
 
     The options hold whenever the function is added to a graph. If `Graph.add` gets an option of the same name, that
     option wins. A ``functools.partial`` of the function has the options too, because `Graph.map` takes values that all
@@ -60,8 +65,12 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
                 f"handout.options is a decorator for functions, and {brief(fn)} is not a function.",
                 remedy="Write @handout.options(...) above a def.",
             )
-        merged = {**(mark_of(fn) or {}), **own}
+        present = mark_of(fn) or {}
+        merged = {**present, **own}
         check_options(merged, f"function {name_of(fn)!r}")
+        if any(name in present and not _is_same(present[name], value) for name, value in own.items()):
+            made: Any = functools.partial(fn)  # other uses of the function, which may be to come, keep their options
+            fn = made
         number = id(fn)
         try:
             keeper: object = weakref.ref(fn, lambda _: _forget(number))
@@ -71,6 +80,13 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
         return fn
 
     return mark
+
+
+def _is_same(one: object, other: object) -> bool:
+    try:
+        return one is other or (type(one) is type(other) and bool(one == other))
+    except Exception:  # objects of the caller, such as arrays in labels, may refuse to be compared
+        return False
 
 
 def _forget(number: int) -> None:

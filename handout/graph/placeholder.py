@@ -67,7 +67,7 @@ class Slots:
         if number not in self._index:
             self._unknown(warm)
         slots = [Slot(self._index[input]) for input in (number, *recipe.inputs)]
-        return Warmed(recipe.identity, slots[0], tuple(slots[1:]))
+        return Warmed(recipe.identity, slots[0], tuple(slots[1:]), recipe.nested)
 
     def _inline_of(self, ref: Output[Any]) -> Inline:
         node = self._wiring.node_of(ref)

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from handout.errors import GraphError
-from handout.graph.function_options import OPTION_NAMES
+from handout.graph.function_options import AMOUNTS, OF_RUNS, OPTION_NAMES, instead_of_option
 from handout.graph.naming import name_of
-from handout.graph.near_options import AMOUNTS
 from handout.resources.did_you_mean import suggestion
 from handout.serialization.user_objects import holds, is_interruption
 
@@ -141,8 +140,8 @@ def _describe(positional: int, keywords: Collection[str]) -> str:
 def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
     for name in keywords:
         if name not in parameters:
-            if name in AMOUNTS:
-                return f"An amount is a part of the cost: cost={{{name!r}: ...}}."
+            if name in AMOUNTS or name in OF_RUNS:
+                return instead_of_option(name)
             hint = suggestion(name, parameters | OPTION_NAMES)
             if hint.startswith("Did you mean"):
                 return hint

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Set
 from contextlib import AsyncExitStack, ExitStack
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 __all__ = ["Key", "WarmValues"]
 
 #: What two tasks that get the same value have in common: the identity of the recipe, and the inputs that it takes.
 Key = tuple[bytes, tuple[int, ...]]
+
+Stack = TypeVar("Stack", ExitStack, AsyncExitStack)
 
 
 class WarmValues:
@@ -28,11 +30,9 @@ class WarmValues:
     def __init__(self, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self.values: dict[Key, Any] = {}
         self._run = run
-        #: Leaves the context managers, the last one first.
-        self._exits = ExitStack()
-        self._exits_in_loop = AsyncExitStack()
-        #: True if `leave` has something to do.
-        self.must_leave = False
+        #: For the values that have context managers: leaves them.
+        self._exits: dict[Key, ExitStack] = {}
+        self._exits_in_loop: dict[Key, AsyncExitStack] = {}
         #: The values that are being made in the event loop.
         self._making: dict[Key, _Making] = {}
 
@@ -46,9 +46,10 @@ class WarmValues:
         if _needs_loop(made):
             leave = self._run(self._begin(key, made))
             if leave is not None:
-                self._exits.callback(lambda: self._run(leave()))
+                self._exits[key] = ExitStack()
+                self._exits[key].callback(lambda: self._run(leave()))
         else:
-            self._enter(key, made, self._exits)
+            self._enter(key, made, self._exits, ExitStack())
 
     async def make_in_loop(self, key: Key, maker: Callable[[], Any]) -> None:
         """Make a value, unless another task makes it already.
@@ -73,20 +74,21 @@ class WarmValues:
         if _needs_loop(made):
             leave = await self._begin(key, made)
             if leave is not None:
-                self._exits_in_loop.push_async_callback(leave)
+                self._exits_in_loop[key] = AsyncExitStack()
+                self._exits_in_loop[key].push_async_callback(leave)
         else:
-            self._enter(key, made, self._exits_in_loop)
+            self._enter(key, made, self._exits_in_loop, AsyncExitStack())
 
     def _note_made(self, key: Key, made: asyncio.Future[None]) -> None:
         del self._making[key]
         if not made.cancelled():
             made.exception()  # otherwise asyncio would complain if all tasks that waited were cancelled
 
-    def _enter(self, key: Key, made: Any, exits: ExitStack | AsyncExitStack) -> None:
+    def _enter(self, key: Key, made: Any, all_exits: dict[Key, Stack], exits: Stack) -> None:
         """Keep a value, or enter its context manager."""
         if hasattr(type(made), "__enter__") and hasattr(type(made), "__exit__"):
             made = exits.enter_context(made)
-            self.must_leave = True
+            all_exits[key] = exits
         self.values[key] = made
 
     async def _begin(self, key: Key, made: Any) -> Callable[[], Awaitable[None]] | None:
@@ -107,7 +109,6 @@ class WarmValues:
         if not entered.done():
             holder.result()  # it raises the error of the manager
         self.values[key] = entered.result()
-        self.must_leave = True
 
         async def leave() -> None:
             leaving.set()
@@ -115,14 +116,45 @@ class WarmValues:
 
         return leave
 
+    @property
+    def must_leave(self) -> bool:
+        """True if `leave` has something to do."""
+        return bool(self._exits or self._exits_in_loop)
+
+    def made_of(self, inputs: Set[int]) -> list[Key]:
+        """Return the keys of the values that were made from some of these inputs."""
+        return [key for key in self.values if not inputs.isdisjoint(key[1])]
+
+    def forget(self, key: Key) -> Any:
+        """Drop a value, and leave its context manager. Return the value.
+
+        Raises:
+            BaseException: The context manager raised it.
+        """
+        value = self.values.pop(key)
+        exits = self._exits.pop(key, None)
+        if exits is not None:
+            exits.close()
+        return value
+
+    async def forget_in_loop(self, key: Key) -> Any:
+        """Do the same as `forget`."""
+        value = self.values.pop(key)
+        exits = self._exits_in_loop.pop(key, None)
+        if exits is not None:
+            await exits.aclose()
+        return value
+
     def leave(self) -> None:
-        """Leave all context managers.
+        """Leave all context managers, the one that was entered last first.
 
         Raises:
             BaseException: One of them raised it.
         """
         self.values.clear()
-        self._exits.close()
+        with ExitStack() as every:
+            for exits in self._exits.values():
+                every.callback(exits.close)
 
     async def leave_in_loop(self) -> None:
         """Do the same as `leave`."""
@@ -132,7 +164,9 @@ class WarmValues:
             future.cancel()
         if making:
             await asyncio.wait(making)
-        await self._exits_in_loop.aclose()
+        async with AsyncExitStack() as every:
+            for exits in self._exits_in_loop.values():
+                every.push_async_callback(exits.aclose)
 
 
 class _Making:

@@ -468,6 +468,22 @@ class Arrived(NamedTuple):
     """Size of the object in bytes."""
 
 
+class MadeWarm(NamedTuple):
+    """A worker of the host has made a warm value that no other worker of the host has."""
+
+    value: str
+    """The identity of the value in hexadecimal."""
+    elapsed_us: int
+    """Microseconds that it took."""
+
+
+class Cooled(NamedTuple):
+    """The last worker with a warm value has ended."""
+
+    value: str
+    """The identity of the value in hexadecimal."""
+
+
 class Missing(NamedTuple):
     """The answer to a `Fetch` of an object that the agent does not have."""
 
@@ -617,6 +633,13 @@ class ForgetFunctions(NamedTuple):
     """Number of the function."""
 
 
+class ForgetWarm(NamedTuple):
+    """Drop warm values, and leave their context managers, because an object from which they were made was deleted."""
+
+    keys: Column[int]
+    """Key of the object."""
+
+
 class CancelCoroutines(NamedTuple):
     """Cancel tasks of a shared loop."""
 
@@ -702,6 +725,8 @@ class WarmingEnded(NamedTuple):
     """Number of the task on this worker."""
     value: str
     """The identity of the value in hexadecimal, if the worker has it now. Otherwise empty."""
+    inputs: Sequence[int]
+    """Keys of the objects from which it was made."""
     leaves: bool
     """True if the worker has something to do when it ends: it leaves the context managers of its warm values."""
 
@@ -877,6 +902,8 @@ class ToController(TypedDict):
     arrived: Handler[Arrived]
     progress_reports: Handler[ProgressReports]
     checkpointed: Handler[Checkpointed]
+    made_warm: Handler[MadeWarm]
+    cooled: Handler[Cooled]
     stream_object: Handler[StreamObject]
     missing: Handler[Missing]
     vanished: Handler[Vanished]
@@ -892,6 +919,7 @@ class ToWorker(TypedDict):
     batch: Handler[Batch]
     cancel_coroutines: Handler[CancelCoroutines]
     forget_functions: Handler[ForgetFunctions]
+    forget_warm: Handler[ForgetWarm]
 
 
 class FromWorker(TypedDict):

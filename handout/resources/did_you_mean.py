@@ -29,6 +29,20 @@ _ALIASES: Final = {
     "vram": "gpu_memory",
     "gpu_mem": "gpu_memory",
     "python_version": "python",
+    "retry": "retries",
+    "max_retries": "retries",
+    "hosts": "inventory",
+    "nodes": "inventory",
+    "max_workers": "max_concurrency",
+    "num_workers": "max_concurrency",
+    "n_jobs": "max_concurrency",
+    "user": "username",
+    "login": "username",
+    "hostname": "address",
+    "identity_file": "client_keys",
+    "identityfile": "client_keys",
+    "key_filename": "client_keys",
+    "key_file": "client_keys",
 }
 
 

@@ -14,6 +14,8 @@ from handout.errors import CostError, InventoryError
 from handout.resources.capabilities import Capabilities, CapabilitiesLike, as_capabilities
 from handout.resources.did_you_mean import nearest_name
 from handout.resources.host_variables import Variables, VariablesLike, read_variables, taken_from_caller
+from handout.resources.names import KNOWN_AMOUNTS
+from handout.resources.near_arguments import names_near_arguments
 from handout.resources.numbers import is_finite_number, is_whole
 from handout.serialization.user_objects import brief, text
 
@@ -28,6 +30,15 @@ _ADDRESS = re.compile(
     r"(?P<uri>ssh://)?(?:(?P<user>(?(uri)[^\s/]+|[^\s]+))@)?(?P<host>\[[^\]\s]+\]|[^:@\s\[\]/]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)"
     r"(?::(?P<port>\d+))?/?"
 )
+_AS_CAPABILITY: Final = "What the host offers is one argument: capabilities={{{0!r}: ...}}."
+_AS_KEY: Final = "A key file is an option of SSH: ssh={'client_keys': ['~/.ssh/my_key']}."
+#: What to write in place of arguments that a host does not have.
+_ELSEWHERE: Final = {
+    **{name: _AS_CAPABILITY.format(name) for name in KNOWN_AMOUNTS},
+    **dict.fromkeys(("key", "key_file", "key_filename", "keys", "identity_file", "client_keys"), _AS_KEY),
+    "password": "A password is an option of SSH: ssh={'password': ...}. A key is safer.",
+    "known_hosts": "This is an option of SSH: ssh={'known_hosts': ...}.",
+}
 
 
 class Host:
@@ -101,6 +112,7 @@ class Host:
     workdir: str | None
     setup: str | None
 
+    @names_near_arguments(_ELSEWHERE)
     def __init__(
         self,
         name: str,

@@ -145,10 +145,10 @@ def as_inventory(inventory: InventoryLike) -> Inventory:
     if isinstance(inventory, str | PathLike):
         return Inventory.load(inventory)
     if isinstance(inventory, Mapping) or not isinstance(inventory, Iterable):
-        raise InventoryError(
-            f"{brief(inventory)} is not an inventory.",
-            remedy="Give an Inventory, a list of hosts, or the path of a TOML file.",
-        )
+        remedy = "Give an Inventory, a list of hosts, or the path of a TOML file."
+        if isinstance(inventory, Host):
+            remedy = f"Give a list of hosts: [{brief(inventory)}]."
+        raise InventoryError(f"{brief(inventory)} is not an inventory.", remedy=remedy)
     return Inventory(inventory)
 
 

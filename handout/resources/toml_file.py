@@ -62,8 +62,9 @@ class TomlFile:
                 return file.read().decode("utf-8-sig").replace("\r\n", "\n")
         except FileNotFoundError as error:
             remedy = f"Create it, or correct the path. The current folder is {os.getcwd()}."
-            if "@" in self.name:
-                remedy = f"To name one host, give a list: [{self.name!r}]."
+            if "." not in self.name or "@" in self.name:  # no name of a TOML file
+                remedy = f"To name hosts, give a list: {self.name.split(',')!r}. To name a file, correct the path. "
+                remedy += f"The current folder is {os.getcwd()}."
             raise InventoryError(f"inventory {self.name!r} does not exist.", remedy=remedy, file=self.name) from error
         except OSError as error:
             raise InventoryError(

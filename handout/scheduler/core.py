@@ -24,6 +24,7 @@ from handout.scheduler.handlers import (
     recovery,
     resumed_runs,
     retries,
+    warm_values,
 )
 from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs, is_gone
 from handout.scheduler.handlers.replicas import want_output
@@ -86,6 +87,8 @@ _HANDLERS: Final[dict[type, Callable[[World, Any], None]]] = {
     ev.TasksFinished: attempt_reports.tasks_finished,
     ev.TasksRecalled: attempt_reports.tasks_recalled,
     ev.TaskFailed: attempt_reports.task_failed,
+    ev.ValueWarmed: warm_values.value_warmed,
+    ev.ValueCooled: warm_values.value_cooled,
     ev.ObjectsStored: recovery.objects_stored,
     ev.ObjectsVanished: recovery.objects_vanished,
     ev.CopyFailed: recovery.copy_failed,

@@ -52,6 +52,8 @@ __all__ = [
     "TasksFinished",
     "TasksRecalled",
     "TasksStarted",
+    "ValueCooled",
+    "ValueWarmed",
 ]
 
 FailureKind = Literal[
@@ -97,6 +99,8 @@ class TasksAdded:
     labels: Sequence[Mapping[str, Any]]
     #: New values that another run keeps, as in `RunSpec.borrowed`.
     borrowed: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    #: New values by which hosts make warm values, as in `RunSpec.warm`.
+    warm: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +323,25 @@ class TaskFailed:
     called: bool = True
     #: True if each further attempt on this host would fail in the same way, for example because a package is missing.
     recurs: bool = False
+    #: If the host could not make a warm value for the task: the object by which it was to make it. Otherwise -1.
+    recipe: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ValueWarmed:
+    """A host has made a warm value. ``seconds`` says how long it took."""
+
+    host: str
+    value: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ValueCooled:
+    """A host does not have a warm value any more."""
+
+    host: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +435,8 @@ Event = (
     | TasksFinished
     | TasksRecalled
     | TaskFailed
+    | ValueWarmed
+    | ValueCooled
     | ObjectsStored
     | ObjectsVanished
     | CopyFailed

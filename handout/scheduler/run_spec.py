@@ -83,6 +83,8 @@ class RunSpec:
     #: Objects that another run keeps: the number of that run, and the number of the object there. No task of this run
     #: makes them, so their producer is -1.
     borrowed: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    #: Objects by which hosts make warm values: the identity of the value. A host that has made a value keeps it.
+    warm: Mapping[int, str] = field(default_factory=dict)
     #: By task: its priority. Tasks of a higher priority go first. None: all priorities are 0.
     priority: Sequence[float] | None = None
     #: By task: the number of the group to which it belongs, or -1. All tasks of a group must run on one host. None:

@@ -70,6 +70,10 @@ def task_view(world: World, run: Run, t: int, waiting_s: float) -> Task:
 
 def _input_view(world: World, run: Run, o: int) -> InputView:
     producer, replicas, nbytes = run.spec.producer[o], run.objects.replicas[o], run.objects.nbytes[o]
+    value = run.spec.warm.get(o)
+    if value is not None:
+        warm = [world.fleet.names[index] for index in world.warm.of(value)]
+        return InputView(f"value-{o}", nbytes=nbytes, hosts=warm, warming_s=world.warm.seconds(value))
     name = run.name_of(producer) if producer >= 0 else f"value-{o}"
     hosts = [world.fleet.names[index] for index in replicas if index]
     return InputView(name, nbytes=nbytes if replicas and nbytes >= 0 else None, hosts=hosts)

@@ -108,17 +108,20 @@ class Warmed:
         identity: 16 bytes that are equal for recipes of the same function with the same arguments, apart from inputs.
         recipe: The input that is the recipe.
         inputs: The inputs that the recipe takes.
+        nested: The first so many of them are recipes themselves. The identity has a part for each of them, so equal
+            values need not have the same objects in these places.
     """
 
-    __slots__ = ("identity", "inputs", "recipe")
+    __slots__ = ("identity", "inputs", "nested", "recipe")
     identity: bytes
     recipe: Slot
     inputs: tuple[Slot, ...]
+    nested: int
 
 
 Placeholder = Union[Slot, Inline, Loaded, Taken, Warmed]
 #: A function that returns the value of a `Warmed`. Its arguments are those of the `Warmed`, with indices for slots.
-GetWarm = Callable[[bytes, int, Sequence[int]], Any]
+GetWarm = Callable[[bytes, int, Sequence[int], int], Any]
 
 
 class _UserCodeError(BaseException):
@@ -210,10 +213,10 @@ def _fill(index: int) -> Any:
     return _reading.get_input(index)
 
 
-def _warm(identity: bytes, recipe: int, inputs: Sequence[int]) -> Any:
+def _warm(identity: bytes, recipe: int, inputs: Sequence[int], nested: int) -> Any:
     if _reading.get_warm is None:
         raise LoadError("the bytes contain a placeholder for a warm value, but they are not the arguments of a task")
-    return _reading.get_warm(identity, recipe, inputs)
+    return _reading.get_warm(identity, recipe, inputs, nested)
 
 
 def _same(value: Any) -> Any:
@@ -267,7 +270,10 @@ _REDUCERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Inline: lambda call: (_call_user_code, (call.fn, tuple(call.args), dict(call.kwargs))),
     Loaded: lambda loaded: (_load, (loaded.placeholder, loaded.load)),
     Taken: lambda taken: (_take, (taken.placeholder, taken.path)),
-    Warmed: lambda warmed: (_warm, (warmed.identity, warmed.recipe.index, tuple([s.index for s in warmed.inputs]))),
+    Warmed: lambda warmed: (
+        _warm,
+        (warmed.identity, warmed.recipe.index, tuple([slot.index for slot in warmed.inputs]), warmed.nested),
+    ),
 }
 
 

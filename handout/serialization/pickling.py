@@ -553,6 +553,11 @@ def never_pickle(value: Any) -> None:
         _never[id(value)] = value
 
 
+def may_pickle(value: Any) -> None:
+    """Undo `never_pickle`, because the worker drops the value."""
+    _never.pop(id(value), None)
+
+
 def _refused_warm() -> pickle.PicklingError:
     return pickle.PicklingError(
         "it is a warm value, which stays in the worker that has made it. Return what the function has computed with it"

@@ -65,8 +65,8 @@ class EncodedRun:
     digests: CallDigests
     #: The objects that are stored on hosts already, by object number.
     borrowed: Mapping[int, Home] = field(default_factory=dict)
-    #: For tasks that take warm values: the identities of these values, in hexadecimal.
-    warm: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    #: The objects that are recipes of warm values, by object number, with the identities of the values in hexadecimal.
+    warm: Mapping[int, str] = field(default_factory=dict)
     #: A message about the bytes that the run sends first, or "" if they do not take long to send.
     bulk: str = ""
 
@@ -100,7 +100,6 @@ class _Encoder(SuppliedValues):
         self.function_index: dict[tuple[int, bool], int] = {}
         self.shared: dict[Any, bytes] = {}
         self.paths: dict[int, list[Path]] = {}
-        self.recipes: dict[int, WarmRecipe] = {}
 
     def run(self) -> Slices[EncodedRun]:
         plan = self.plan
@@ -112,7 +111,6 @@ class _Encoder(SuppliedValues):
             elif isinstance(extra, Borrowed):
                 self.borrow(number, extra.home)
             elif isinstance(extra, WarmRecipe):
-                self.recipes[number] = extra
                 self._supply(number, extra, plan.name_of(number), partial(self._recipe, extra))
             else:
                 self._supply(number, extra.value, plan.name_of(number))
@@ -120,16 +118,12 @@ class _Encoder(SuppliedValues):
         calls: list[bytes] = []
         fn: list[int] = []
         inputs: list[tuple[int, ...]] = []
-        warm: dict[int, tuple[str, ...]] = {}
         for task in range(count):
             if not task % _CALLS:
                 yield
             blob, needs, by_value = yield from self._call(task)
             calls.append(blob)
             inputs.append(needs)
-            if self.recipes:
-                taken = tuple(sorted({self.recipes[n].identity.hex() for n in needs if n in self.recipes}))
-                warm.update({task: taken} if taken else {})
             fn.append(self._function(task, by_value))
             if self.digester.is_unsettled:
                 yield from self.digester.settle()
@@ -154,7 +148,7 @@ class _Encoder(SuppliedValues):
             bundle,
             digests,
             self.borrowed,
-            warm,
+            {n: extra.identity.hex() for n, extra in enumerate(plan.extras, count) if isinstance(extra, WarmRecipe)},
             bulk,
         )
 

@@ -57,8 +57,10 @@ class CallEncoder:
         self.slot_of: Callable[[Input[Any]], Placeholder] | None = None
         #: How many outputs `resolve` has met since this number was last set to 0.
         self.outputs_seen = 0
-        #: The warm values of a call that belongs to no graph, by their identities in hexadecimal.
-        self.warm: dict[str, Warm[Any]] = {}
+        #: The warm values of a call that belongs to no graph.
+        self.warm: list[Warm[Any]] = []
+        #: Their identities in hexadecimal, by the numbers of their recipes.
+        self.identities: dict[int, str] = {}
         #: The blob without the paths of the elements that are taken from the task's result.
         self.pathless = b""
 
@@ -149,13 +151,14 @@ class CallEncoder:
         return obj if kind is Slot else None
 
     def _warmed(self, warm: Warm[Any]) -> Warmed:
-        numbers = _recipe_numbers(self.supplied, warm)
+        numbers, nested = _recipe_numbers(self.supplied, warm)
         for number in sorted(numbers):
             self._slot(number)  # a call takes its objects in the order of their numbers
         recipe, *inputs = [self._slot(number) for number in numbers]
         identity = CallEncoder(self.supplied, repr(warm), numbers[1:]).identity_of(warm)
-        self.warm[identity.hex()] = warm
-        return Warmed(identity, recipe, tuple(inputs))
+        self.warm.append(warm)
+        self.identities[numbers[0]] = identity.hex()
+        return Warmed(identity, recipe, tuple(inputs), nested)
 
     # ---- large arguments -----------------------------------------------------------------------------------
 
@@ -206,18 +209,25 @@ class CallEncoder:
         return arg
 
 
-def _recipe_numbers(supplied: SuppliedValues, warm: Warm[Any]) -> list[int]:
-    """Make the recipe of a warm value, and what it refers to, objects. Return their numbers; the recipe comes first."""
-    inputs: dict[int, None] = {}
+def _recipe_numbers(supplied: SuppliedValues, warm: Warm[Any]) -> tuple[list[int], int]:
+    """Make the recipe of a warm value, and what it refers to, objects.
+
+    Returns:
+        Their numbers, and how many of them are other recipes. The recipe comes first, and then the other recipes.
+    """
+    nested: dict[int, None] = {}
+    stored: dict[int, None] = {}
     for ref in Scanner().references(warm.args, warm.kwargs):
         if isinstance(ref, Warm):
-            inputs.update(dict.fromkeys(_recipe_numbers(supplied, ref)))
+            numbers, count = _recipe_numbers(supplied, ref)
+            nested.update(dict.fromkeys(numbers[: count + 1]))
+            stored.update(dict.fromkeys(numbers[count + 1 :]))
         elif isinstance(ref, Stored | StoredElement):
-            inputs[supplied.number_of(cast(Home, ref._origin))] = None
+            stored[supplied.number_of(cast(Home, ref._origin))] = None
         else:
             _belongs_nowhere(ref)
-    recipe = CallEncoder(supplied, repr(warm), list(inputs))
-    return [supplied.enlist(warm, partial(recipe.encode_recipe, warm)), *inputs]
+    recipe = CallEncoder(supplied, repr(warm), [*nested, *stored])
+    return [supplied.enlist(warm, partial(recipe.encode_recipe, warm)), *nested, *stored], len(nested)
 
 
 def _belongs_nowhere(promised: Input[Any]) -> NoReturn:

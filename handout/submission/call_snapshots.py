@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from handout.graph.stored import Home
@@ -42,8 +43,8 @@ class CallBytes(NamedTuple):
     values: Sequence[Sequence[Segment] | Home]
     #: Dotted names of the modules that the call needs.
     modules: frozenset[str]
-    #: The identities of the warm values that the call takes, in hexadecimal.
-    warm: tuple[str, ...] = ()
+    #: For the values that are recipes of warm values: the identities of these, in hexadecimal.
+    warm: Mapping[int, str] = MappingProxyType({})
 
 
 class _SentFunction(NamedTuple):
@@ -141,8 +142,8 @@ class _Pickled(NamedTuple):
 
     data: bytes
     by_value: bool
-    #: The identities of the warm values of a call.
-    warm: tuple[str, ...] = ()
+    #: See `CallBytes.warm`.
+    warm: Mapping[int, str] = MappingProxyType({})
 
 
 def _function(name: str, fn: Callable[..., Any], snapshot: Snapshot, companions: Sequence[type]) -> _Pickled:
@@ -159,9 +160,9 @@ def _call(
     call = CallEncoder(supplied, name)
     with CodeWatch(supplied.snapshot) as code:
         blob = call.encode(args, kwargs)
-    for warm in call.warm.values():
+    for warm in call.warm:
         check_event_loop(warm, fn, name)
-    return _Pickled(blob, code.seen or bool(supplied.code_objects), tuple(sorted(call.warm)))
+    return _Pickled(blob, code.seen or bool(supplied.code_objects), call.identities)
 
 
 def _bytes(function: FunctionBlob, call: _Pickled, supplied: CallValues, compared: Snapshot) -> CallBytes:

@@ -124,6 +124,7 @@ def make_spec(
         producer=encoded.producers,
         nbytes=encoded.nbytes,
         borrowed={number: home.place for number, home in encoded.borrowed.items()},
+        warm=encoded.warm,
         outputs=outputs,
         keep=plan.keep,
         priority=priorities,

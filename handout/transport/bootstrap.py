@@ -52,6 +52,7 @@ _HASH_SEED = "PYTHONHASHSEED"
 
 #: Remedies by the kind of error that `handout.host.boot` reports. HOST is replaced by the host's name.
 _REMEDIES = {
+    "named": "Correct Host(..., python=...): its path or name must be that of a Python 3.9 or newer on the host.",
     "python": "Install Python 3.9 or newer on the host, or name one with Host(..., python=...).",
     "space": "Free some space (or inodes) on the host, or set HANDOUT_TMPDIR to a folder with room.",
     "limit": "Raise this limit for the login user of the host.",
@@ -340,7 +341,8 @@ class Bootstrap:
                 f"No Python 3.9 or newer works on host {self.host!r}. The start command looked for {', '.join(tried)}: "
                 f"{told}. It printed: {self.output.quoted()}."
             )
-        return self._error(message, _REMEDIES["broken" if broken else "python"])
+        kind = "broken" if broken else "python" if self.python is None else "named"
+        return self._error(message, _REMEDIES[kind])
 
     def _error(self, message: str, remedy: str) -> BootstrapError:
         return BootstrapError(message, remedy=remedy, host=self.host, output=self.output.printed())

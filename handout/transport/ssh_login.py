@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -312,6 +312,8 @@ class SshLogin:
         if isinstance(error, OSError) and error.filename is not None and not isinstance(error, ConnectionError):
             # A key file on the controller's machine cannot be read. Nothing was sent to the host yet.
             return self._unreadable(error)
+        if isinstance(error, asyncssh.KeyImportError | asyncssh.KeyEncryptionError):
+            return self._unusable_key(hop, error)
         if isinstance(error, ValueError):
             return InventoryError(
                 f"Host {self._host.name!r}: the SSH library refuses its options or keys: {quoted(str(error))}.",
@@ -319,6 +321,24 @@ class SshLogin:
                 host=self._host.name,
             )
         return self.unreachable(error)
+
+    def _unusable_key(self, hop: _Hop, error: Exception) -> InventoryError:
+        files = _key_files(hop.options)
+        named = f" (of {', '.join(files)})" if files else ""
+        remedy = "Check client_keys in Host(..., ssh=...), and ~/.ssh/config."
+        if "passphrase" in str(error).lower():
+            file = shlex.quote(files[0]) if files else "FILE"
+            remedy = (
+                f"Load the key into your SSH agent with `ssh-add {file}`, and leave it out of Host(..., ssh=...). "
+                'Or give ssh={"passphrase": ...} too.'
+            )
+        elif any(file.endswith(".pub") for file in files):
+            remedy = "A file that ends in .pub has the public key. Name the file of the private key."
+        return InventoryError(
+            f"Host {self._host.name!r}: the SSH library refuses a private key{named}: {quoted(str(error))}.",
+            remedy=remedy,
+            host=self._host.name,
+        )
 
     def _unreadable(self, error: OSError) -> InventoryError:
         what, remedy = repr(str(error.filename)), "Check the paths in Host(..., ssh=...) and in ~/.ssh/config."
@@ -351,9 +371,10 @@ class SshLogin:
         host = self._host
         files = _config_files(host.ssh)
         chosen = f"-F {shlex.quote(files[0])} " if files else ""
+        keys = "".join(f"-i {shlex.quote(file)} " for file in _key_files(host.ssh))
         port = "" if host.port == 22 else f"-p {host.port} "
         user = "" if host.username is None else f"{host.username}@"
-        return f"ssh {chosen}{port}{user}{host.address or host.name}"
+        return f"ssh {chosen}{keys}{port}{user}{host.address or host.name}"
 
     def unreachable(self, error: Exception, why: str = "") -> HostUnreachableError:
         """Return the public error for a host that cannot be reached."""
@@ -404,6 +425,13 @@ def _config_files(ssh: Any) -> list[str] | None:
     if config is None:
         return []
     return [os.fspath(config)] if isinstance(config, str | os.PathLike) else [os.fspath(path) for path in config]
+
+
+def _key_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the private keys that options of asyncssh name."""
+    keys = options.get("client_keys") or ()
+    keys = [keys] if isinstance(keys, str | os.PathLike) else keys
+    return [os.fspath(key) for key in keys if isinstance(key, str | os.PathLike)]
 
 
 def _checked(hop: _Hop, ssh: Any) -> _Hop:

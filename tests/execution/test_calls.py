@@ -35,6 +35,24 @@ async def test_the_exception_of_a_function_is_raised_and_says_where_it_happened(
     assert any("attempt 1 of 1, on host" in note for note in caught.value.__notes__)
 
 
+async def test_a_task_that_builds_a_graph_is_told_where_graphs_are_built(cluster: Cluster) -> None:
+    with pytest.raises(handout.NotOnHostError, match=r"Graph\(\)\.add is not available on a host.*__main__"):
+        await cluster.call(_build)
+
+
+def _build() -> None:
+    handout.Graph().add(work.add, 1)
+
+
+async def test_a_checkpoint_that_cannot_be_sent_is_not_called_a_result(cluster: Cluster) -> None:
+    with pytest.raises(handout.ResultError, match=r"A checkpoint of task '_keep_a_lock\[\d+\]'.*lock.*Keep plain data"):
+        await cluster.call(_keep_a_lock)
+
+
+def _keep_a_lock() -> None:
+    handout.current().checkpoint(threading.Lock())
+
+
 def _refuse() -> None:
     raise work.Refused("no", 7)
 
@@ -209,7 +227,7 @@ async def test_a_call_on_a_closed_cluster_is_an_error_and_open_calls_end_with_on
         mark = tmp_path / "began"
         left = asyncio.ensure_future(cluster.call(_wait_for_ever, str(mark)))
         await until(mark.exists)
-    with pytest.raises(handout.HandoutError, match="closed"):
+    with pytest.raises(handout.HandoutError, match=r"closed before call '_wait_for_ever\[2\]' had ended\. Await all"):
         async with asyncio.timeout(HANG_S):
             await left
     async with cluster:

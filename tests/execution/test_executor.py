@@ -139,6 +139,23 @@ def test_shutdown_can_cancel_what_does_not_run(opened: Cluster, tmp_path: Path) 
     assert first.result(HANG_S) == "seen"
 
 
+def test_an_interrupted_block_ends_its_calls_and_those_of_no_other_executor(opened: Cluster, tmp_path: Path) -> None:
+    go, began = tmp_path / "go", tmp_path / "began"
+    other = opened.executor(host="gpu").submit(wait_for, str(go))
+    pool = opened.executor(host="plain", cost={"cpu": 2}, idempotent=False)
+    with pytest.raises(KeyboardInterrupt), pool:  # noqa: PT012
+        first = pool.submit(wait_for, str(tmp_path / "never"), str(began))
+        until_there(began)
+        others = [pool.submit(pow, 2, n) for n in range(5)]
+        raise KeyboardInterrupt
+    assert all(each.cancelled() for each in others)
+    with pytest.raises(BrokenExecutor, match="interrupted before the call had ended"):
+        first.result(HANG_S)
+    go.touch()
+    assert other.result(HANG_S) == "seen"
+    assert opened.executor(host="plain").submit(pow, 2, 3).result(HANG_S) == 8
+
+
 def test_what_cannot_be_sent_is_the_exception_of_the_future(pool: Executor) -> None:
     assert isinstance(pool.submit(work.identity, threading.Lock()).exception(HANG_S), UnserializableError)
     assert isinstance(pool.submit(work.greet).exception(HANG_S), GraphError)  # type: ignore[call-arg]
@@ -356,6 +373,8 @@ def test_a_function_for_a_loop_that_was_closed_without_its_cluster_is_refused() 
     cluster = Cluster([Host.local("here", {"cpu": 1})], timings=Timings().scaled(0.05))
     asyncio.run(_open(cluster))
     with pytest.raises(HostError, match="not open"):
+        cluster.executor()
+    with pytest.raises(HostError, match="not open"):
         cluster.run(handout.Graph())
     with pytest.raises(HostError, match="not open"):
         _ = cluster.runs
@@ -416,4 +435,4 @@ def test_only_one_of_several_threads_opens_a_cluster() -> None:
     assert sorted(map(str, found)) == sorted([str(cluster), *["This cluster is open already"] * 3])
     assert cluster.executor().submit(pow, 2, 3).result(HANG_S) == 8
     cluster.__exit__(None, None, None)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of an earlier test may have ended

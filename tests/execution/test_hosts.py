@@ -77,12 +77,12 @@ async def test_a_refused_key_is_tried_once(sshd: OpenSsh, tmp_path: Path) -> Non
         username=sshd.username,
         ssh={**sshd.options, "client_keys": [str(tmp_path / "stranger")]},
     )
-    with pytest.raises(handout.errors.AuthenticationError, match=r"strict.*refused"):
+    with pytest.raises(handout.errors.AuthenticationError, match=r"strict.*refused.*ssh -i \S*stranger"):
         await handout.execute(one_task(), inventory=[host])
 
 
 async def test_a_host_without_a_python_says_what_was_tried(sshd: OpenSsh) -> None:
-    with pytest.raises(handout.errors.BootstrapError, match=r"no-such-python.*python="):
+    with pytest.raises(handout.errors.BootstrapError, match=r"no-such-python.*Correct Host\(\.\.\., python="):
         await handout.execute(one_task(), inventory=[sshd.host("bare", ONE, python="no-such-python")])
 
 

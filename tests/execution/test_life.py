@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import platform
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,24 @@ class TestOnOneCluster:
         await execution.cancel()
         with pytest.raises(handout.HandoutError, match="over"):
             execution.explain("one")
+
+    async def test_an_execution_says_how_it_is_entered(self, cluster: Cluster) -> None:
+        execution: Any = cluster.start(one())
+        with pytest.raises(handout.HandoutError, match=r"async with start.*run\("):
+            with execution:
+                pass
+        with pytest.raises(handout.HandoutError, match=r"await execute"):
+            await execution
+
+    async def test_a_cluster_shows_its_hosts(self, cluster: Cluster) -> None:
+        assert repr(Cluster([Host.local(f"h{n}") for n in range(9)])).startswith("<Cluster, not open: h0, h1")
+        assert repr(cluster).startswith("<Cluster, open: ")
+
+    async def test_a_host_that_joins_is_logged_for_those_that_ask(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "handout")
+        async with Cluster([Host.local("new", {"cpu": 1})]):
+            pass
+        assert f"Host new has joined. Functions run there in Python {platform.python_version()}." in caplog.messages
 
     async def test_an_execution_that_was_not_entered_says_so(self, cluster: Cluster) -> None:
         execution = cluster.start(one())
@@ -212,6 +231,26 @@ async def test_a_closed_cluster_can_be_opened_again(tmp_path: Path) -> None:
     for _ in range(2):
         async with cluster:
             assert (await cluster.execute(one()))["one"] == 1
+
+
+def test_the_agents_of_a_cluster_that_was_not_closed_end_with_its_event_loop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "pid"
+    cluster = Cluster([Host.local("here", {"cpu": 1})])
+
+    async def forget() -> None:
+        await cluster.open()
+        left = asyncio.ensure_future(cluster.call(work.sleep_forever, str(path)))
+        await until(lambda: path.exists() and path.read_text())
+        assert not left.done()
+
+    asyncio.run(forget())  # the ledger waits for the agent, but not until its lease would end
+    assert not alive(path)
+    assert "was not closed before its event loop ended" in caplog.text
+    with pytest.raises(handout.HostError, match="not open"):
+        cluster.executor()
+    assert not cluster.unavailable
 
 
 @pytest.mark.parametrize("require", [3, -1, "al", True, 1.5])

@@ -357,3 +357,20 @@ async def test_an_option_that_the_library_refuses_is_no_fault_of_the_host(
     host = Host("wrong", address="127.0.0.1", port=sshd.port, ssh={**sshd.options, option: value})
     with pytest.raises(handout.errors.InventoryError, match=r"'wrong'.*refuses"):
         await handout.execute(where()[0], inventory=[host])
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("locked", r"ssh-add \S*locked"), ("locked.pub", "file of the private key")]
+)
+async def test_a_key_that_cannot_be_used_is_named_with_what_to_do(
+    sshd: OpenSsh, tmp_path: Path, name: str, remedy: str
+) -> None:
+    import asyncssh
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_private_key(str(tmp_path / "locked"), "pkcs8-pem", passphrase="secret")
+    key.write_public_key(str(tmp_path / "locked.pub"))
+    keys = {**sshd.options, "client_keys": [str(tmp_path / name)]}
+    host = Host("wrong", address="127.0.0.1", port=sshd.port, ssh=keys)
+    with pytest.raises(handout.errors.InventoryError, match=rf"'wrong'.*refuses.*{name}\).*{remedy}"):
+        await handout.execute(where()[0], inventory=[host])

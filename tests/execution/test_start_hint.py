@@ -39,7 +39,8 @@ async def test_the_fifth_run_of_a_loop_gives_one_hint(starts: Starts, caplog: py
         await execute()
     (hint,) = hints(caplog)
     assert "started its hosts 5 times" in hint
-    assert "async with handout.Cluster(inventory) as cluster" in hint
+    assert "`with handout.Cluster(inventory) as cluster:`, and in this block `cluster.run(graph)`" in hint
+    assert "`async with` and `await cluster.execute(graph)`" in hint
     assert [each.levelno for each in caplog.records if each.getMessage() == hint] == [logging.WARNING]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -330,3 +331,145 @@ async def test_making_a_value_counts_for_its_own_timeout(cluster: Cluster) -> No
     assert await cluster.call(in_loop, Warm(slow_in_loop, 0.8), 1) == 1.8
     with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
         await cluster.call(in_loop, Warm(handout.options(timeout_s=0.2)(slow_in_loop), 60.0), 1)
+
+
+async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Cluster, tmp_path: Path) -> None:
+    @contextmanager
+    def opened_with(log: Path, weights: int) -> Generator[Path]:
+        yield log
+        with log.open("a") as file:
+            file.write(f"left {weights}\n")
+
+    def is_there(path: Path, lasting: Path, _: int) -> tuple[bool, int]:
+        return path.exists(), os.getpid()
+
+    log, lasting = tmp_path / "log", tmp_path / "lasting"
+    for cost in ({"cpu": 2}, {"cpu": 0}):
+        log.write_text("")
+        lasting.write_text("")
+        pids = set()
+        for number in range(3):
+            graph = Graph()
+            made = Warm(opened_with, log, later(graph.add(work.identity, number)))
+            out = graph.add(is_there, made, Warm(opened, lasting), 0, host="plain", cost=cost)
+            pids.add((await cluster.execute(graph))[out])
+        await until(lambda: log.read_text().splitlines() == ["left 0", "left 1", "left 2"])
+        assert len(pids) == 1
+        assert lasting.read_text() == "entered\n"
+
+
+async def test_a_warm_value_of_a_warm_value_outlives_its_run(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for _ in range(3):
+        graph = Graph()
+        out = graph.add(inner_weights, Warm(Model, later(Warm(load, log, 5))), host="plain", cost={"cpu": 2})
+        assert (await cluster.execute(graph))[out] == 5
+    assert len(pairs(log)) == 1
+
+
+def inner_weights(outer: Model) -> Any:
+    return weights_of(weights_of(outer))
+
+
+async def test_a_value_stays_when_a_task_fails(cluster: Cluster, tmp_path: Path) -> None:
+    def read(model: Model, path: Path) -> str:
+        return path.read_text()
+
+    log = tmp_path / "log"
+    call = handout.options(host="plain", cost={"cpu": 2})(read)
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            await cluster.call(call, Warm(load, log), tmp_path / "missing")
+    assert len(pairs(log)) == 1
+
+
+async def test_after_three_failures_the_value_is_made_on_another_host(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def only_on(host: str) -> str:
+        with log.open("a") as file:
+            file.write(f"{handout.current().host}\n")
+        if handout.current().host != host:
+            raise OSError(f"no model on {handout.current().host}")
+        return host
+
+    graph = Graph()
+    outs = graph.map(work.identity, [Warm(only_on, "gpu")] * 12, retries=3, cost={"cpu": 1})
+    assert (await cluster.execute(graph))[outs] == ["gpu"] * 12
+    assert 0 < log.read_text().split().count("plain") <= 5
+    nowhere = Graph()
+    outs = nowhere.map(work.identity, [Warm(only_on, "nowhere")] * 12, cost={"cpu": 1})
+    results = await cluster.execute(nowhere, on_failure="continue", max_concurrency=1)
+    assert len(results.failures) == 12
+    said = [str(failure.exception) for failure in results.failures.values()]
+    assert sum("could not be made on any host that can run the task" in each for each in said) >= 4
+    assert any("no model on" in each for each in said)
+
+
+async def test_a_call_that_is_cancelled_or_whose_worker_dies_while_its_value_is_made(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+
+    def begun() -> list[int]:
+        return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+    def slow(hangs: int) -> int:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(log.read_text().split()) <= hangs:
+            threading.Event().wait()
+        return hangs
+
+    async def slow_in_loop(hangs: int) -> int:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(log.read_text().split()) <= hangs:
+            await asyncio.sleep(1000)
+        return hangs
+
+    async def same(value: int) -> int:
+        return value
+
+    in_loop = handout.options(cost={"cpu": 0})(same)
+    for call, maker in ((same, slow), (in_loop, slow), (in_loop, slow_in_loop)):
+        log.unlink(missing_ok=True)
+        warm = Warm(maker, 1)
+        first = asyncio.ensure_future(cluster.call(call, warm))
+        await until(begun)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await cluster.call(call, warm) == 1
+        assert len(begun()) == 2
+        log.unlink()
+        dying = asyncio.ensure_future(cluster.call(call, Warm(maker, 2)))
+        for count in (1, 2):
+            await until(lambda count=count: len(begun()) == count)  # type: ignore[misc]
+            os.kill(begun()[-1], signal.SIGKILL)
+        assert await dying == 2
+
+
+async def test_a_journal_knows_tasks_by_what_makes_their_values(cluster: Cluster, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    def use(model: Model, x: int) -> Any:
+        with ran.open("a") as file:
+            file.write(f"{x}\n")
+        return model.weights
+
+    def graph_with(weights: int) -> tuple[Graph, list[handout.Output[Any]]]:
+        graph = Graph()
+        made = graph.add(work.identity, weights)
+        return graph, [graph.add(use, Warm(Model, 1), 0), graph.add(use, Warm(Model, later(made)), 1)]
+
+    for weights, runs in ((1, "0\n1\n"), (1, ""), (2, "1\n")):
+        ran.write_text("")
+        graph, outs = graph_with(weights)
+        assert (await cluster.execute(graph, journal=tmp_path / "run.db"))[outs] == [1, weights]
+        assert "".join(sorted(ran.read_text().splitlines(keepends=True))) == runs
+    ran.write_text("")
+    graph, outs = graph_with(3)
+    results = await cluster.execute(graph)
+    again, outs = graph_with(4)
+    assert (await cluster.execute(again, given=results))[outs] == [1, 4]
+    assert sorted(ran.read_text().split()) == ["0", "1", "1"]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from handout.errors import CostError, GraphError
+from handout.execution.run_options import ClusterOptions
 from handout.graph import Graph, later, options
+from handout.graph.function_options import OF_RUNS, OPTION_NAMES
 from handout.graph.options_decorator import MARKS, mark_of
 from handout.resources import Cost
 
@@ -209,6 +211,28 @@ def test_an_unknown_option_in_a_mark_names_the_nearest() -> None:
         mark(retires=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("memory", r"cost=\{'memory': \.\.\.\}"),
+        ("max_workers", r"Cluster\(\.\.\., max_concurrency="),
+        ("on_failure", r"an option of a run: handout\.execute\(graph, on_failure="),
+        ("retry", "Did you mean 'retries'"),
+    ],
+)
+def test_what_is_no_option_of_a_function_says_where_it_belongs(graph: Graph, name: str, remedy: str) -> None:
+    mark: Any = options
+    with pytest.raises(GraphError, match=remedy):
+        mark(**{name: 1})
+    if name != "max_workers":
+        with pytest.raises(GraphError, match=remedy):
+            graph.add(load, "x", **{name: 1})
+
+
+def test_the_options_that_only_a_run_has_are_known_to_the_graph() -> None:
+    assert ClusterOptions.__annotations__.keys() - OPTION_NAMES == OF_RUNS
+
+
 def test_an_id_cannot_be_marked() -> None:
     with pytest.raises(GraphError, match="an id belongs to one use"):
         options(id="x")
@@ -218,3 +242,32 @@ def test_an_inline_function_has_no_place_and_no_price(graph: Graph) -> None:
     for given in ({"host": "a"}, {"cost": {"cpu": 2}}, {"retries": 1}, {"timeout_s": 1.0}, {"collocate_with": "x"}):
         with pytest.raises(GraphError, match=f"is inline.*{next(iter(given))}"):
             graph.add(load, "x", inline=True, **given)  # type: ignore[call-overload]
+
+
+def test_two_sets_of_options_of_one_function_are_two_functions(graph: Graph) -> None:
+    """Otherwise, the set that was made last would hold for both, without a word."""
+
+    def work(x: int) -> int:
+        return x
+
+    first, second = options(host="a", retries=2)(work), options(host="b")(work)
+    third = options(host="c", cost={"cpu": 2})(second)
+    for fn in (first, second, third, work, options(host="a")(work)):
+        graph.add(fn, 1)
+    plan = graph.compile()
+    assert [each.host for each in plan.options] == ["a", "b", "c", "a", "a"]
+    assert [each.retries for each in plan.options] == [2] * 5
+    assert plan.ids[:2] == ["work", "work-2"]
+    assert first is work
+    assert mark_of(third) == {"host": "c", "retries": 2, "cost": {"cpu": 2}}
+
+
+def test_different_options_of_several_decorators_hold_together() -> None:
+    @options(retries=2)
+    @options(host="a", labels={"k": 1})
+    @options(labels={"k": 1})
+    def work() -> None:
+        pass
+
+    assert mark_of(work) == {"retries": 2, "host": "a", "labels": {"k": 1}}
+    assert not isinstance(work, functools.partial)

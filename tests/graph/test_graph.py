@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import itertools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
@@ -100,6 +100,18 @@ async def pages() -> AsyncIterator[str]:
     yield "a"
 
 
+class Table:
+    """Looks like a DataFrame of pandas."""
+
+    columns = ("a", "b")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def to_dict(self, orient: str) -> list[dict[str, int]]:
+        return []
+
+
 @pytest.mark.parametrize(
     ("columns", "problem", "remedy"),
     [
@@ -108,6 +120,7 @@ async def pages() -> AsyncIterator[str]:
         (lambda graph: ("abc",), "'abc', so each character would be", "put it into a list"),
         (lambda graph: (b"abc",), "so each byte would be", "put it into a list"),
         (lambda graph: ({"a": 1},), "a mapping, so each of its keys", r"mapping\.items\(\)"),
+        (lambda graph: (Table(),), "a Table, so each of its columns", r"frame\.to_dict\(\"records\"\)"),
         (lambda graph: (["a"], 3), "argument 2 is not iterable: 3", r"graph\.value\(x\), or bind it"),
         (lambda graph: (File("x"),), "not iterable: File", "put it into a list"),
         (lambda graph: (["a"], itertools.repeat(",")), "argument 2 never ends", "functools"),

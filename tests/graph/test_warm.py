@@ -60,8 +60,8 @@ def test_it_is_one_node_for_all_functions_that_take_it(graph: Graph) -> None:
     assert plan.producers == [0, 1, 2, 3, -1, -1]
     assert {plan.name_of(4), plan.name_of(5)} == {"Warm(load)", "Warm(load)-2"}
     placeholder = plan.slot_of(1)(outer)
-    assert placeholder == Warmed(b"", Slot(0), (Slot(1), Slot(2)))
-    assert plan.slot_in(plan.extras[1])(inner) == Warmed(b"", Slot(0), (Slot(1),))  # type: ignore[arg-type]
+    assert placeholder == Warmed(b"", Slot(0), (Slot(1), Slot(2)), 1)
+    assert plan.slot_in(plan.extras[1])(inner) == Warmed(b"", Slot(0), (Slot(1),), 0)  # type: ignore[arg-type]
 
 
 def test_it_is_found_where_outputs_are(graph: Graph) -> None:
@@ -72,7 +72,7 @@ def test_it_is_found_where_outputs_are(graph: Graph) -> None:
     graph.add(take, graph.add(load, later(warm), inline=True))
     plan = graph.compile()
     assert plan.inputs == [(4,)] * 4
-    assert plan.slot_of(2)(plan.args[2][0]) == Loaded(Warmed(b"", Slot(0), ()), len)
+    assert plan.slot_of(2)(plan.args[2][0]) == Loaded(Warmed(b"", Slot(0), (), 0), len)
 
 
 def test_only_what_is_needed_is_a_part_of_a_run(graph: Graph) -> None:

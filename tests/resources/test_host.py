@@ -72,6 +72,26 @@ def test_every_ssh_option_is_passed_on_and_wins() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("user", r"Did you mean 'username'\?"),
+        ("pyhton", r"Did you mean 'python'\?"),
+        ("memory", r"capabilities=\{'memory': \.\.\.\}"),
+        ("identity_file", r"ssh=\{'client_keys': \["),
+    ],
+)
+def test_an_argument_that_a_host_does_not_have_is_named_with_what_to_write(name: str, remedy: str) -> None:
+    make: Any = Host
+    with pytest.raises(TypeError, match=rf"Host\(\) has no argument {name}=\. .*{remedy}"):
+        make("a", **{name: "x"})
+
+
+def test_an_option_of_openssh_leads_to_that_of_the_library() -> None:
+    with pytest.raises(InventoryError, match="Did you mean 'client_keys'"):
+        Host("a", ssh={"IdentityFile": "x"}).check_ssh(["client_keys", "port"])
+
+
 def test_an_ssh_option_that_does_not_exist_is_found_when_the_names_are_known() -> None:
     host = Host("a", ssh={"client_key": "x"})
     host.check_ssh(["client_key", "port"])

@@ -284,6 +284,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Inventory.load(tmp_path / "latin.toml")
 
 
+def test_a_name_that_is_no_file_may_be_meant_as_a_host() -> None:
+    with pytest.raises(InventoryError, match=r"To name hosts, give a list: \['node1', 'node2'\]\."):
+        as_inventory("node1,node2")
+    one: Any = Host("node1")
+    with pytest.raises(InventoryError, match=r"Give a list of hosts: \[Host\('node1'\)\]"):
+        as_inventory(one)
+
+
 def test_lines_are_found_after_values_that_span_several(tmp_path: Path) -> None:
     text = '''
     # a comment with [brackets] and "quotes

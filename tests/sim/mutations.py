@@ -29,6 +29,7 @@ from handout.scheduler.handlers import (
 from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.state.runs import Run
+from handout.scheduler.state.warm_hosts import WarmHosts
 from handout.scheduler.task_states import State
 from handout.sim import SimulationError, simulate
 
@@ -103,6 +104,16 @@ def lost_hosts_are_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> No
 def allocators_do_not_learn_that_a_host_has_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """The core does not ask the allocators again when a host joins, for which a task may wait."""
     monkeypatch.setattr(membership, "_has_room", lambda world, host: None)
+
+
+@_listed
+def values_that_have_cooled_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.ValueCooled)
+
+
+@_listed
+def lost_hosts_keep_their_warm_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WarmHosts, "remove_host", lambda values, index: None)
 
 
 @_listed

@@ -37,12 +37,12 @@ def called(*args: Any) -> EncodedCall:
     return encode_call(take, args, {}, CallOptions({}))
 
 
-def identities(*warm: Warm[Any]) -> list[tuple[str, ...]]:
+def identities(*warm: Warm[Any]) -> list[str]:
     graph = Graph()
     for each in warm:
         graph.add(take, each)
     found = encoded(graph)
-    return [found.warm[task] for task in range(len(warm))]
+    return [found.warm[recipe] for (recipe,) in found.inputs]
 
 
 def local(bits: int) -> Any:
@@ -63,13 +63,13 @@ def test_a_recipe_is_sent_once_and_its_call_names_it() -> None:
     assert (name, timeout_s, call[1:], kwargs) == ("Warm(load)", 600.0, ["x"], {"bits": 4})
     asked: list[Any] = []
 
-    def get(identity: bytes, recipe: int, inputs: Any) -> str:
+    def get(identity: bytes, recipe: int, inputs: Any, nested: int) -> str:
         asked.append((identity.hex(), recipe, tuple(inputs)))
         return "the value"
 
     args, _, _ = calls.load_call(run.calls[1], lambda index: index, get)
     assert args == ("the value", 1)
-    assert asked == [(*run.warm[1], 0, ())]
+    assert asked == [(run.warm[3], 0, ())]
 
 
 def test_equal_recipes_have_equal_identities() -> None:
@@ -82,8 +82,8 @@ def test_equal_recipes_have_equal_identities() -> None:
     )
     first, again, differs = identities(Warm(local(1)), Warm(local(1)), Warm(local(2)))
     assert first == again != differs
-    assert called(Warm(load, "x")).bytes.warm == one
-    assert called([Warm(load, "x"), Warm(load, "y")]).bytes.warm == tuple(sorted(one + other))
+    assert called(Warm(load, "x")).bytes.warm == {0: one}
+    assert called([Warm(load, "x"), Warm(load, "y")]).bytes.warm == {0: one, 1: other}
 
 
 def test_conversions_and_inline_functions_are_a_part_of_the_identity() -> None:
@@ -118,7 +118,7 @@ def test_a_call_takes_its_objects_in_the_order_of_their_numbers() -> None:
     assert len(call.bytes.values) == 3
     found: list[Any] = []
 
-    def get(identity: bytes, recipe: int, inputs: Any) -> Any:
+    def get(identity: bytes, recipe: int, inputs: Any, nested: int) -> Any:
         value = b"".join(map(bytes, call.bytes.values[recipe]))  # type: ignore[arg-type]
         found.append((recipe, tuple(inputs)))
         return calls.load_call(value, lambda index: index, lambda *_: "inner")[0][3]

@@ -413,8 +413,12 @@ class Driver:
         variants = zip(command.tasks, command.variants, strict=True)
         shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
         if faulty is None:
-            warm = run.encoded.warm
-            classes = [self.classes.entry(run, profile[t], variant, warm.get(t, ())) for t, variant in variants]
+            warm, inputs = run.encoded.warm, run.encoded.inputs
+            if warm:
+                taken = {t: tuple(sorted({warm[o] for o in inputs[t] if o in warm})) for t in command.tasks}
+                classes = [self.classes.entry(run, profile[t], variant, taken[t]) for t, variant in variants]
+            else:
+                classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
         else:
             classes = [self.classes.alone(run, profile[t], variant, faulty.is_limited) for t, variant in variants]
         checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None

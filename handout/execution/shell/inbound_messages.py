@@ -51,6 +51,8 @@ class InboundMessages:
             "arrived": self._on_arrived,
             "progress_reports": self._on_progress_reports,
             "checkpointed": self._on_checkpointed,
+            "made_warm": self._on_made_warm,
+            "cooled": lambda agent, message, _: self._driver.post(ev.ValueCooled(agent.name, message.value)),
             "stream_object": self._on_stream_object,
             "missing": lambda agent, message, _: agent.fetches.missing(message.key),
             "vanished": self._on_vanished,
@@ -185,8 +187,14 @@ class InboundMessages:
         need = need if isinstance(need, int) and need > 0 else 0
         called = may_have_run(failure)
         recurs = kind == "input" and failure.report.get("missing") is not None
-        event = ev.TaskFailed(host, run.number, task, attempt, kind, retryable, failure, need, called, recurs)
+        recipe = _recipe(run, task, failure)
+        event = ev.TaskFailed(host, run.number, task, attempt, kind, retryable, failure, need, called, recurs, recipe)
         self._driver.post(event)
+
+    def _on_made_warm(self, agent: AgentProxy, message: messages.MadeWarm, _: memoryview) -> None:
+        _check_counts([message.elapsed_us], 0)
+        if agent.trusted:  # a host that lies could name values without end
+            self._driver.post(ev.ValueWarmed(agent.name, message.value, message.elapsed_us / 1e6))
 
     def _on_recalled(self, agent: AgentProxy, message: messages.Recalled, _: memoryview) -> None:
         if self._driver.faults is not None:
@@ -362,6 +370,12 @@ def _printable_facts(facts: object) -> Mapping[str, Fact]:
     """
     said = {printable(k): printable(v) if isinstance(v, str) else v for k, v in from_json(facts).items()}
     return MappingProxyType(said)
+
+
+def _recipe(run: RunState, task: int, failure: Failure) -> int:
+    """Return the number of the object by which a warm value was to be made, if this has failed. Otherwise -1."""
+    key = failure.report.get("recipe")
+    return next((o for o in run.encoded.inputs[task] if o in run.encoded.warm and run.key_of(o) == key), -1)
 
 
 def _facts(message: messages.Failed) -> dict[str, Any]:

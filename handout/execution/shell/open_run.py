@@ -107,8 +107,8 @@ class OpenRun:
         encoded.calls.append(call.bytes.blob)
         encoded.fn.append(self._function(function))
         encoded.inputs.append(tuple(values))
-        if call.bytes.warm:
-            encoded.warm[task] = call.bytes.warm
+        warm = {values[place]: value for place, value in call.bytes.warm.items()}
+        encoded.warm.update(warm)
         borrowed, nbytes = self._supply(values, call)
         self._values[task] = values
         run.wanted.extend(b"\1" * len(values))
@@ -123,7 +123,7 @@ class OpenRun:
         fn = self._fns.setdefault(function.number, len(self._fns))
         self._driver.post(
             ev.TasksAdded(
-                run.number, new, [profile], [fn], [tuple(values)], nbytes, [id], [call.options.labels], borrowed
+                run.number, new, [profile], [fn], [tuple(values)], nbytes, [id], [call.options.labels], borrowed, warm
             )
         )
         return task
@@ -183,7 +183,8 @@ class OpenRun:
         run.objects.drop([task, *values])
         run.give_back(values)
         cast(Any, run.encoded.calls)[task] = b""
-        cast(Any, run.encoded.warm).pop(task, None)
+        for value in values:
+            cast(Any, run.encoded.warm).pop(value, None)
         run.values.pop(task, None)
         run.suspects.pop(task, None)
         run.failures.pop(task, None)

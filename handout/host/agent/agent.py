@@ -144,6 +144,7 @@ class Agent:
         self.limits_monitor = LimitsMonitor(self.pool, self.ender, self.sender)
         self.dispatcher.on_busy = self.limits_monitor.start
         self.reports.on_warming = self.limits_monitor.start
+        self.reports.on_warmed = self._on_warmed
         self._flushing_logs = False
         self._heartbeat_s = heartbeat_s
         self._lapsed = False
@@ -386,6 +387,14 @@ class Agent:
         """See `PoolListener`."""
         self.store.clean_up_after(worker.suffix)
         self.worker_ends.on_worker_gone(worker, report)
+        for value in worker.warm:
+            if not self.pool.has_warm(value):
+                self.link.send(messages.Cooled(value))
+
+    def _on_warmed(self, worker: WorkerHandle, value: str, elapsed_us: int) -> None:
+        if not self.pool.has_warm(value):
+            self.link.send(messages.MadeWarm(value, elapsed_us))
+        worker.warm.add(value)
 
     def _has_bulk_room(self) -> bool:
         return self.link.session.bulk_bytes < _MAX_BULK_BYTES
@@ -421,6 +430,7 @@ class Agent:
             self._refused.pop(key, None)
         self.dispatcher.distrusted.difference_update(keys)
         self.checkpoints.forget(keys)
+        self.pool.forget_warm(set(keys))
         self._update_spilling()
 
     def _on_stored(self, key: int) -> None:

@@ -124,6 +124,10 @@ class WorkerHandle:
         self.idle = False
         #: The identities of the warm values that the worker has made. It is kept for them when it is idle.
         self.warm: set[str] = set()
+        #: Keys of the objects from which they were made.
+        self.warm_inputs: set[int] = set()
+        #: True if one of them was made from no object, so that it is of use until the worker ends.
+        self.has_lasting_value = False
         #: True if the worker leaves context managers of warm values when it ends.
         self.must_leave = False
         #: While the worker is idle and warm: what its warm values may still hold of the amounts that its last task
@@ -434,6 +438,28 @@ class WorkerPool:
         if not idle:
             # Otherwise the dictionary would keep every key that a worker ever had.
             del self._idle[worker.key]
+
+    def has_warm(self, value: str) -> bool:
+        """Return True if a worker has a warm value."""
+        return any(value in worker.warm for worker in self.workers.values())
+
+    def forget_warm(self, keys: Set[int]) -> None:
+        """Have workers drop the warm values that were made from deleted objects.
+
+        An idle worker that has no other values is dismissed.
+
+        Args:
+            keys: Keys of the deleted objects.
+        """
+        for worker in list(self.workers.values()):
+            deleted = worker.warm_inputs & keys
+            if not deleted:
+                continue
+            worker.warm_inputs -= deleted
+            if worker.idle and not (worker.has_lasting_value or worker.warm_inputs):
+                self.dismiss(worker)
+            else:
+                self.send(worker, messages.ForgetWarm(list(deleted)))
 
     def reuse(self, worker: WorkerHandle) -> None:
         """Take an idle worker with warm values into use."""

@@ -56,6 +56,8 @@ class WorkerReports:
         )
         #: Called when a worker has begun to make a warm value.
         self.on_warming: Callable[[], None] = lambda: None
+        #: Called when a worker has made a warm value, with its identity and the microseconds that it took.
+        self.on_warmed: Callable[[WorkerHandle, str, int], None] = lambda worker, value, us: None
         #: The times of the last minute at which the file of a source bundle had vanished.
         self._losses: list[float] = []
         self._handlers: messages.FromWorker = {
@@ -176,13 +178,17 @@ class WorkerReports:
 
     def _note_warmed(self, worker: WorkerHandle, message: messages.WarmingEnded, _: memoryview) -> None:
         worker.must_leave = message.leaves
-        if message.value:
-            worker.warm.add(message.value)
         task = worker.queued.get(message.number)
-        if task is not None and task.warming is not None and message.value:
-            task.warming = None
-            if worker.shared:
-                task.started_ns += now_ns() - task.warming_since_ns
+        if task is None or task.warming is None or not message.value:
+            return
+        elapsed_ns = now_ns() - task.warming_since_ns
+        task.warming = None
+        if worker.shared:
+            task.started_ns += elapsed_ns
+        worker.warm_inputs.update(message.inputs)
+        worker.has_lasting_value |= not message.inputs
+        if message.value not in worker.warm:
+            self.on_warmed(worker, message.value, elapsed_ns // 1000)
 
     def _note_raised(self, worker: WorkerHandle, message: messages.TaskRaised, _: memoryview) -> None:
         worker.raised = message

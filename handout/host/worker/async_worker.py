@@ -31,6 +31,8 @@ class SharedLoop:
         self._cancelled: set[int] = set()
         self._flushing = False
         self._leaving = asyncio.Event()
+        #: The tasks that leave warm values which no task needs any more.
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> NoReturn:
         """Run tasks until the agent closes its end of the worker's socket."""
@@ -38,6 +40,8 @@ class SharedLoop:
         self._start_all()
         await self._leaving.wait()
         asyncio.get_running_loop().remove_reader(self._worker.link.fileno())
+        if self._forgetting:
+            await asyncio.wait(self._forgetting)
         await self._worker.warm.leave_in_loop()
         os._exit(0)
 
@@ -52,6 +56,11 @@ class SharedLoop:
         except OSError:
             os._exit(0)
         self._start_all()
+        if self._worker.unused_warm:
+            unused, self._worker.unused_warm = self._worker.unused_warm, set()
+            forgetting = asyncio.ensure_future(self._worker.warm.forget_in_loop(unused))
+            self._forgetting.add(forgetting)
+            forgetting.add_done_callback(self._forgetting.discard)
         for number in self._worker.cancelled - self._cancelled:
             coroutine = self._coroutines.get(number)
             if coroutine is not None:

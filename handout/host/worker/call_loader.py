@@ -152,9 +152,9 @@ class CallLoader:
     def _load_call(
         self, call: frames.Buffer, inputs: Sequence[int], sent: dict[int, frames.Buffer]
     ) -> tuple[tuple[Any, ...], dict[str, Any], Sequence[calls.Path]]:
-        def warm(identity: bytes, recipe: int, taken: Sequence[int]) -> Any:
+        def warm(identity: bytes, recipe: int, taken: Sequence[int], nested: int) -> Any:
             keys = tuple([inputs[index] for index in taken])
-            key = identity, keys
+            key = identity, keys[nested:]
             if key not in self.warm:
                 raise NotWarmError(key, inputs[recipe], keys, sent)
             return self.warm[key]

@@ -31,7 +31,7 @@ TRAILER_SIZE = _TRAILER.size
 #: A file is checked in blocks of this size.
 _BLOCK = 1 << 20
 #: The numbers of the errors of a system call that say that the host or the process has too little of something.
-_SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: One system call writes at most this many segments. Segments are the pieces of which the bytes of an object consist.
 _WRITEV = 64
 
@@ -194,7 +194,7 @@ class WorkerObjects:
                 _remove(path)
                 refusal = error
         assert refusal is not None
-        if refusal.errno not in _SHORT:
+        if refusal.errno not in SHORT:
             raise refusal
         raise DiskFullError(disk, size, free_bytes(disk), why_refused(disk, refusal))
 

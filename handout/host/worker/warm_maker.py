@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, Callable
 
@@ -116,7 +116,7 @@ class WarmMaker:
             self.children |= self._children() - before
             self._spent_ns[task.number] = self._spent_ns.get(task.number, 0) + now_ns() - began
             value = lacking.key[0].hex() if lacking.key in self._values.values else ""
-            self._send(messages.WarmingEnded(task.number, value, self._values.must_leave))
+            self._send(messages.WarmingEnded(task.number, value, lacking.key[1], self._values.must_leave))
 
     def take_spent_ns(self, number: int) -> int:
         """Return how many nanoseconds it took to make values for a task that ends."""
@@ -131,6 +131,29 @@ class WarmMaker:
             return set(processes.children(os.getpid()))
         except OSError:
             return set()  # a task has changed the root folder, so /proc is gone
+
+    @property
+    def has_values(self) -> bool:
+        """True if the worker has warm values."""
+        return bool(self._values.values)
+
+    def forget(self, inputs: Set[int]) -> None:
+        """Drop the values that were made from some of these objects. Print what leaving them raises."""
+        for key in self._values.made_of(inputs):
+            pickling.may_pickle(self._values.values[key])
+            try:
+                self._values.forget(key)
+            except BaseException:  # code of the user may raise anything
+                traceback.print_exc()
+
+    async def forget_in_loop(self, inputs: Set[int]) -> None:
+        """Do the same as `forget`, in a shared loop."""
+        for key in self._values.made_of(inputs):
+            pickling.may_pickle(self._values.values[key])
+            try:
+                await self._values.forget_in_loop(key)
+            except BaseException:  # code of the user may raise anything
+                traceback.print_exc()
 
     def leave(self) -> None:
         """Leave the context managers of the values, because this process ends. Print what they raise."""

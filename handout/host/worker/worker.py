@@ -32,7 +32,7 @@ from handout.host.worker.deferred_checks import DeferredChecks
 from handout.host.worker.failure_report import FailureReport, report_failure
 from handout.host.worker.import_watch import ImportWatch
 from handout.host.worker.lent_state import LentState
-from handout.host.worker.objects import MissingInputError, StoreAccessError, WorkerObjects
+from handout.host.worker.objects import SHORT, MissingInputError, StoreAccessError, WorkerObjects
 from handout.host.worker.report import EncodedResult, WorkerReport
 from handout.host.worker.result_encoder import ResultEncoder
 from handout.host.worker.stdio import Streams
@@ -55,6 +55,10 @@ _CLEAN_UP_TRIES = 3
 
 #: In a shared loop, the number of the task whose coroutine runs now. What is printed now belongs to that task.
 writing_task: contextvars.ContextVar[int] = contextvars.ContextVar("handout.writing_task", default=0)
+
+
+#: Reads the number of an error, even if its class has an attribute of this name.
+_ERRNO: Any = OSError.__dict__["errno"]
 
 
 class AgentGoneError(ConnectionError):
@@ -90,6 +94,8 @@ class Worker:
         self._cancelled = False
         #: True if tasks are coroutines that run at the same time, in one event loop.
         self.shared_loop = False
+        #: In a shared loop: objects that were deleted. Warm values that were made from them must go.
+        self.unused_warm: set[int] = set()
         #: Numbers of the tasks of a shared loop that are being cancelled.
         self.cancelled: set[int] = set()
 
@@ -160,6 +166,12 @@ class Worker:
         for number in message.numbers:
             self._last_us.pop(number, None)
 
+    def _forget_warm(self, message: messages.ForgetWarm, payload: memoryview) -> None:
+        if self.shared_loop:
+            self.unused_warm.update(message.keys)
+        else:
+            self.warm.forget(set(message.keys))
+
     def _cancel_coroutines(self, message: messages.CancelCoroutines, payload: memoryview) -> None:
         self.cancelled.update(message.numbers)
 
@@ -217,9 +229,7 @@ class Worker:
         except BaseException as error:
             self._in_user_code = False
             self._exit_if_forked()
-            # After such an error, further tasks may fail here as well, for example because this process has no
-            # descriptors, no memory or no disk space left. So the worker ends.
-            if issubclass(type(error), (OSError, MemoryError, pickling.LoadError, StoreAccessError)):
+            if self._may_recur(error):
                 self.leaving = True
             failed = self.failure(number, error, self._cancelled)
         self._in_user_code = False
@@ -242,6 +252,17 @@ class Worker:
             assert result is not None
             self._last_us[task.fn] = elapsed_us
             self.report.add_result(number, elapsed_us, result)
+
+    def _may_recur(self, error: BaseException) -> bool:
+        """Return True if further tasks may fail in this process as well, so that it ends.
+
+        For example, the process has no descriptors, no memory or no disk space left. If it has warm values, it does not
+        end for other errors of the system.
+        """
+        kind = type(error)
+        if self.warm.has_values and issubclass(kind, OSError):
+            return _ERRNO.__get__(error) in SHORT
+        return issubclass(kind, (OSError, MemoryError, pickling.LoadError, StoreAccessError))
 
     def _perform(self, task: WorkerTask) -> EncodedResult:
         """Run a task.
@@ -423,4 +444,5 @@ _HANDLERS: messages.ToWorker = {
     "batch": Worker._enqueue,
     "cancel_coroutines": Worker._cancel_coroutines,
     "forget_functions": Worker._forget_functions,
+    "forget_warm": Worker._forget_warm,
 }

@@ -27,8 +27,8 @@ from handout.scheduler.handlers.replicas import (
     release_inputs,
 )
 from handout.scheduler.handlers.retries import CAUSES, UNKNOWN_KINDS, outcome_unknown, pause_before_retry
+from handout.scheduler.handlers.warm_values import MAX_WARMINGS, has_fit_host, leave_host
 from handout.scheduler.placing.disk_pressure import found_no_room
-from handout.scheduler.placing.placement import able_hosts
 from handout.scheduler.placing.speculation import may_have_second
 from handout.scheduler.state.hosts import CONTROLLER_ONLY, HostRecord
 from handout.scheduler.state.object_table import KEEP, OUTPUT
@@ -281,13 +281,17 @@ def task_failed(world: World, event: TaskFailed) -> None:
         end(world, run, t, Outcome.CANCELLED)
         return
     run.avoid_host(t, host.index)
-    if event.recurs:
+    recurs = event.recurs
+    if event.recipe >= 0 and run.count_unmade(event.recipe, host.index) >= MAX_WARMINGS:
+        recurs = True
+        leave_host(world, run, t, event.recipe, host, event.failure)
+    if recurs:
         run.mark_unfit(t, host.index)
     idempotent = run.spec.profiles[run.spec.profile[t]].idempotent
     pause_s = pause_before_retry(run, t, event)
     if pause_s is not None and not idempotent and event.kind in UNKNOWN_KINDS and event.called:
         fail(world, run, t, outcome_unknown(run, t, host.name, CAUSES.get(event.kind, event.kind)))
-    elif pause_s is None or (event.recurs and not _has_fit_host(world, run, t)):
+    elif pause_s is None or (recurs and not has_fit_host(world, run, t)):
         fail(world, run, t, event.failure)
     else:
         recall_followers(world, run, t)
@@ -296,11 +300,6 @@ def task_failed(world: World, event: TaskFailed) -> None:
             world.timers.set(world.now + pause_s, Timer(Wake.BACKOFF, run.number, t, run.attempt[t]))
         else:
             return_to_frontier(world, run, t)
-
-
-def _has_fit_host(world: World, run: Run, t: int) -> bool:
-    """Return True if there is a host for a task other than those on which each attempt would fail."""
-    return any(host.index not in run.unfit[t] for host in able_hosts(world, run.queue_of(t)))
 
 
 def _counts(run: Run, host: HostRecord, t: int, attempt: int) -> bool:

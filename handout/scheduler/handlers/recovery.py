@@ -62,6 +62,7 @@ def lose_host(world: World, host: HostRecord, reason: str) -> None:
     release_lingering(world, host)
     give_up_later(world, world.fleet.remove(host, world.now, reason))
     world.out.forget(host.index)
+    world.warm.remove_host(host.index)
     world.dirty.discard(host)
     world.leading.discard(host)
     world.pausing.discard(host)

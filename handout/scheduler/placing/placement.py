@@ -244,7 +244,8 @@ def _place_some(world: World, candidates: Candidates, turn: int, floor: float) -
         expected_s = seconds[fn[t]]
         grant = None
         if weighs and inputs[t]:
-            grant = (_nearest if _is_heavy(run, t) else _beside_inputs)(world, candidates, t, expected_s)
+            is_heavy = _is_heavy(run, t) or bool(run.spec.warm and run.warm_values(t))
+            grant = (_nearest if is_heavy else _beside_inputs)(world, candidates, t, expected_s)
         if grant is None:
             grant = _any_free(world, candidates, t) if candidates.free else None
             grant = grant or _least_backlog(world, candidates, t, expected_s)
@@ -394,12 +395,13 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
 
 
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
-    """Choose the host where a task could begin soonest, judged by the bytes to copy and by the backlog.
+    """Choose the host where a task could begin soonest, judged by what to copy, what to make warm and the backlog.
 
     Returns:
         A grant, or None if the other hosts must be tried.
     """
     run = candidates.queue.run
+    values = run.warm_values(t) if run.spec.warm else ()
     best: tuple[float, float, int] | None = None
     nearest: HostRecord | None = None
     for host in _holders(world, candidates, t):
@@ -409,7 +411,8 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
             wait_s = (host.ahead_s + s) / host.slots
         else:
             continue
-        cost = (wait_s + transfer_s(run, t, host), candidates.strategy.rank(host), host.index)
+        wait_s += transfer_s(run, t, host) + world.warm.missing_s(values, host.index)
+        cost = (wait_s, candidates.strategy.rank(host), host.index)
         if best is None or cost < best:
             best, nearest = cost, host
     if nearest is None:
@@ -423,11 +426,16 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
 
 
 def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
-    """Return the hosts that have an input of a task, and also the first host of each heap of ``candidates``."""
+    """Return the hosts that have an input or a warm value of a task, and the first host of each heap."""
     run, at, demands = candidates.queue.run, world.fleet.at, candidates.demands
     found = set()
     for o in run.spec.inputs[t]:
         for index in run.objects.replicas[o][: MAX_HOLDERS + 1]:
+            host = at(index)
+            if host is not None and host in demands:
+                found.add(host)
+    for value in run.warm_values(t) if run.spec.warm else ():
+        for index in world.warm.of(value):
             host = at(index)
             if host is not None and host in demands:
                 found.add(host)

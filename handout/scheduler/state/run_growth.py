@@ -45,6 +45,7 @@ def add_tasks(run: Run, event: TasksAdded, remembered: dict[str, float], now: fl
     columns.producer.extend([-1] * len(event.nbytes))
     columns.nbytes.extend(event.nbytes)
     columns.borrowed.update(event.borrowed)
+    columns.warm.update(event.warm)
     run.objects.add_values(event.nbytes)
     for o in event.borrowed:
         run.objects.set_mirrored(o, (), -1)

@@ -197,6 +197,7 @@ class Run:
         "task_at",
         "unended",
         "unfit",
+        "unmade",
         "variant",
     )
 
@@ -248,6 +249,8 @@ class Run:
         self.avoid: dict[int, tuple[int, ...]] = {}
         #: Indices of the hosts on which each attempt of the task would fail.
         self.unfit: dict[int, tuple[int, ...]] = {}
+        #: How often a host could not make a warm value. Key: (object by which it is made, index of the host).
+        self.unmade: dict[tuple[int, int], int] = {}
         #: How many failures of a kind a task has had. Key: (kind, task).
         self.failures: dict[tuple[FailureCount, int], int] = {}
         #: For a task that may be handed to the host on which its inputs are still being made: the position in its
@@ -415,6 +418,11 @@ class Run:
         elements = self.objects.elements
         return (t, *elements[t]) if elements and t in elements else (t,)
 
+    def warm_values(self, t: int) -> list[str]:
+        """Return the warm values that a task takes."""
+        warm = self.spec.warm
+        return [warm[o] for o in self.spec.inputs[t] if o in warm]
+
     def priority_of(self, t: int) -> float:
         """Return a task's priority among the tasks of all runs."""
         column = self.spec.priority
@@ -575,6 +583,11 @@ class Run:
     def mark_unfit(self, t: int, index: int) -> None:
         """Note that each attempt of a task on a host would fail."""
         self.unfit[t] = tuple(sorted({*self.unfit.get(t, ()), index}))
+
+    def count_unmade(self, recipe: int, index: int) -> int:
+        """Count that a host could not make a warm value. Return how often it could not."""
+        count = self.unmade[recipe, index] = self.unmade.get((recipe, index), 0) + 1
+        return count
 
     def count(self, kind: FailureCount, t: int) -> int:
         """Count a failure of a task. Return how many failures of this kind the task has had."""

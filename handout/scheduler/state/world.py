@@ -9,6 +9,7 @@ from handout.scheduler.state.outbox import Outbox
 from handout.scheduler.state.runs import ReadyQueue, Run
 from handout.scheduler.state.timers import Timers
 from handout.scheduler.state.waiters import Waiters
+from handout.scheduler.state.warm_hosts import WarmHosts
 from handout.slices import Slices
 
 __all__ = ["World"]
@@ -43,6 +44,7 @@ class World:
         "timers",
         "waiters",
         "waiting",
+        "warm",
     )
 
     def __init__(self, steps: int = STEPS) -> None:
@@ -87,6 +89,8 @@ class World:
         self.reservations: dict[ReadyQueue, HostRecord] = {}
         #: The queue for which the shared amounts are kept free, or None.
         self.shared_reservation: ReadyQueue | None = None
+        #: The warm values that hosts have.
+        self.warm = WarmHosts()
         #: Expected durations by function name, from runs that are over.
         self.remembered: dict[str, float] = {}
 

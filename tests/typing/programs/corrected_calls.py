@@ -1,8 +1,9 @@
 """Each line of the files of rejected calls, without its mistake."""
 from accepted_calls import *
 from functools import partial
-from handout import Arg, Cluster, Host, HostView, Inventory, evaluate, Output, execute, later, run
+from handout import Arg, Cluster, Host, HostView, Inventory, Warm, current, evaluate, Output, execute, later, options, run
 from handout.joblib import Backend
+from handout.testing import Faults
 g.add(total, [1])       # 1-E1
 g.add(total, raw)   # 1-E2
 g.add(scale, 1.5, 2)    # 1-E3
@@ -64,6 +65,29 @@ def libraries(c: Cluster) -> None:
     c.executor(retries=2)                                           # 3-E4
     c.executor().submit(scaled, 1.0, 2.0)                           # 3-E5
     c.executor().submit(scaled, 1.0, by=2)                          # 3-E6
+async def warm(c: Cluster, n: Output[int], f: Faults) -> None:
+    await c.call(predict, Warm(load_model, "p"), 1)                 # 4-E1
+    await c.call(predict, Warm(load_model, "p", bits=4), n)         # 4-E2
+    await c.call(options(retries=2)(load), "1")                     # 4-E3
+    Warm(load_model, "q")                                           # 4-E4
+    Warm(load_model, "3")                                           # 4-E5
+    Warm(load_model, "p", bits=5)                                   # 4-E6
+    g.add(predict, Warm(load_model, "p"), n)                        # 4-E7
+    g.map(predict, Warm(load_model, "p"), [1])                      # 4-E8
+    [x for x in [Warm(load_model, "p")]]                            # 4-E9
+    g.add(lambda model: model.scored(1), Warm(load_model, "p"))     # 4-E10
+    Warm(Scorer)                                                    # 4-E11
+    current().report(0.5)                                           # 4-E12
+    current().report(0.5, loss=1.0)                                 # 4-E13
+    i: int = current().restore(3)                                   # 4-E14
+    current().checkpoint(i)                                         # 4-E15
+    f.lose("gpu1", during=load)                                     # 4-E16
+    f.fail(load, ValueError("boom"))                                # 4-E17
+    Backend(c)                                                      # 4-E18
+class Scorer:
+    def scored(self, x: int) -> float: return x / 2
+def load_model(path: str, *, bits: int = 8) -> Scorer: return Scorer()
+def predict(model: Scorer, x: int) -> float: return model.scored(x)
 def scaled(number: float, by: float) -> float: return number * by
 def first_list(parts: list[list[int]]) -> list[int]: return parts[0]
 async def text(url: str) -> str: return url

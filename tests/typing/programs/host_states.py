@@ -2,7 +2,7 @@
 from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import assert_never
-from handout import Cluster, ClusterView, HostView, Task
+from handout import Cluster, ClusterView, HostState, HostView, Task
 
 def usable(host: HostView) -> bool:
     match host.state:
@@ -24,5 +24,8 @@ async def wait_for_gpu(frontier: Sequence[Task], view: ClusterView) -> Mapping[s
 
 def health(cluster: Cluster) -> dict[str, str]:
     return {name: f"{host.state} {cluster.unavailable.get(name, '')}" for name, host in cluster.view.hosts.items()}
+
+def hosts_in(state: HostState, cluster: Cluster) -> list[str]:
+    return [name for name, host in cluster.view.hosts.items() if host.state == state]
 
 lost = HostView("a", {"cpu": 1}, state="lost", given_up=True)
