@@ -148,6 +148,12 @@ async def test_options_of_the_decorator_hold(cluster: Cluster) -> None:
     assert await cluster.call(flaky) == ("gpu", 3)
 
 
+async def test_an_option_of_graphs_that_holds_an_output_is_refused_by_its_name(cluster: Cluster) -> None:
+    beside = handout.options(collocate_with=await cluster.put(1))(lambda: 1)
+    with pytest.raises(GraphError, match="cannot have the option collocate_with="):
+        await cluster.call(beside)
+
+
 async def test_a_call_that_no_host_can_run_fails_alone(cluster: Cluster) -> None:
     heavy = handout.options(cost={"cpu": 512})(lambda: 1)
     other = asyncio.ensure_future(cluster.call(work.add, 1, 1))
