@@ -273,3 +273,23 @@ class LedgerStory(RuleBasedStateMachine):
 
 
 TestLedgerStory = LedgerStory.TestCase
+
+
+def test_a_part_of_a_claim_is_released_and_claimed_again() -> None:
+    ledger = Ledger({"cpu": 2 * PARTS, "memory": 4 * GB}, [8 * GB])
+    need = {"cpu": PARTS, "memory": 3 * GB, "gpu": PARTS}
+    part = ledger.release_part(granted(ledger, **need), "cpu")
+    assert ledger.free == {"cpu": 2 * PARTS, "memory": GB}
+    assert not ledger.fits({"gpu": PARTS})
+    other = granted(ledger, cpu=2 * PARTS)
+    assert ledger.complete(part, need) is None
+    ledger.release(other)
+    whole = ledger.complete(part, need)
+    assert whole is not None
+    assert (whole.need, whole.devices) == (need, (0,))
+    assert ledger.free == {"cpu": PARTS, "memory": GB}
+    ledger.release(whole)
+    assert ledger.free == ledger.total
+    assert ledger.claims == 0
+    nothing = ledger.release_part(granted(ledger, memory=GB), "cpu")
+    assert ledger.complete(nothing, {"memory": GB}) is not None
