@@ -217,7 +217,9 @@ def test_a_task_gets_the_idle_worker_that_has_its_warm_value(store: ObjectStore)
         assert scene.ledger.claims == 2
         assert scene.end(scene.start(one)) is first
         assert scene.end(scene.start(both), "a", "b") is first, "of two that have one value, it was used last"
-        assert scene.end(scene.start(two)) is first, "again, the one that was used last"
+        assert scene.end(scene.start(two)) is second, "it has fewer other values"
+        larger = scene.task_class({**need, "cpu": 0}, "a")
+        assert scene.end(scene.start(larger)) is first, "another cost, with the same GPU"
         other = scene.task_class({"cpu": PARTS}, "a")
         assert scene.start(other).worker not in (first, second), "its worker must not see the GPU"
 
