@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from handout.graph.stored import Stored
     from handout.graph.warm import Warm
     from handout.host.handout_stub import Current, File, current
+    from handout.host.task_context import NotOnHostError
     from handout.resources import (
         Amount,
         Capabilities,
@@ -159,6 +160,7 @@ __all__ = [
     "LiveHost",
     "MemoryExceededError",
     "NotAValueError",
+    "NotOnHostError",
     "Options",
     "OutcomeUnknownError",
     "Output",
@@ -213,6 +215,7 @@ _HOMES = {
     "trust": "handout.execution.trusted_classes",
     "Current": "handout.host.handout_stub",
     "File": "handout.host.handout_stub",
+    "NotOnHostError": "handout.host.task_context",
     "current": "handout.host.handout_stub",
     "Allocator": "handout.allocators",
     "ClusterView": "handout.allocators",

@@ -494,12 +494,12 @@ def _exited(self: Failure, where: dict[str, Any]) -> Exception:
 
 def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     path, type_name = self.report.get("path", "result"), self.report.get("culprit", "")
+    what, return_ = ("A checkpoint", "Keep") if path.startswith("checkpoint") else ("The result", "Return")
     return ResultError(
-        f"The result of task {self.id!r} cannot be serialized: "
-        f"{self.report.get('message') or f'{path} is a {type_name}'}.",
+        f"{what} of task {self.id!r} cannot be serialized: {self.report.get('message') or f'{path} is a {type_name}'}.",
         remedy="Return the File of a file or folder that exists on the host when the function returns."
         if type_name == "handout.File"
-        else "Return plain data, without locks, open files, threads or generators.",
+        else f"{return_} plain data, without locks, open files, threads or generators.",
         path=path,
         type=type_name,
         **where,

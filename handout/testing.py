@@ -43,6 +43,8 @@ class Faults:
     """
 
     def __init__(self, cluster: Cluster, /) -> None:
+        if not isinstance(cluster, Cluster):
+            raise TypeError(f"{brief(cluster)} is not a Cluster. Write: with Faults(cluster) as faults.")
         self._cluster = cluster
         self._planned: PlannedFaults | None = None
 
@@ -70,6 +72,8 @@ class Faults:
 
         def end() -> list[str]:
             planned.end()
+            for host in planned.begun_on:
+                runtime.retry(host)  # the pauses after failed starts are for hosts in trouble that nothing will end
             if runtime._driver is not None and runtime._driver.faults is planned:
                 runtime._driver.faults = None
             return planned.missed()
@@ -98,6 +102,8 @@ class Faults:
             ```
         """
         raised = error if error is not None else RuntimeError("a fault of handout.testing")
+        if not isinstance(raised, Exception):
+            raise TypeError(f"{brief(raised)} is not an exception. Give an instance, such as OSError('no disk').")
         self._plan("fail", task, times, pickled_error(raised))
 
     def kill(self, task: Which, /, *, times: int = 1) -> None:

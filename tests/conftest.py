@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from handout.execution.cluster_hint import OPEN
 from handout.execution.start_hint import STARTS
 from tests.ledger import Ledger, Place, beyond, open_place, tasks, until_none_is_left, until_the_loop_has_none_left
 from tests.sshd import OpenSsh, find_sshd, need_sshd, start_sshd
@@ -23,9 +24,9 @@ def place() -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_hint_about_starts() -> None:
-    """Keep Handout from logging its hint that this process has started hosts several times."""
-    STARTS.told = True
+def _no_hints() -> None:
+    """Keep Handout from logging its hints: that this process has started hosts several times, or opened two clusters."""
+    STARTS.told = OPEN.told = True
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -232,8 +232,9 @@ class Cluster:
         """Return an executor of the standard library, for libraries that take one.
 
         Its functions run on the hosts of the cluster, as those of `call` do. Several executors of one cluster can have
-        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls. The
-        cluster stays open. If the cluster is closed, calls that have not ended get a `BrokenExecutor`.
+        different options. To shut an executor down, or to leave its ``with`` block, waits for its own calls, unless
+        Ctrl-C ends the block: then its calls are ended too. The cluster stays open. If the cluster is closed, calls
+        that have not ended get a `BrokenExecutor`.
 
         A future is running from the moment at which a host gets its function. From then on ``cancel()`` returns False.
         In the event loop of the cluster, ``result()`` and ``exception()`` of a future that is not done raise an error,
@@ -258,7 +259,7 @@ class Cluster:
         """
         return ClusterExecutor(self._runtime, options)
 
-    @overload
+    @overload  # no function matches it: mypy names the first overload in its messages
     async def call(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
     @overload
     async def call(self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...

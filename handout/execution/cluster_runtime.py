@@ -19,6 +19,7 @@ import anyio
 from handout.allocators import Allocator
 from handout.errors import HandoutError, HostError, InventoryError
 from handout.execution.calls import Calls
+from handout.execution.cluster_hint import OPEN
 from handout.execution.loop_monitor import LoopMonitor
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.membership.declared import expecting
@@ -123,6 +124,7 @@ class ClusterRuntime:
         """Start to connect, and wait until as many hosts as required are usable; see `Cluster.open`."""
         remember_loaded()  # a cluster may be open for weeks, and the files on disk may change meanwhile
         self.begin()
+        OPEN.note(self, self.inventory)
         try:
             await self.wait_until_usable()
         except BaseException:
@@ -133,9 +135,11 @@ class ClusterRuntime:
         """End all agents and connections; see `Cluster.close`."""
         if self._serving is None or self._is_abandoned:
             self._serving = None
+            OPEN.forget(self)
             return
         if not self._serving.done():
             self._check_loop(self._serving)
+        OPEN.forget(self)
         serving, driver, self._serving = self._serving, self._driver, None
         assert driver is not None
         if self._loop is not None:
@@ -185,6 +189,7 @@ class ClusterRuntime:
         self._serving = asyncio.create_task(
             self._serve(self._driver, self._closing, self._loop), name="handout cluster"
         )
+        self._serving.add_done_callback(_retrieve)
 
     async def wait_until_adopted(self) -> None:
         """Wait until it is known, for each agent of an earlier controller, whether it could be taken over.
@@ -213,6 +218,11 @@ class ClusterRuntime:
         """
         if self._members is not None:
             self._members.release(run)
+
+    def retry(self, name: str) -> None:
+        """Try to start the agent of a lost host at once; see `HostManager.retry`."""
+        if self._members is not None:
+            self._members.retry(name)
 
     def _on_adopted(self, name: str, found: FoundAgent | None) -> None:
         self._found[name] = None if found is None else (self.driver.agents[name], found)
@@ -452,6 +462,15 @@ class ClusterRuntime:
     def next_run(self) -> int:
         """Return a run number that no earlier run of this cluster has."""
         return next(self._runs)
+
+
+def _retrieve(serving: asyncio.Task[None]) -> None:
+    """Mark the exception of an asyncio task as retrieved.
+
+    The driver has it and gives it to all runs, except a KeyboardInterrupt, which has ended the event loop.
+    """
+    if not serving.cancelled():
+        serving.exception()
 
 
 async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> None:

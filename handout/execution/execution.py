@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast, overload
 
 import anyio
 
@@ -207,6 +207,11 @@ class Execution:
         if encoded.bulk and not all(host.is_local for host in self._cluster.inventory.values()):
             logger.warning("%s", printable(encoded.bulk))
         for home in encoded.borrowed.values():
+            if self._owns_cluster:
+                raise HandoutError(
+                    f"Stored object {home.id!r} is on the hosts of a cluster, and this run has hosts of its own.",
+                    remedy="Run the graph on that cluster: `await cluster.execute(graph)`.",
+                )
             home.check(self._cluster.driver)
         if self._recorder is not None and self._owns_cluster:  # a shared cluster numbers its runs itself
             number = await sliced(self._recorder.prior.number_after(number, encoded))
@@ -540,8 +545,7 @@ class Execution:
             self._post(ev.CancelRequested(run.number))
             await run.ended.wait()
             return
-        named = chain.from_iterable(each if isinstance(each, list | tuple) else [each] for each in outputs)
-        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in named}
+        tasks = {run.spec.producer[run.plan.locate(output)[0]] for output in _listed(outputs)}
         pending = [task for task in tasks if task >= 0 and run.outcomes[task] is None]
         self._post(ev.CancelRequested(run.number, pending))
         for task in pending:
@@ -549,6 +553,14 @@ class Execution:
             run.on_task_end.setdefault(task, []).append(ended.set)
             if run.outcomes[task] is None and not run.ended.is_set():
                 await ended.wait()
+
+
+def _listed(outputs: Iterable[Output[Any] | str | Sequence[Output[Any] | str]]) -> Iterator[Output[Any] | str]:
+    for each in outputs:
+        if isinstance(each, list | tuple):
+            yield from each
+        else:  # anything else that is no output is refused when it is looked up
+            yield cast(Output[Any] | str, each)
 
 
 def _not_entered(how: str) -> HandoutError:

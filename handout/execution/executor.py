@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from handout.errors import HandoutError, HostError
@@ -43,7 +45,7 @@ class ClusterExecutor(Executor):
         #: Guards the two attributes below.
         self._lock = threading.Lock()
         self._is_shut_down = False
-        self._unfinished: set[Future[Any]] = set()
+        self._unfinished: set[_CallFuture[Any]] = set()
 
     @property
     def _max_workers(self) -> int:
@@ -113,8 +115,8 @@ class ClusterExecutor(Executor):
         try:
             result = await self._runtime.calls.run(call, future.begin)
         except asyncio.CancelledError:
-            future.fail(_closed())
-            if not future.cancelled():
+            future.fail(_interrupted() if future.is_interrupted else _closed())
+            if not (future.cancelled() or future.is_interrupted):
                 raise  # the cluster is being closed
         except BaseException as error:
             if is_interruption(error):
@@ -125,6 +127,7 @@ class ClusterExecutor(Executor):
                 future.set_result(result)
 
     def _on_done(self, future: Future[Any]) -> None:
+        assert isinstance(future, _CallFuture)
         with self._lock:
             self._unfinished.discard(future)
 
@@ -149,6 +152,20 @@ class ClusterExecutor(Executor):
             _refuse_to_block(self._loop, "executor.shutdown()")
             concurrent.futures.wait(unfinished)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Shut the executor down. If Ctrl-C ends the block, end the calls too, instead of waiting for their results."""
+        if error is None or not is_interruption(error):
+            self.shutdown(wait=True)
+            return
+        self.shutdown(wait=False)
+        with self._lock:
+            unfinished = list(self._unfinished)
+        for future in unfinished:
+            future.interrupt()
+        self.shutdown(wait=not self._loop.is_current)
+
 
 class _CallFuture(Future[T]):
     """The future of a call. In the event loop of the cluster it refuses to wait, because it could wait for ever.
@@ -163,6 +180,8 @@ class _CallFuture(Future[T]):
         #: Guards the change from pending to running or cancelled. A callback of the future may cancel the future.
         self._turn = threading.RLock()
         self._end_call: Callable[[], object] | None = None
+        #: True if the caller waits no more for the result of the call; see `interrupt`.
+        self.is_interrupted = False
 
     def will_cancel(self, end_call: Callable[[], object]) -> bool:
         """Have a cancellation of the future call ``end_call``. Return False if the future was cancelled before."""
@@ -198,6 +217,17 @@ class _CallFuture(Future[T]):
                 return True  # the cluster was closed, and all of its calls have ended
         return True
 
+    def interrupt(self) -> None:
+        """End the call, also if it runs on a host. The future of a running call gets an exception."""
+        if self.cancel() or self.done():
+            return
+        with self._turn:
+            self.is_interrupted = True
+            end_call = self._end_call
+        if end_call is not None:
+            with contextlib.suppress(HostError):  # the cluster is closed, and all of its calls have ended
+                end_call()
+
     def result(self, timeout: float | None = None) -> T:
         """Return the result; see `concurrent.futures.Future.result`."""
         if not self.done():
@@ -218,6 +248,10 @@ def _refuse_to_block(loop: OpenLoop, what: str) -> None:
             "for the call to end.",
             remedy="Write `await asyncio.wrap_future(future)`, or `await cluster.call(...)`.",
         )
+
+
+def _interrupted() -> BrokenExecutor:
+    return BrokenExecutor("The `with` block of this executor was interrupted before the call had ended.")
 
 
 def _closed() -> BrokenExecutor:

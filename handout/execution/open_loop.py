@@ -135,4 +135,7 @@ class OpenLoop:
 
 def not_open() -> HostError:
     """Return the error for a cluster that is not open."""
-    return HostError("This cluster is not open.", remedy="Use `async with Cluster(...)`, or await open().")
+    return HostError(
+        "This cluster is not open.",
+        remedy="Use `async with Cluster(...)` or await open(), and in code that is not async `with Cluster(...)`.",
+    )

@@ -133,6 +133,11 @@ class PlannedFaults:
         texts += [f"{fault.call} did not come to pass" for fault in self._hosts if not fault.came]
         return texts
 
+    @property
+    def begun_on(self) -> set[str]:
+        """The names of the hosts that were lost, or whose links were cut."""
+        return {fault.host for fault in self._hosts if fault.begun}
+
     def end(self) -> None:
         """End all faults. Hosts may start and connect again."""
         for timer in self._timers:

@@ -65,7 +65,10 @@ class Reasons:
         outcome = self._earlier.outcomes[same]
         if outcome is Outcome.DONE:
             return "the earlier run did not bring its result back, see outputs="
-        return f"it is {outcome.value} in the earlier run" if outcome is not None else "the earlier run did not end it"
+        if outcome is None:
+            return "the earlier run did not end it"
+        was = "" if outcome is Outcome.FAILED else "was "
+        return f"it {was}{outcome.value} in the earlier run"
 
     def _why_input(self, number: int) -> str:
         count = len(self._plan)

@@ -41,6 +41,7 @@ def compile_nodes(
     replaced = yield from Replacements.of(wiring, given)
     kept = yield from _listed(wiring, () if keep is None else keep, "keep")
     wanted = yield from (_sinks(wiring, consumed, kept) if outputs is None else _listed(wiring, outputs, "outputs"))
+    yield from replaced.check_elements(wiring, [*wanted, *kept])
     everything = outputs is None and not replaced
     needed = None if everything else (yield from _needed(wiring, order, replaced, [*wanted, *kept]))
     task_nodes, task_of = yield from _tasks(wiring, order, needed, replaced)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from handout.errors import GraphError
@@ -105,6 +106,29 @@ class Replacements:
 
     def __bool__(self) -> bool:
         return bool(self._by_node)
+
+    def check_elements(self, wiring: Wiring, roots: Sequence[Output[Any]]) -> Slices[None]:
+        """Check that each element that the caller gave is taken as such. Otherwise the value would have no effect.
+
+        Raises:
+            GraphError: No function takes a given element, and it is none of ``roots``, the outputs that the run keeps
+                or brings back.
+        """
+        unused = {id(key): key for keys in self._by_node.values() for path, key in keys.items() if path}
+        if not unused:
+            return
+        refs = (wiring.base(ref) for refs in wiring.refs for ref in refs)
+        for place, output in enumerate(itertools.chain(roots, refs)):
+            if is_slice_end(place):
+                yield
+            if (given := self.find(wiring.node_of(output), output._path)) is not None:
+                unused.pop(id(given.key), None)
+        for key in unused.values():
+            whole: Output[Any] = Output(key._origin, key._node)
+            raise GraphError(
+                f"given= replaces {brief(key.id)}, and no function takes this element alone.",
+                remedy=f"Correct the element, or replace all of {brief(whole.id)}.",
+            )
 
     def stored(self, node: int, path: Path) -> tuple[Output[Any], Path] | None:
         """Return the stored object that replaces an output, and the path from it to the output's value.

@@ -33,6 +33,9 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     ``options(host="b")(f)`` are two functions, and each keeps its options. Different options of several decorators
     belong to the function together.
 
+    The function keeps the options from then on, in all of its uses. For options of one use alone, give them to a
+    partial: ``options(host="a")(functools.partial(f))``.
+
     The options hold whenever the function is added to a graph. If `Graph.add` gets an option of the same name, that
     option wins. A ``functools.partial`` of the function has the options too, because `Graph.map` takes values that all
     calls share in this form. Wrappers of the function do not have the options, nor do subclasses of a decorated class.

@@ -24,7 +24,7 @@ from typing import (
 )
 
 from handout.errors import GraphError, NotAValueError
-from handout.graph.path import path_key, path_text, record_path
+from handout.graph.path import own_key, path_key, path_text, record_path
 from handout.graph.value_uses import GET, Use, refuse_uses
 from handout.resources.did_you_mean import nearest_name
 from handout.serialization.calls import Path
@@ -174,7 +174,7 @@ class Output(Input[T_co]):
                 f"output {self.id!r} cannot be indexed by another output, whose value is not known yet.",
                 remedy="Add a function that takes both outputs and returns the element.",
             )
-        return self._at((*self._path, ("item", key)))
+        return self._at((*self._path, ("item", own_key(key))))
 
     def _at(self, path: Path) -> Output[Any]:
         """Return the output that names the element at a path."""

@@ -12,7 +12,7 @@ from handout.graph.value_uses import USES
 from handout.serialization.calls import Path
 from handout.serialization.user_objects import brief, is_interruption
 
-__all__ = ["path_key", "path_text", "record_path"]
+__all__ = ["own_key", "path_key", "path_text", "record_path"]
 
 
 def path_text(path: Path) -> str:
@@ -25,6 +25,28 @@ def _key_text(key: Any) -> str:
         parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
         return ":".join("" if part is None else _key_text(part) for part in parts)
     return repr(key) if type(key) is str else brief(key)
+
+
+def own_key(key: Any) -> Any:
+    """Return a key for a path: the key itself, or a copy if the caller might change it later.
+
+    A path names one element for ever. If an array of indices were changed, results of the old element would be taken
+    for those of the new one.
+    """
+    if type(key) is str or type(key) is int:
+        return key
+    try:
+        hash(key)
+        return key
+    except BaseException as error:  # a class of the user may raise anything
+        if is_interruption(error):
+            raise
+    try:
+        return pickle.loads(pickle.dumps(key, 5))
+    except BaseException as error:  # such a key cannot travel, which the run will say
+        if is_interruption(error):
+            raise
+    return key
 
 
 def path_key(path: Path) -> Hashable:
@@ -84,7 +106,7 @@ class _Recorder:
     def __getitem__(self, key: Any) -> _Recorder:
         if type(key) is _Recorder:
             _refuse()
-        return _Recorder((*_steps_of(self), ("item", key)))
+        return _Recorder((*_steps_of(self), ("item", own_key(key))))
 
     def _refuse_all(self, *_: object, **__: object) -> NoReturn:
         _refuse()

@@ -113,7 +113,8 @@ class CallOptions:
 
 def _check_alone(given: Mapping[str, Any], owner: str) -> None:
     for name, remedy in _OF_GRAPHS.items():
-        if given.get(name):
+        value = given.get(name)
+        if value is not None and value is not False:  # an output has no truth value
             raise GraphError(f"{owner} cannot have the option {name}=, which is for graphs.", remedy=remedy)
 
 

@@ -35,6 +35,24 @@ async def test_the_exception_of_a_function_is_raised_and_says_where_it_happened(
     assert any("attempt 1 of 1, on host" in note for note in caught.value.__notes__)
 
 
+async def test_a_task_that_builds_a_graph_is_told_where_graphs_are_built(cluster: Cluster) -> None:
+    with pytest.raises(handout.NotOnHostError, match=r"Graph\(\)\.add is not available on a host.*__main__"):
+        await cluster.call(_build)
+
+
+def _build() -> None:
+    handout.Graph().add(work.add, 1)
+
+
+async def test_a_checkpoint_that_cannot_be_sent_is_not_called_a_result(cluster: Cluster) -> None:
+    with pytest.raises(handout.ResultError, match=r"A checkpoint of task '_keep_a_lock\[\d+\]'.*lock.*Keep plain data"):
+        await cluster.call(_keep_a_lock)
+
+
+def _keep_a_lock() -> None:
+    handout.current().checkpoint(threading.Lock())
+
+
 def _refuse() -> None:
     raise work.Refused("no", 7)
 
@@ -128,6 +146,12 @@ async def test_options_of_the_decorator_hold(cluster: Cluster) -> None:
         return current.host, current.attempt
 
     assert await cluster.call(flaky) == ("gpu", 3)
+
+
+async def test_an_option_of_graphs_that_holds_an_output_is_refused_by_its_name(cluster: Cluster) -> None:
+    beside = handout.options(collocate_with=await cluster.put(1))(lambda: 1)
+    with pytest.raises(GraphError, match="cannot have the option collocate_with="):
+        await cluster.call(beside)
 
 
 async def test_a_call_that_no_host_can_run_fails_alone(cluster: Cluster) -> None:

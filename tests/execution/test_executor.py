@@ -139,6 +139,23 @@ def test_shutdown_can_cancel_what_does_not_run(opened: Cluster, tmp_path: Path) 
     assert first.result(HANG_S) == "seen"
 
 
+def test_an_interrupted_block_ends_its_calls_and_those_of_no_other_executor(opened: Cluster, tmp_path: Path) -> None:
+    go, began = tmp_path / "go", tmp_path / "began"
+    other = opened.executor(host="gpu").submit(wait_for, str(go))
+    pool = opened.executor(host="plain", cost={"cpu": 2}, idempotent=False)
+    with pytest.raises(KeyboardInterrupt), pool:  # noqa: PT012
+        first = pool.submit(wait_for, str(tmp_path / "never"), str(began))
+        until_there(began)
+        others = [pool.submit(pow, 2, n) for n in range(5)]
+        raise KeyboardInterrupt
+    assert all(each.cancelled() for each in others)
+    with pytest.raises(BrokenExecutor, match="interrupted before the call had ended"):
+        first.result(HANG_S)
+    go.touch()
+    assert other.result(HANG_S) == "seen"
+    assert opened.executor(host="plain").submit(pow, 2, 3).result(HANG_S) == 8
+
+
 def test_what_cannot_be_sent_is_the_exception_of_the_future(pool: Executor) -> None:
     assert isinstance(pool.submit(work.identity, threading.Lock()).exception(HANG_S), UnserializableError)
     assert isinstance(pool.submit(work.greet).exception(HANG_S), GraphError)  # type: ignore[call-arg]

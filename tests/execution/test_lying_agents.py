@@ -10,6 +10,7 @@ import pytest
 import handout
 from handout import Cluster, Graph, Host, Timings
 from handout.execution import cluster_runtime
+from handout.execution.membership.answer_limit import AnswerLimit
 from handout.protocol import codec, messages
 from handout.protocol.frames import Message
 from tests.patience import HANG_S
@@ -106,6 +107,18 @@ async def test_an_agent_that_lies_for_ever_is_not_used_any_more(
             await cluster.execute(graph)
         assert did in cluster.unavailable["liar"].problem
     assert "liar" in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+
+
+async def test_an_attempt_that_is_cancelled_when_it_has_ended_is_not_remembered() -> None:
+    """The reports of many cancelled calls cross the messages that cancel them."""
+    limit = AnswerLimit("far", 1.0, lambda why: None)
+    for attempt_id in range(10):
+        limit.handed_over(attempt_id, "t")
+        limit.note("finished", messages.Finished([attempt_id], [1], [[1]], [[1]]))
+        limit.wanted_back([attempt_id])
+    assert not limit._open
+    assert not limit._wanted_back
+    limit.close()
 
 
 async def test_a_trusted_agent_may_take_as_long_as_it_likes(play: Any) -> None:

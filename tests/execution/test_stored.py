@@ -190,6 +190,13 @@ async def test_a_stored_object_cannot_hide_in_an_object_or_go_to_another_cluster
         handout.evaluate(graph)
 
 
+async def test_a_run_with_hosts_of_its_own_cannot_take_a_stored_object(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(len, await cluster.put([1]))
+    with pytest.raises(HandoutError, match=r"hosts of its own.*await cluster\.execute"):
+        await handout.execute(graph)
+
+
 @pytest.mark.parametrize("launcher", ["local", "ssh"])
 async def test_what_is_kept_comes_back_after_its_host_is_lost(
     launcher: str, request: pytest.FixtureRequest, tmp_path: Path

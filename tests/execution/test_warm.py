@@ -268,8 +268,17 @@ async def test_what_the_maker_raises_fails_the_task(cluster: Cluster, tmp_path: 
     def fail() -> None:
         raise OSError("no model here")
 
-    with pytest.raises(OSError, match="no model here"):
-        await cluster.call(weights_of, Warm(fail))
+    async def fail_in_loop() -> None:
+        raise OSError("no model here")
+
+    async def take(value: object) -> None: ...
+
+    for warm, fn in ((Warm(fail), weights_of), (Warm(fail_in_loop), take), (Warm(str, Warm(fail)), weights_of)):
+        with pytest.raises(OSError, match="no model here") as caught:
+            await cluster.call(fn, warm)
+        notes = "\n".join(caught.value.__notes__)
+        assert "was made, which the task takes" in notes
+        assert 'File "handout/' not in notes
 
 
 async def test_a_plain_function_cannot_take_what_a_loop_makes(cluster: Cluster) -> None:

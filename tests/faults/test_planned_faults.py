@@ -10,12 +10,23 @@ from typing import Any
 
 import pytest
 
-from handout import Cluster, ClusterView, Graph, Host, MemoryExceededError, Task, WorkerDiedError
+from handout import (
+    Cluster,
+    ClusterView,
+    Graph,
+    Host,
+    MemoryExceededError,
+    PlacementError,
+    Task,
+    Timings,
+    WorkerDiedError,
+)
 from handout.errors import HandoutError, InventoryError
 from handout.testing import Faults
 from tests.execution.conftest import hosts
 from tests.faults import faulted
 from tests.faults.test_hosts import QUICK
+from tests.patience import HANG_S
 from tests.seen import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -91,6 +102,32 @@ async def test_a_host_is_lost_at_once(request: pytest.FixtureRequest, launcher: 
             await until(lambda: "gpu" not in cluster._runtime.driver.agents)
             assert (await cluster.execute(graph))[model][1] == "plain"
         await until(lambda: "gpu" in cluster._runtime.driver.agents)
+
+
+async def test_losses_do_not_add_up_over_blocks() -> None:
+    """A host that was lost three times within a minute is in quarantine, but not if the losses were planned."""
+    async with Cluster([Host.local("one")]) as cluster:
+        for _ in range(4):
+            with Faults(cluster) as faults:
+                faults.lose("one")
+                await until(lambda: "one" not in cluster._runtime.driver.agents)
+            assert await cluster.call(pow, 2, 3) == 8
+            assert cluster.view.hosts["one"].state == "ready"
+
+
+async def test_tasks_wait_after_the_block_for_a_host_that_was_given_up_in_it() -> None:
+    async def on_one(frontier: Sequence[Task], view: ClusterView) -> Mapping[str, str]:
+        return {task.id: "one" for task in frontier}
+
+    quick = Timings(host_timeout_s=1.0, heartbeat_s=0.2, suspect_s=0.4, reconnect_s=0.6, grace_s=HANG_S)
+    async with Cluster([Host.local("one")], timings=quick) as cluster:
+        with Faults(cluster) as faults:
+            faults.lose("one")
+            with pytest.raises(PlacementError, match="no host of the inventory is ready"):
+                await cluster.call(pow, 2, 3)
+        graph = Graph()
+        out = graph.add(pow, 2, 3)
+        assert (await cluster.execute(graph, allocator=on_one))[out] == 8
 
 
 async def test_the_next_attempt_on_another_host_has_the_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
@@ -171,6 +208,10 @@ async def test_mistakes_are_errors_at_the_call(cluster: Cluster) -> None:
             faults.lose("plian")
         with pytest.raises(TypeError, match="neither the id of a task"):
             faults.kill(7)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"5 is not an exception\. Give an instance"):
+            faults.fail("t", 5)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="'cluster' is not a Cluster"):
+            Faults("cluster")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="times=0"):
             faults.kill("t", times=0)
         with pytest.raises(ValueError, match="for_s=0"):

@@ -6,6 +6,7 @@ It numbers the tasks and objects, leaves out the functions that no output needs,
 from __future__ import annotations
 
 import functools
+import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -212,6 +213,17 @@ def test_wrong_given_keys_are_refused(graph: Graph) -> None:
     for key, message in cases:
         with pytest.raises(GraphError, match=message):
             graph.compile(given={key: 1})
+
+
+def test_a_given_element_that_has_no_effect_is_refused(graph: Graph) -> None:
+    a = graph.add(make)
+    out = graph.add(take, a)
+    graph.add(take, a["b"]["c"])
+    for key in (a["a"], a["b"]["d"]):
+        with pytest.raises(GraphError, match=rf"replaces .*{re.escape(key.id)}.*no function takes.*all of 'make'"):
+            graph.compile(given={key: 1})
+    assert len(graph.compile(given={a["b"]: {"c": 1}}, outputs=[out])) == 2
+    assert len(graph.compile(given={a["a"]: 1}, outputs=[a["a"]])) == 0
 
 
 @pytest.mark.parametrize("by_id", [True, False])

@@ -275,3 +275,14 @@ def test_an_arg_that_converts_nothing_is_refused(out: Output[Any]) -> None:
     with pytest.raises(GraphError, match="dump=3 is not callable"):
         make(out, dump=3)
     assert repr(make(out, load=len)) == "Arg(Output('made'), load=<built-in function len>)"
+
+
+def test_an_element_stays_the_same_if_its_indices_are_changed(graph: Graph) -> None:
+    indices, picked = numpy.array([0, 1]), [2, 3]
+    out = graph.add(dict)
+    first, second = out[indices], out.pick(lambda found: found.rows[picked])
+    indices[0] = picked[0] = 7
+    assert first == out[numpy.array([0, 1])]
+    assert second == out.pick(lambda found: found.rows[[2, 3]])
+    assert first != out[indices]
+    assert (first.id, second.id) == ("dict[array([0, 1])]", "dict.rows[[2, 3]]")

@@ -126,6 +126,8 @@ def test_options_are_those_of_the_backend_and_a_function_may_have_its_own(opened
         Backend(opened, retires=2)  # type: ignore[call-arg]
     with pytest.raises(GraphError, match="for graphs"):
         Backend(opened, inline=True)
+    with pytest.raises(HandoutError, match=r"open Cluster, and got a list\. Write `with Cluster"):
+        Backend(["node1"])  # type: ignore[arg-type]
 
 
 @pytest.fixture

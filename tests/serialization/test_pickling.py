@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handout.serialization import calls, diagnosis, exceptions, pickling
+from handout.serialization import calls, diagnosis, encoded_object, exceptions, pickling
 from tests.patience import HANG_S
 from tests.pythons import MINORS, bundle, find_python, require_python, run_on_host
 
@@ -49,12 +49,12 @@ def test_a_large_value_is_read_in_pieces_between_which_other_threads_run(
 ) -> None:
     asked: list[int] = []
 
-    class Watched(pickling._Pieces):
+    class Watched(encoded_object._Pieces):
         def read(self, nbytes: int) -> bytes:
             asked.append(nbytes)
             return super().read(nbytes)
 
-    monkeypatch.setattr(pickling, "_Pieces", Watched)
+    monkeypatch.setattr(encoded_object, "_Pieces", Watched)
     data = b"".join(pickling.dumps(value))
     found = pickling.loads(memoryview(data).toreadonly())
     assert type(found) is type(value)

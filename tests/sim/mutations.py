@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from handout.execution.shell.driver import Driver
+from handout.execution.shell.handovers import Handovers
 from handout.protocol.resource_ledger import Claim, Ledger
 from handout.scheduler import commands as do
 from handout.scheduler import core
@@ -262,13 +263,13 @@ def events_of_a_command_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 @_listed
 def starts_are_performed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver hands over the tasks of each command twice."""
-    real = Driver._start_tasks
+    real = Handovers.start
 
-    def start_tasks(driver: Driver, command: do.StartTasks) -> None:
-        real(driver, command)
-        real(driver, command)
+    def start(handovers: Handovers, command: do.StartTasks) -> None:
+        real(handovers, command)
+        real(handovers, command)
 
-    monkeypatch.setattr(Driver, "_start_tasks", start_tasks)
+    monkeypatch.setattr(Handovers, "start", start)
 
 
 @_listed

@@ -58,7 +58,7 @@ class AnswerLimit:
 
     def wanted_back(self, attempt_ids: Iterable[int]) -> None:
         """Note that the controller has recalled or cancelled attempts, so that the agent may give them back."""
-        self._wanted_back.update(attempt_ids)
+        self._wanted_back.update(each for each in attempt_ids if ("task", each) in self._open)
 
     def fetched(self, key: int, sink: Sink) -> Sink:
         """Note that the controller asks for an object. Return the sink for its bytes."""

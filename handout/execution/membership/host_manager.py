@@ -108,6 +108,8 @@ class HostManager:
         self._agent: AgentProxy | None = None
         self._capabilities: HostCapabilities | None = None
         self._losses = LossHistory(timings)
+        #: Ends the pause before the next try; see `retry`.
+        self._retry = asyncio.Event()
         self._scope = anyio.CancelScope()
         self._begun = False
         self._ended = asyncio.Event()
@@ -162,7 +164,7 @@ class HostManager:
                 if final:
                     return
                 logger.log(
-                    level, "The agent on host %s did not start. Handout will try again. %s", self.host.name, error
+                    level, "The agent on host %s did not start. Handout will try again. %s", self.host.name, str(error)
                 )
                 pause_s = self._losses.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
@@ -171,21 +173,35 @@ class HostManager:
         """Let tasks use the host until the host is lost. Return the seconds to wait before the next try."""
         self._settled(self.host.name, None)
         self._losses.joined(self._driver.now)
+        self._retry.clear()
         await self._stay()
         self._takeover = None  # the agent is lost, so its messages that are still held back are of no use
         return self._losses.lost(self._driver.now)
 
+    def retry(self) -> None:
+        """Try to start the agent at once, if it is lost, and forget how often it was lost. Tasks wait for it again."""
+        self._losses = LossHistory(self._timings)
+        self._retry.set()
+
     async def _pause(self, pause_s: float, give_up_at: float, error: HandoutError | None) -> float:
         """Wait before the next try. Return the time at which tasks stop waiting for the host."""
         patience_s = give_up_at - self._driver.now
-        if pause_s >= patience_s:
+        if pause_s >= patience_s and not await self._is_retried_within(patience_s):
             # The next try comes after the time at which tasks stop waiting.
-            await anyio.sleep(max(0.0, patience_s))
             self._give_up(error or self._too_late())
             give_up_at = math.inf
-        await anyio.sleep(pause_s)
+        if await self._is_retried_within(pause_s):
+            self._retry.clear()
+            # As after a quarantine, tasks wait again for a host that was given up.
+            self._driver.post(ev.HostDelayed(self.host.name, "to be tried again"), expecting(self.host, self._timings))
+            give_up_at = self._driver.now + 2 * self._timings.host_timeout_s
         self._driver.post(ev.HostDelayed(self.host.name, ""))
         return give_up_at
+
+    async def _is_retried_within(self, limit_s: float) -> bool:
+        with anyio.move_on_after(max(0.0, limit_s)):
+            await self._retry.wait()
+        return self._retry.is_set()
 
     async def _try(self, give_up_at: float) -> HandoutError | None:
         """Try once to start the agent and to let the host join. Return the error, or None if the host has joined."""
@@ -205,7 +221,7 @@ class HostManager:
             error: Why the host cannot be used.
             final: True if the host manager does not try again.
         """
-        logger.warning("Host %s cannot be used: %s", self.host.name, error)
+        logger.warning("Host %s cannot be used: %s", self.host.name, str(error))
         self._driver.unavailable(self.host.name, error, final=final)
         self._settled(self.host.name, error)
 
@@ -221,7 +237,7 @@ class HostManager:
             losses=losses,
             pause_s=pause_s,
         )
-        logger.warning("%s", error)
+        logger.warning("%s", str(error))
         self._driver.quarantined(self.host.name, error, pause_s)
         self._settled(self.host.name, error)
         return error
@@ -284,6 +300,7 @@ class HostManager:
         self._epoch += 1
         version = ".".join(map(str, started.python))
         rtt_s, price = link.conversation.rtt_s, self.host.price_per_hour
+        logger.info("Host %s has joined. Functions run there in Python %s.", self.host.name, version)
         self._driver.join(agent, ev.HostConnected(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
             self._taken_over(self.host.name, found)
@@ -337,7 +354,9 @@ class HostManager:
                 if agent.answers is not None:
                     agent.answers.taken_over(found.attempt_ids)
         except (HandoutError, TimeoutError) as error:
-            logger.info("The agent of an earlier controller on host %s cannot be taken over: %s", self.host.name, error)
+            logger.info(
+                "The agent of an earlier controller on host %s cannot be taken over: %s", self.host.name, str(error)
+            )
         finally:
             if found is None:
                 self._link = self._agent = self._takeover = None
@@ -397,7 +416,8 @@ class HostManager:
             with anyio.CancelScope(shield=True):
                 # `asyncio.run` cancels the manager of a cluster that was not closed. The agent must not outlive it.
                 await (link.stop() if manager.cancelling() else link.abandon())
-        logger.warning("Host %s left: %s", self.host.name, error)
+        # Only the text, here and elsewhere: some handlers keep records, and the traceback of the error has the agent.
+        logger.warning("Host %s left: %s", self.host.name, str(error))
         self._link = None
         if not self._stopping:
             self._driver.post(ev.HostAbandoned(self.host.name))

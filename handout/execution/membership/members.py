@@ -68,6 +68,11 @@ class Members:
         for manager in self._managers.values():
             manager.release(run)
 
+    def retry(self, name: str) -> None:
+        """Try to start the agent of a lost host at once; see `HostManager.retry`."""
+        if name in self._managers:
+            self._managers[name].retry()
+
     async def add(self, host: Host) -> None:
         """Add a host and wait until tasks can use it. If this fails or is cancelled, remove the host again.
 

@@ -30,7 +30,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, ClassVar
 
-from handout.serialization.pickling import LoadError, Segment, split
+from handout.serialization.encoded_object import LoadError, Segment, split
 from handout.serialization.untrusted import allowlist
 from handout.serialization.untrusted.allowlist import (
     Allowed,
