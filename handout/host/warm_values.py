@@ -35,6 +35,8 @@ class WarmValues:
         self._exits_in_loop: dict[Key, AsyncExitStack] = {}
         #: The values that are being made in the event loop.
         self._making: dict[Key, _Making] = {}
+        #: The asyncio tasks that make them, also those that were cancelled and have not ended.
+        self._makers: set[asyncio.Future[None]] = set()
 
     def make(self, key: Key, maker: Callable[[], Any]) -> None:
         """Make a value.
@@ -60,7 +62,8 @@ class WarmValues:
         making = self._making.get(key)
         if making is None:
             making = self._making[key] = _Making(asyncio.ensure_future(self._make_in_loop(key, maker)))
-            making.future.add_done_callback(lambda made: self._note_made(key, made))
+            self._makers.add(making.future)
+            making.future.add_done_callback(self._note_made)
         making.waiting += 1
         try:
             await asyncio.shield(making.future)
@@ -68,6 +71,7 @@ class WarmValues:
             making.waiting -= 1
             if not making.waiting:
                 making.future.cancel()
+                del self._making[key]
 
     async def _make_in_loop(self, key: Key, maker: Callable[[], Any]) -> None:
         made = maker()
@@ -79,8 +83,8 @@ class WarmValues:
         else:
             self._enter(key, made, self._exits_in_loop, AsyncExitStack())
 
-    def _note_made(self, key: Key, made: asyncio.Future[None]) -> None:
-        del self._making[key]
+    def _note_made(self, made: asyncio.Future[None]) -> None:
+        self._makers.discard(made)
         if not made.cancelled():
             made.exception()  # otherwise asyncio would complain if all tasks that waited were cancelled
 
@@ -159,11 +163,11 @@ class WarmValues:
     async def leave_in_loop(self) -> None:
         """Do the same as `leave`."""
         self.values.clear()
-        making = [each.future for each in self._making.values()]
-        for future in making:
-            future.cancel()
-        if making:
-            await asyncio.wait(making)
+        makers = list(self._makers)
+        for maker in makers:
+            maker.cancel()
+        if makers:
+            await asyncio.wait(makers)
         async with AsyncExitStack() as every:
             for exits in self._exits_in_loop.values():
                 every.push_async_callback(exits.aclose)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 from collections import defaultdict, namedtuple
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from handout.errors import RemoteError, TaskExitedError
 from handout.execution.evaluate import evaluate
 from handout.execution.in_process import evaluate_plan
-from handout.graph import Arg, Graph
+from handout.graph import Arg, Graph, later
+from handout.graph.warm import Warm
 from handout.host.handout_stub import current
 from handout.serialization.calls import apply_path
 
@@ -151,3 +154,52 @@ def test_an_exit_with_an_object_without_a_text_is_told(graph: Graph) -> None:
     graph.add(leave)
     with pytest.raises(TaskExitedError, match=r"sys\.exit"):
         evaluate(graph)
+
+
+def test_a_warm_value_is_made_once_for_each_call_and_left_at_its_end() -> None:
+    log: list[str] = []
+
+    @contextmanager
+    def opened(name: str) -> Generator[list[str]]:
+        log.append(f"enter {name}")
+        yield [name]
+        log.append(f"leave {name}")
+
+    async def connect(name: str) -> list[asyncio.AbstractEventLoop]:
+        log.append(f"connect {name}")
+        return [asyncio.get_running_loop()]
+
+    async def is_in_its_loop(held: list[asyncio.AbstractEventLoop]) -> bool:
+        return held[0] is asyncio.get_running_loop()
+
+    graph = Graph()
+    inner = Warm(opened, later(graph.add(fetch, "a")))
+    outs = [
+        graph.add(same, inner),
+        graph.add(lambda held: held["in"], {"in": later(Warm(list, later(inner)))}),
+        *graph.map(is_in_its_loop, [Warm(connect, "b")] * 2),
+    ]
+    for _ in range(2):
+        log.clear()
+        results = evaluate(graph)
+        assert results[outs[0]] == ["A"]
+        assert results[outs[2:]] == [True, True]
+        assert results[outs[1]] == ["A"]
+        assert sorted(log) == ["connect b", "enter A", "leave A"]
+        assert log[-1] == "leave A"
+
+    async def in_a_loop() -> None:
+        assert evaluate(graph)[outs[2:]] == [True, True]
+
+    asyncio.run(in_a_loop())
+
+
+def test_what_makes_a_warm_value_fails_the_function_that_takes_it() -> None:
+    def fail() -> None:
+        raise OSError("no model")
+
+    graph = Graph()
+    graph.add(same, Warm(fail), id="takes")
+    with pytest.raises(OSError, match="no model") as caught:
+        evaluate(graph)
+    assert caught.value.__notes__ == ["Task 'takes' was evaluated in this process."]

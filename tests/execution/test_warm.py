@@ -53,6 +53,10 @@ def weights_of(model: Model, *_: object) -> Any:
     return model.weights
 
 
+#: Hosts import this module, too. There, handout is a stub.
+OF_THIS_MODULE = Warm(load, Path("/dev/null"), 6)
+
+
 @contextmanager
 def opened(log: Path) -> Generator[Path]:
     with log.open("a") as file:
@@ -112,6 +116,10 @@ async def test_calls_and_executors_take_it(cluster: Cluster, tmp_path: Path) -> 
     found += await asyncio.gather(*(asyncio.wrap_future(pool.submit(score, Warm(load, log, 4), i)) for i in range(4)))
     assert len(pairs(log)) == len({pid for pid, _ in found}) <= 2
     assert max(use for _, use in found) > 2
+
+
+async def test_a_value_of_a_module_that_hosts_import(cluster: Cluster) -> None:
+    assert await cluster.call(weights_of, OF_THIS_MODULE, 0) == 6
 
 
 async def test_other_arguments_make_another_value(cluster: Cluster, tmp_path: Path) -> None:
