@@ -11,7 +11,6 @@ from handout.errors import HandoutError
 from handout.execution.batches import Batches
 from handout.execution.cluster import Cluster
 from handout.graph import Options
-from handout.serialization.user_objects import brief
 from handout.submission.single_call import CallOptions
 
 try:
@@ -96,10 +95,6 @@ class Backend(_JoblibBackend):
                 remedy="Write `with Cluster(...) as cluster:`, and in this block Backend(cluster).",
             )
         self._options = CallOptions(options)
-        if not isinstance(cluster, Cluster):
-            raise HandoutError(
-                f"{brief(cluster)} is not a Cluster.", remedy="Open one, and give it to Backend(cluster, ...)."
-            )
         self._runtime = cluster._runtime
         _ = self._runtime.open_loop  # raises if the cluster is not open
         #: The ``Parallel`` that uses this backend at present.
