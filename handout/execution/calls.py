@@ -6,10 +6,12 @@ import asyncio
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError, ResultError
+from handout.execution.equal_arguments import EqualArguments
 from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.open_run import OpenRun
@@ -43,6 +45,7 @@ class Calls:
         self._next_run = next_run
         self._allocator = allocator
         self._numbers = itertools.count(1)
+        self._arguments = EqualArguments(driver, next_run)
         #: The run that gets the next tasks, by the priority of its tasks. The one that was used last is at the end.
         self._open: OrderedDict[float, OpenRun] = OrderedDict()
 
@@ -65,12 +68,15 @@ class Calls:
         ended = asyncio.get_running_loop().create_future()
         run = self._run_for(call.options.priority)
         id = f"{call.name}[{next(self._numbers)}]"
+        taken = self._arguments.take(call.bytes.values)
+        call = replace(call, bytes=call.bytes._replace(values=taken.values))
         task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None), handed_over)
         try:
             await ended
             return await self._result(run, task, id)
         finally:
             run.let_go(task)
+            self._arguments.give_back(taken.arguments)
 
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)

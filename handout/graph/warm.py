@@ -35,7 +35,8 @@ class Warm(Input[T_co]):
 
     If ``make`` returns a context manager, the worker enters it, and leaves it when the worker ends. The value is what
     entering it has returned. If ``make`` is a coroutine function, or returns an asynchronous context manager, only
-    coroutine functions can take the value. The tasks of coroutine functions share a worker, and so the value.
+    coroutine functions can take the value. Coroutine functions whose cost is ``{"cpu": 0}`` share one worker on a host,
+    and so one value.
 
     A warm value is never pickled. A function that takes it can return what it has computed, but not the value itself.
 

@@ -219,8 +219,8 @@ class Wiring:
             GraphError: The graph has a cycle, which the message names.
         """
         everything = range(len(self.fns))
-        if not self.nodes.forward and len(self.fns) == self.count:
-            return everything
+        if not self.nodes.forward and not any(self.refs[self.count :]):
+            return everything if len(self.fns) == self.count else [*everything[self.count :], *range(self.count)]
         producers = yield from column(self.producers, everything)
         order = yield from topological(producers)
         if len(order) < len(everything):

@@ -178,22 +178,22 @@ class Ledger:
             self._free[name] += parts
         return Claim(rest, claim.devices)
 
-    def complete(self, part: Claim, need: Mapping[str, int]) -> Claim | None:
-        """Claim what a claim lacks of a need.
-
-        Args:
-            part: The claim. It has either all or nothing of each amount.
-            need: The need, in parts by name.
+    def exchange(self, claim: Claim, need: Mapping[str, int]) -> Claim | None:
+        """Change a claim to one of another need, with the same devices.
 
         Returns:
-            A claim of the need, which replaces the claim. None if the rest does not fit.
+            A claim of the need, which replaces the claim. None if the need does not fit, or needs more or less of the
+            devices. The claim is then as it was.
         """
-        lacking = {name: parts for name, parts in need.items() if name not in part.need and parts}
-        if any(parts > self._free.get(name, 0) for name, parts in lacking.items()):
+        old, new = dict(_plain(claim.need)), dict(_plain(need))
+        if any(claim.need.get(name, 0) != need.get(name, 0) for name in ("gpu", "gpu_memory")):
             return None
-        for name, parts in lacking.items():
+        more = {name: new.get(name, 0) - old.get(name, 0) for name in {**old, **new}}
+        if any(parts > max(self._free.get(name, 0), 0) for name, parts in more.items()):
+            return None
+        for name, parts in more.items():
             self._free[name] -= parts
-        return Claim(need, part.devices)
+        return Claim(need, claim.devices)
 
     def resize(self, amounts: Mapping[str, int], devices: Iterable[int] = ()) -> None:
         """Replace the host's amounts and devices. Claims stay, even if they exceed the new amounts.

@@ -26,7 +26,7 @@ from handout.scheduler.handlers import (
     retries,
     warm_values,
 )
-from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs
+from handout.scheduler.handlers.cancellation import abort, abort_due, cancel, end_runs, is_gone
 from handout.scheduler.handlers.replicas import want_output
 from handout.scheduler.placing.disk_pressure import count_freed, pause_over
 from handout.scheduler.placing.feasibility import end_infeasible_runs
@@ -247,10 +247,7 @@ class Core:
     def is_gone(self, run: int, object_: int) -> bool:
         """Return True if an object has no replica, and its task has ended. A task that is repeated has not ended."""
         known = self._world.runs.get(run)
-        if known is None:
-            return True
-        producer = known.spec.producer[object_]
-        return not known.objects.replicas[object_] and (producer < 0 or known.ended(producer))
+        return known is None or is_gone(known, object_)
 
     def locate(self, run: int, object_: int) -> tuple[str, ...]:
         """Return the names of the hosts that have an object. If the controller has the object, ``""`` is first."""

@@ -45,6 +45,9 @@ def broken(world: World) -> Iterator[str]:
     for host, problem in _hosts(world):
         yield f"host {host.name!r}: {problem}"
     yield from _shared(world)
+    lost = [index for index in world.warm.hosts() if world.fleet.at(index) is None]
+    if lost:
+        yield f"lost hosts with the indices {lost} are said to have warm values"
     if world.dirty or world.freed or world.ending:
         yield "some hosts or runs are still marked as waiting for a decision"
 

@@ -47,6 +47,7 @@ class Outcome(Enum):
 _W, _R, _H, _B = State.WAITING, State.READY, State.HANDED, State.BACKOFF
 _D, _F, _S, _C = State.DONE, State.FAILED, State.SKIPPED, State.CANCELLED
 
+_NOT_AGAIN = "must be repeated, and is not safe to repeat, or no host can make its warm value"
 _DONE_BEFORE = "an earlier run had finished it, or it was to make a lost result again that is not needed any more"
 
 #: Maps each state to the states that may follow it, each with the cause of the move.
@@ -58,7 +59,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
             _D: _DONE_BEFORE,
             _S: "an input's producer failed",
             _C: "cancelled",
-            _F: "must be repeated, and is not safe to repeat",
+            _F: _NOT_AGAIN,
         },
         _R: {
             _H: "placed",
@@ -66,7 +67,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
             _D: _DONE_BEFORE,
             _S: "an input's producer failed",
             _C: "cancelled",
-            _F: "must be repeated, and is not safe to repeat",
+            _F: _NOT_AGAIN,
         },
         _H: {
             _H: "attempted a second time beside the first attempt",
@@ -81,6 +82,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = MappingProxyType(
         _B: {
             _R: "the pause is over",
             _W: "the pause is over, and an input is missing",
+            _F: "no host can make its warm value",
             _S: "an input's producer failed",
             _C: "cancelled",
         },

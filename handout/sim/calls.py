@@ -71,7 +71,12 @@ class CallsPlan(RunPlan):
     @property
     def is_calm(self) -> bool:
         """True if all tasks end well when nothing else goes wrong."""
-        return not self.bad and self.manner.is_sound and not any(each is not None for each in self.patience_s)
+        return (
+            not self.bad
+            and self.manner.is_sound
+            and not self.cold
+            and not any(each is not None for each in self.patience_s)
+        )
 
     def first(self, count: int) -> CallsPlan:
         """Return this run with only its first ``count`` tasks."""
@@ -85,10 +90,15 @@ class CallsPlan(RunPlan):
         for t, index in enumerate(self.functions):
             fn, sizes = FUNCTIONS[index][0], self.value_sizes[t]
             values = [[bytes(n)] for n in sizes]
-            found = CallBytes(FunctionBlob(index + 1, b"", False, False), b"", values, frozenset())
+            warm = {0: f"{self.warm[t]}"} if t in self.warm and values else {}
+            found = CallBytes(FunctionBlob(index + 1, b"", False, False), b"", values, frozenset(), warm)
             own = options[index].of(fn, (), {})
             made.append(EncodedCall(fn.__name__, fn.__name__, found, own, False))
         return made
+
+    def recipe_of(self, inputs: Sequence[int], value: str) -> int:
+        """Return the key of the object by which a task makes a warm value."""
+        return inputs[0]
 
     def nbytes(self, o: int) -> int:
         """Return the size of an object in bytes."""

@@ -245,6 +245,7 @@ def _idle(world: World, run: Run, t: int) -> str:
     roles = [spec.profiles[p] for p in (key.profile, *key.group_profiles)]
     able = [host for host in hosts if all(world.fleet.feasible(host, role) for role in roles)]
     able = [host for host in able if not any(host.is_paused(role, world.now) for role in roles)] or able
+    able = [host for host in able if host.index not in key.unfit] or able
     for host in [host for host in able if host.index not in key.avoid] or able:
         if not host.ahead and any(
             _fits(world, host, demand.host, demand.shared) for demand in world.fleet.feasible(host, profile)
@@ -267,6 +268,9 @@ def _forgotten(controller: Controller, host: SimulatedHost) -> Iterator[str]:
     if record is None or record.epoch != host.epoch:
         return
     here = {*host.queue, *host.running}
+    for value in {value for run in world.runs.values() for value in run.spec.warm.values()}:
+        if record.index in world.warm.of(value) and value not in host.warm:
+            yield f"the core takes {host.name!r} for a host that has warm value {value}, which it does not have"
     for run in world.runs.values():
         for t in range(run.task_count):
             if run.state[t] == State.HANDED and run.host[t] == record.index:

@@ -34,6 +34,10 @@ _GRACE_S = 3.0
 _UNSURE = 2
 #: The agent may report the start of a task that takes longer than this many seconds.
 _TOLD_S = 0.05
+#: Making a warm value takes so many seconds.
+_WARMING_S = 0.4
+#: The probability that the warm values of a host are given up after a task.
+_COOLS = 0.1
 #: Zeros that serve as the bytes of every object, because only the sizes of objects matter.
 _ZEROS = memoryview(bytes(1 << 20))
 
@@ -87,8 +91,9 @@ class HandedTask:
     attempt: int
     variant: int
     keep: bool
-    #: The amounts of the host that the task takes.
+    #: The amounts of the host that the task takes, and its warm values.
     need: Mapping[str, int]
+    warm: Sequence[str]
     #: The keys of the task's inputs.
     inputs: Sequence[int]
     #: The keys of the objects that the task makes, with -1 in place of the key of an object that is not needed.
@@ -166,8 +171,10 @@ class SimulatedHost:
         self._plans = plans
         self._tell = tell
         self._began = began
-        #: The amounts that the tasks of each task class take, by the number of the class.
-        self._classes: dict[int, Mapping[str, int]] = {}
+        #: The warm values that the host's workers have.
+        self.warm: set[str] = set()
+        #: The task classes, by number.
+        self._classes: dict[int, messages.NewTaskClass] = {}
         self._functions: set[int] = set()
         #: The largest number of a function or a task class that a controller gave the agent. The next controller adds
         #: ``shift`` to its numbers, so that they differ from the earlier numbers.
@@ -228,8 +235,9 @@ class SimulatedHost:
                     f"R1: (run, task, attempt) {numbering.parts(attempt_id)} is handed to {self.name!r} {how}"
                 )
             run, t, attempt = numbering.parts(attempt_id)
-            need = self._classes[number]
-            task = HandedTask(attempt_id, life, self._plans[run], t, attempt, variant, bool(keep), need, inputs, made)
+            need, warm = self._classes[number].need, self._classes[number].warm
+            plan = self._plans[run]
+            task = HandedTask(attempt_id, life, plan, t, attempt, variant, bool(keep), need, warm, inputs, made)
             self._handed[attempt_id] = life, made
             self.queue[attempt_id] = task
             if any(key in self.refused for key in inputs):
@@ -239,7 +247,7 @@ class SimulatedHost:
         self.pump()
 
     def _take_class(self, message: messages.NewTaskClass) -> None:
-        self._classes[message.number] = message.need
+        self._classes[message.number] = message
         self.shift = max(self.shift, message.number)
 
     def _take_functions(self, numbers: Sequence[int]) -> None:
@@ -368,12 +376,13 @@ class SimulatedHost:
         self.running[task.attempt_id] = task
         self._began(self, task)
         took_s = task.plan.durations_s[task.task] * self.slowness
-        if took_s > _TOLD_S and self._rng.random() < 0.7:
+        warming_s = 0.0 if self.warm.issuperset(task.warm) else _WARMING_S * self.slowness
+        if took_s + warming_s > _TOLD_S and self._rng.random() < 0.7:
             self._say(messages.Started([task.attempt_id]))
-        self._clock.after(took_s, lambda: self._due(task, took_s))
+        self._clock.after(took_s + warming_s, lambda: self._due(task, took_s))
 
     def _due(self, task: HandedTask, took_s: float) -> None:
-        if not self.alive or task.attempt_id not in self.running:
+        if not self.alive or task.attempt_id not in self.running or not self._make_warm(task):
             return
         fate = task.plan.fate(task.task, task.attempt)
         if fate is not Fate.WELL:
@@ -382,6 +391,25 @@ class SimulatedHost:
             self.end(task.attempt_id, "disk")
         else:
             self._finish(task, took_s)
+
+    def _make_warm(self, task: HandedTask) -> bool:
+        """Make the warm values of a task that the host does not have. Return False if this fails."""
+        for value in task.warm:
+            if value in self.warm:
+                continue
+            if self.name in task.plan.cold:
+                self._fail(task, "raised", task.plan.recipe_of(task.inputs, value))
+                self.pump()
+                return False
+            self.warm.add(value)
+            self._say(messages.MadeWarm(value, round(_WARMING_S * 1e6)))
+        return True
+
+    def _cool(self) -> None:
+        """End the idle workers that have warm values, because another task needs what they hold."""
+        for value in sorted(self.warm):
+            self.warm.remove(value)
+            self._say(messages.Cooled(value))
 
     def _finish(self, task: HandedTask, took_s: float) -> None:
         self._release(task)
@@ -393,6 +421,8 @@ class SimulatedHost:
                 self._stored(key)
         finished = messages.Finished([task.attempt_id], [round(took_s * 1e6)], [sizes], [inline])
         self._say(finished, _ZEROS[: sum(size for size in inline if size > 0)])
+        if task.warm and self._rng.random() < _COOLS:
+            self._cool()
         self.pump()
 
     def end(self, attempt_id: int, kind: str) -> None:
@@ -407,15 +437,22 @@ class SimulatedHost:
         assert task.claim is not None
         self.ledger.release(task.claim)
 
-    def _fail(self, task: HandedTask, kind: str) -> None:
-        """Let a queued or running task fail, and give back the queued tasks that wait for its results."""
+    def _fail(self, task: HandedTask, kind: str, recipe: int | None = None) -> None:
+        """Let a queued or running task fail, and give back the queued tasks that wait for its results.
+
+        Args:
+            task: The task.
+            kind: The kind of the failure.
+            recipe: If a warm value could not be made, the key of the object by which it is made.
+        """
         if task.claim is None:
             if self.queue.pop(task.attempt_id, None) is None:
                 return  # the task was given back just before, because the task that makes its input failed
         else:
             self._release(task)
         elapsed_s = max(self._clock.now - task.started_at, 1e-6) if task.claim is not None else 0.0
-        failed = messages.Failed(task.attempt_id, kind, message=f"{kind} on {self.name}", elapsed_s=elapsed_s)
+        said = f"{kind} on {self.name}"
+        failed = messages.Failed(task.attempt_id, kind, message=said, elapsed_s=elapsed_s, recipe=recipe)
         if kind == "disk":
             need = sum(task.size_of(key) for key in task.made if key >= 0)
             failed = failed._replace(need=need, argument=task.claim is None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from handout.execution.shell.run_submission import make_run
 from handout.graph import Graph, Output
 from handout.graph.function_options import Options
 from handout.graph.plan import Plan
+from handout.graph.warm import Warm
+from handout.protocol import numbering
 from handout.scheduler.run_spec import Speculation
 from handout.sim.allocators import Manner
 from handout.slices import at_once
@@ -45,6 +47,9 @@ def _once(*inputs: object) -> None: ...
 
 
 def _stored(*inputs: object) -> None: ...
+
+
+def _made(number: int) -> None: ...
 
 
 #: The functions of which the graphs consist, with their options.
@@ -132,6 +137,10 @@ class RunPlan:
     borrows: int = 0
     #: Tasks of which only the first attempt can end well.
     only_once: frozenset[int] = frozenset()
+    #: Tasks that take a warm value, and the number of the value.
+    warm: Mapping[int, int] = field(default_factory=dict)
+    #: Names of the hosts that cannot make warm values for this run.
+    cold: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.functions)
@@ -139,7 +148,7 @@ class RunPlan:
     @property
     def is_calm(self) -> bool:
         """True if all tasks end well when nothing else goes wrong."""
-        return not self.bad and self.manner.is_sound
+        return not self.bad and self.manner.is_sound and not self.cold
 
     def first(self, count: int) -> RunPlan:
         """Return this run with only its first ``count`` tasks."""
@@ -152,8 +161,11 @@ class RunPlan:
         graph = Graph()
         count, results, others = len(self), list[Output[Any]](), dict[int, Output[Any]]()
         leaders: dict[int, Output[Any]] = {}
+        warm = {number: Warm(_made, number) for number in self.warm.values()}
         for t in range(count):
-            args = [results[o] if o < t else self._other(graph, o, results, others) for o in self.inputs[t]]
+            args: list[Any] = [results[o] if o < t else self._other(graph, o, results, others) for o in self.inputs[t]]
+            if t in self.warm:
+                args.append(warm[self.warm[t]])
             fn, options = FUNCTIONS[self.functions[t]]
             own: Options = {**options, "id": f"t{t}", "priority": self.priorities[t]}
             group = self.groups[t]
@@ -189,7 +201,8 @@ class RunPlan:
         """
         run = at_once(make_run(self.plan, self.encoded, self.options, self.number, allocator))
         run.spec = replace(run.spec, fn=self.functions, keep=self.keep, speculation=self.speculation)
-        values = [o for o in range(len(self), len(run.spec.producer)) if run.spec.producer[o] < 0]
+        recipes = self.encoded.warm
+        values = [o for o in range(len(self), len(run.spec.producer)) if run.spec.producer[o] < 0 and o not in recipes]
         borrowed = dict(zip(values, homes, strict=False))
         run.spec = replace(run.spec, borrowed={o: home.place for o, home in borrowed.items()})
         for o, home in borrowed.items():
@@ -198,6 +211,16 @@ class RunPlan:
         for number in self.keep:
             run.wanted[number] = 1
         return run
+
+    def recipe_of(self, inputs: Sequence[int], value: str) -> int:
+        """Return the key of the object by which a task makes a warm value.
+
+        Args:
+            inputs: The keys of the objects that the task takes.
+            value: The identity of the value.
+        """
+        warm = self.encoded.warm
+        return next(key for key in inputs if warm.get(numbering.key_parts(key)[1]) == value)
 
     def needed_of(self, t: int) -> set[str]:
         """Return the needed parts of a task's result, as they are named in the journal.

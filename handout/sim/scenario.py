@@ -73,6 +73,7 @@ class Scenario:
         calls = Random(seed ^ 0xCA11)  # so that the other draws do not depend on these
         if calls.random() < 0.4:
             runs.append(CallsPlan.draw(calls, len(runs) + 1, horizon_s))
+        runs = _warm(Random(seed ^ 0x3A97), hosts, runs)
         whims = [Whim(rng.random() * horizon_s, rng.choice(_WHIMS), rng.randrange(100)) for _ in range(count)]
         homes = [run.number for run in runs if run.keep]
         if homes and len(runs) > 1 and calls.random() < 0.7:
@@ -92,6 +93,15 @@ class Scenario:
             and not self.weather.rate
             and not self.weather.only_at
         )
+
+
+def _warm(rng: Random, hosts: Sequence[HostPlan], runs: Sequence[RunPlan]) -> list[RunPlan]:
+    """Let tasks of some runs take warm values, which some hosts cannot make."""
+    if rng.random() > 0.3:
+        return list(runs)
+    taken = [{t: rng.randint(0, 1) for t in range(len(run)) if rng.random() < 0.6} for run in runs]
+    cold = frozenset(host.name for host in hosts if rng.random() < 0.4) if rng.random() < 0.4 else frozenset[str]()
+    return [replace(run, warm=warm, cold=cold) for run, warm in zip(runs, taken, strict=True)]
 
 
 def _home(rng: Random, run: RunPlan) -> RunPlan:

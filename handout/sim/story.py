@@ -78,7 +78,8 @@ def _ends(c: do.AnnounceTasksEnded) -> str:
 
 
 def _failed(e: ev.TaskFailed) -> str:
-    return f"Host {e.host} reported that task {e.task} (attempt {e.attempt}) of run {e.run} failed: {e.kind}."
+    what = f"{e.kind}, as it made a warm value of object {e.recipe}" if e.recipe >= 0 else e.kind
+    return f"Host {e.host} reported that task {e.task} (attempt {e.attempt}) of run {e.run} failed: {what}."
 
 
 def _cancelled(e: ev.CancelRequested) -> str:
@@ -113,6 +114,8 @@ _SENTENCES: dict[type, Callable[[Any], str]] = {
     ev.TasksFinished: lambda e: f"Host {e.host} reported the results of {_tasks(e)}.",
     ev.TasksRecalled: lambda e: f"Host {e.host} gave back {_tasks(e)}.",
     ev.TaskFailed: _failed,
+    ev.ValueWarmed: lambda e: f"Host {e.host} made warm value {e.value} in {e.seconds:g} s.",
+    ev.ValueCooled: lambda e: f"Host {e.host} does not have warm value {e.value} any more.",
     ev.ObjectsStored: lambda e: f"A copy of {_objects(e.run, e.objects)} arrived at {_at(e.host)}.",
     ev.ObjectsVanished: lambda e: f"Host {e.host} has lost the files of {_objects(e.run, e.objects)}.",
     ev.CopyFailed: lambda e: f"Copying object {e.object} of run {e.run} from {_at(e.source)} to {_at(e.host)} failed.",

@@ -20,7 +20,7 @@ from handout.serialization.pickling import Segment, Snapshot
 from handout.slices import Slices, is_slice_end
 from handout.submission.function_identity import SIZE, digest, timeless
 
-__all__ = ["CallDigests", "Digester", "ValueDigest"]
+__all__ = ["CallDigests", "Digester", "ValueDigest", "is_settled"]
 
 #: Bytes that are digested in one slice. They take 3 to 10 ms.
 _PIECE: Final = 1 << 22
@@ -59,6 +59,11 @@ class ValueDigest:
             known = self._known = digest(*found)
             self._parts = ()
         return known
+
+
+def is_settled(stamp: tuple[int, ...]) -> bool:
+    """Return True if the next change of a file with this stamp will give it another stamp."""
+    return time.time_ns() - max(stamp[-2:]) >= _SETTLED_NS
 
 
 def _of_bytes(data: Segment) -> Slices[bytes]:
@@ -152,7 +157,7 @@ class Digester:
             file = mapped_file(segment) if isinstance(segment, memoryview) else None
             if file is not None:
                 parts[-1] = partial(_of_file, *file)
-            if file is None or time.time_ns() - max(file[1][-2:]) < _SETTLED_NS:
+            if file is None or not is_settled(file[1]):
                 self._unsettled.append((parts, len(parts) - 1))
         self._values[number] = ValueDigest(parts)
         if modules:

@@ -9,10 +9,12 @@ from typing import Any, overload
 
 from handout.graph.stored import Home
 from handout.serialization import diagnosis
+from handout.serialization.file import mapped_file
 from handout.serialization.pickling import Segment, Snapshot
+from handout.submission.call_digests import is_settled
 from handout.submission.supplied_values import CodeWatch, Dump, SuppliedValues, own_segments
 
-__all__ = ["CallValues", "SharedArguments", "SharedValue"]
+__all__ = ["CallValues", "SharedArguments", "SharedValue", "are_equal"]
 
 
 class SharedValue(Sequence[Segment]):
@@ -89,7 +91,7 @@ class SharedArguments:
         """Return the value of an argument whose bytes are at present ``segments``."""
         with self._lock:
             value = self._values.get(id(arg))
-        if value is not None and _are_equal(value, segments):
+        if value is not None and are_equal(value, segments):
             return value
         found, value = value, SharedValue(own_segments(segments))
         with self._lock:
@@ -209,13 +211,18 @@ def _shared(values: Iterable[object]) -> list[SharedValue]:
     return [value for value in values if isinstance(value, SharedValue)]
 
 
-def _are_equal(kept: Sequence[Segment], new: Sequence[Segment]) -> bool:
-    """Return True if two lists of segments have the same bytes, and are split in the same way."""
+def are_equal(kept: Sequence[Segment], new: Sequence[Segment]) -> bool:
+    """Return True if two lists of segments have had the same bytes all the time, and are split in the same way."""
     return len(kept) == len(new) and all(map(_has_bytes, kept, new))
 
 
 def _has_bytes(kept: Segment, new: Segment) -> bool:
     if memoryview(kept).nbytes != memoryview(new).nbytes:
         return False
+    file = mapped_file(new) if isinstance(new, memoryview) else None
+    if file is not None:
+        # The earlier mapping shows the present content of the file, and hosts may have got another content. Only the
+        # stamp of the file tells that it is the same.
+        return is_settled(file[1]) and isinstance(kept, memoryview) and mapped_file(kept) == file
     # `==` of two views compares byte by byte and takes 20 times as long.
     return (kept if isinstance(kept, bytes) else bytes(kept)).startswith(new)

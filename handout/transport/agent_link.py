@@ -300,7 +300,7 @@ class AgentLink:
         except TimeoutError:
             self._abort_hung()
         except HandoutError as error:  # for example an InternalError that ended the conversation earlier
-            logger.info("The controller cannot reach the agent on %s to stop the agent: %s", self.host, error)
+            logger.info("The controller cannot reach the agent on %s to stop the agent: %s", self.host, str(error))
             await asyncio.sleep(_STOP_PAUSE_S)
         return False
 

@@ -57,7 +57,7 @@ async def test_starts_that_cannot_be_recorded_are_given_back_and_the_run_is_canc
     agent: Any = SimpleNamespace(name="far")
     command = do.StartTasks("far", 7, [3], [2], [False], [0], [False])
     full = OSError("no space left")
-    driver._start_recorded(run, recorder, agent, command, full)  # type: ignore[arg-type]
+    driver._handovers._start_recorded(run, recorder, agent, command, full)  # type: ignore[arg-type]
     assert run.error is full
     assert posted == [ev.CancelRequested(7), ev.TasksRecalled("far", 7, [3], [2])]
     driver.close()

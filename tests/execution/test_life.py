@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import platform
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,12 @@ class TestOnOneCluster:
     async def test_a_cluster_shows_its_hosts(self, cluster: Cluster) -> None:
         assert repr(Cluster([Host.local(f"h{n}") for n in range(9)])).startswith("<Cluster, not open: h0, h1")
         assert repr(cluster).startswith("<Cluster, open: ")
+
+    async def test_a_host_that_joins_is_logged_for_those_that_ask(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "handout")
+        async with Cluster([Host.local("new", {"cpu": 1})]):
+            pass
+        assert f"Host new has joined. Functions run there in Python {platform.python_version()}." in caplog.messages
 
     async def test_an_execution_that_was_not_entered_says_so(self, cluster: Cluster) -> None:
         execution = cluster.start(one())

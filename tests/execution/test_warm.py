@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -259,8 +260,17 @@ async def test_what_the_maker_raises_fails_the_task(cluster: Cluster, tmp_path: 
     def fail() -> None:
         raise OSError("no model here")
 
-    with pytest.raises(OSError, match="no model here"):
-        await cluster.call(weights_of, Warm(fail))
+    async def fail_in_loop() -> None:
+        raise OSError("no model here")
+
+    async def take(value: object) -> None: ...
+
+    for warm, fn in ((Warm(fail), weights_of), (Warm(fail_in_loop), take), (Warm(str, Warm(fail)), weights_of)):
+        with pytest.raises(OSError, match="no model here") as caught:
+            await cluster.call(fn, warm)
+        notes = "\n".join(caught.value.__notes__)
+        assert "was made, which the task takes" in notes
+        assert 'File "handout/' not in notes
 
 
 async def test_a_plain_function_cannot_take_what_a_loop_makes(cluster: Cluster) -> None:
@@ -403,3 +413,72 @@ async def test_after_three_failures_the_value_is_made_on_another_host(cluster: C
     said = [str(failure.exception) for failure in results.failures.values()]
     assert sum("could not be made on any host that can run the task" in each for each in said) >= 4
     assert any("no model on" in each for each in said)
+
+
+async def test_a_call_that_is_cancelled_or_whose_worker_dies_while_its_value_is_made(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+
+    def begun() -> list[int]:
+        return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+    def slow(hangs: int) -> int:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(log.read_text().split()) <= hangs:
+            threading.Event().wait()
+        return hangs
+
+    async def slow_in_loop(hangs: int) -> int:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(log.read_text().split()) <= hangs:
+            await asyncio.sleep(1000)
+        return hangs
+
+    async def same(value: int) -> int:
+        return value
+
+    in_loop = handout.options(cost={"cpu": 0})(same)
+    for call, maker in ((same, slow), (in_loop, slow), (in_loop, slow_in_loop)):
+        log.unlink(missing_ok=True)
+        warm = Warm(maker, 1)
+        first = asyncio.ensure_future(cluster.call(call, warm))
+        await until(begun)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await cluster.call(call, warm) == 1
+        assert len(begun()) == 2
+        log.unlink()
+        dying = asyncio.ensure_future(cluster.call(call, Warm(maker, 2)))
+        for count in (1, 2):
+            await until(lambda count=count: len(begun()) == count)  # type: ignore[misc]
+            os.kill(begun()[-1], signal.SIGKILL)
+        assert await dying == 2
+
+
+async def test_a_journal_knows_tasks_by_what_makes_their_values(cluster: Cluster, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    def use(model: Model, x: int) -> Any:
+        with ran.open("a") as file:
+            file.write(f"{x}\n")
+        return model.weights
+
+    def graph_with(weights: int) -> tuple[Graph, list[handout.Output[Any]]]:
+        graph = Graph()
+        made = graph.add(work.identity, weights)
+        return graph, [graph.add(use, Warm(Model, 1), 0), graph.add(use, Warm(Model, later(made)), 1)]
+
+    for weights, runs in ((1, "0\n1\n"), (1, ""), (2, "1\n")):
+        ran.write_text("")
+        graph, outs = graph_with(weights)
+        assert (await cluster.execute(graph, journal=tmp_path / "run.db"))[outs] == [1, weights]
+        assert "".join(sorted(ran.read_text().splitlines(keepends=True))) == runs
+    ran.write_text("")
+    graph, outs = graph_with(3)
+    results = await cluster.execute(graph)
+    again, outs = graph_with(4)
+    assert (await cluster.execute(again, given=results))[outs] == [1, 4]
+    assert sorted(ran.read_text().split()) == ["0", "1", "1"]

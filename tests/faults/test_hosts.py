@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import os
 import signal
 import time
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +29,7 @@ from handout.events import (
     TaskSpeculated,
     TaskStarted,
 )
+from handout.scheduler.state.hosts import HostRecord
 from tests import work
 from tests.patience import stretched
 from tests.proxy import Proxy, start_proxy
@@ -104,6 +107,29 @@ async def test_row_01_what_ran_under_a_killed_agent_runs_elsewhere_within_a_seco
             results = await execution.results()
     assert results[out]
     assert results.allocations[out] != victim
+
+
+def host_records() -> list[HostRecord]:
+    """Return the records of hosts that cores of this process have."""
+    return [each for each in gc.get_objects() if type(each) is HostRecord]
+
+
+async def test_nothing_of_a_lost_agent_is_left_in_the_controller(sshd: OpenSsh) -> None:
+    """A service runs for weeks, and its hosts are lost and come back all the time."""
+    timings = dataclasses.replace(QUICK, unstable_s=0.001)  # no quarantine
+    earlier = set(host_records())
+    async with Cluster([sshd.host("a", ONE)], timings=timings) as cluster:
+        seen = []
+        for _ in range(2):
+            assert await cluster.call(work.add, 1, 1) == 2
+            peer = cluster._runtime.driver.agents["a"]
+            seen += [weakref.ref(each) for each in (peer, peer.link, peer.conversation, peer.link._launcher)]
+            del peer
+            await kill_whenever_it_is_back(cluster, "a", 1)
+        assert await cluster.call(work.add, 1, 1) == 2
+        gc.collect()
+        assert [each() for each in seen] == [None] * 8
+        assert len([each for each in host_records() if each not in earlier]) == 1
 
 
 async def test_row_01_a_host_whose_agent_is_killed_is_started_again_then_put_in_quarantine_then_used_again(

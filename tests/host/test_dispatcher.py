@@ -19,6 +19,8 @@ from handout.protocol.messages import INLINE
 from handout.protocol.resource_ledger import PARTS, Ledger
 from tests.host.doubles import Nothing, new_page
 
+GB = 10**9 * PARTS
+
 
 class Workers(Nothing):
     """A pool whose workers are handles without processes."""
@@ -142,5 +144,124 @@ def test_a_bundle_that_finds_no_room_fails_its_tasks_and_keeps_no_others_waiting
         dispatcher._start_ready()
         assert failed == [(bundled, full)]
         assert tasks[1].state == QUEUED
+
+    asyncio.run(main())
+
+
+class WarmWorkers(Workers):
+    """A pool whose dismissed workers end when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dismissed: list[WorkerHandle] = []
+
+    def release(self, worker: WorkerHandle) -> None:
+        if not worker.leaving and worker.warm:
+            worker.idle = True
+            self.warm.append(worker)
+
+    def reuse(self, worker: WorkerHandle) -> None:
+        worker.idle = False
+        self.warm.remove(worker)
+
+    def dismiss(self, worker: WorkerHandle) -> None:
+        self.reuse(worker)
+        worker.leaving = True
+        self.dismissed.append(worker)
+
+
+class WarmScene:
+    """A dispatcher, and tasks that end as soon as the test says so."""
+
+    def __init__(self, store: ObjectStore, amounts: dict[str, int], devices: list[int]) -> None:
+        self.queue, self.pool = TaskQueue(store.__contains__), WarmWorkers()
+        self.ledger = Ledger(amounts, devices)
+        self.dispatcher = Dispatcher(self.queue, self.ledger, store, cast(WorkerPool, self.pool), {1: b""})
+        self.count = 0
+
+    def task_class(self, need: dict[str, int], *warm: str) -> TaskClassQueue:
+        self.count += 1
+        return TaskClassQueue(messages.NewTaskClass(self.count, need, warm=warm))
+
+    def start(self, task_class: TaskClassQueue) -> QueuedTask:
+        self.count += 1
+        task = QueuedTask(self.count, 1, task_class, b"", [], [], 1, "t", 1, 0)
+        self.queue.add(task)
+        self.dispatcher._start_ready()
+        return task
+
+    def end(self, task: QueuedTask, *warm: str) -> WorkerHandle:
+        worker: WorkerHandle = task.worker
+        worker.warm.update(warm)
+        worker.queued.clear()
+        self.dispatcher.forget(worker, task)
+        self.queue.end(task)
+        self.dispatcher.release(worker)
+        return worker
+
+    def leave(self, worker: WorkerHandle) -> None:
+        worker.gone = True
+        self.dispatcher.release(worker)
+        self.dispatcher._start_ready()
+
+
+def test_a_task_gets_the_idle_worker_that_has_its_warm_value(store: ObjectStore) -> None:
+    async def main() -> None:
+        scene = WarmScene(store, {"cpu": 4 * PARTS}, [GB, GB, GB])
+        need = {"cpu": PARTS, "gpu": PARTS}
+        one, two, both = (scene.task_class(need, *warm) for warm in ("a", "b", "ab"))
+        first = scene.end(scene.start(one), "a")
+        second = scene.end(scene.start(two), "b")
+        assert second is not first
+        assert scene.ledger.free == {"cpu": 4 * PARTS}
+        assert scene.ledger.claims == 2
+        assert scene.end(scene.start(one)) is first
+        assert scene.end(scene.start(both), "a", "b") is first, "of two that have one value, it was used last"
+        assert scene.end(scene.start(two)) is second, "it has fewer other values"
+        larger = scene.task_class({**need, "cpu": 0}, "a")
+        assert scene.end(scene.start(larger)) is first, "another cost, with the same GPU"
+        other = scene.task_class({"cpu": PARTS}, "a")
+        assert scene.start(other).worker not in (first, second), "its worker must not see the GPU"
+
+    asyncio.run(main())
+
+
+def test_idle_warm_workers_end_for_a_task_that_fits_only_without_them(store: ObjectStore) -> None:
+    async def main() -> None:
+        scene = WarmScene(store, {"cpu": 2 * PARTS, "memory": 4 * PARTS}, [])
+        small = {"cpu": PARTS, "memory": PARTS}
+        workers = [scene.end(scene.start(scene.task_class(small, value)), value) for value in "abc"]
+        assert scene.ledger.free == {"cpu": 2 * PARTS, "memory": PARTS}
+        fits = scene.start(scene.task_class({"cpu": 2 * PARTS, "memory": PARTS}))
+        assert fits.state == QUEUED
+        scene.end(fits)
+        assert not scene.pool.dismissed
+        too_large = scene.start(scene.task_class({"memory": 5 * PARTS}))
+        assert not scene.pool.dismissed, "it would not fit without them either"
+        scene.queue.end(too_large)
+        waits = scene.start(scene.task_class({"memory": 3 * PARTS}))
+        assert scene.pool.dismissed == workers[:2], "those used least recently"
+        scene.dispatcher._start_ready()
+        assert scene.pool.dismissed == workers[:2], "their amounts are about to be free"
+        assert waits.state == READY
+        for worker in workers[:2]:
+            scene.leave(worker)
+        assert waits.state == QUEUED
+        assert scene.ledger.free["memory"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_full_host_ends_a_warm_worker_for_a_new_one(store: ObjectStore) -> None:
+    async def main() -> None:
+        scene = WarmScene(store, {}, [])
+        scene.dispatcher.max_workers = 1
+        worker = scene.end(scene.start(scene.task_class({}, "a")), "a")
+        task = scene.start(scene.task_class({}))
+        assert task.state == READY
+        assert scene.pool.dismissed == [worker]
+        del scene.pool.workers[worker.number]
+        scene.leave(worker)
+        assert task.state == QUEUED
 
     asyncio.run(main())

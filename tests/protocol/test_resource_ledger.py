@@ -273,3 +273,24 @@ class LedgerStory(RuleBasedStateMachine):
 
 
 TestLedgerStory = LedgerStory.TestCase
+
+
+def test_a_part_of_a_claim_is_released_and_the_rest_becomes_another_claim() -> None:
+    ledger = Ledger({"cpu": 2 * PARTS, "memory": 4 * GB}, [8 * GB])
+    need = {"cpu": PARTS, "memory": 3 * GB, "gpu": PARTS}
+    part = ledger.release_part(granted(ledger, **need), "cpu")
+    assert ledger.free == {"cpu": 2 * PARTS, "memory": GB}
+    assert not ledger.fits({"gpu": PARTS})
+    other = granted(ledger, cpu=2 * PARTS)
+    assert ledger.exchange(part, need) is None
+    ledger.release(other)
+    assert ledger.exchange(part, {**need, "memory": 5 * GB}) is None
+    assert ledger.exchange(part, {**need, "gpu": PARTS // 2}) is None
+    assert ledger.free == {"cpu": 2 * PARTS, "memory": GB}
+    whole = ledger.exchange(part, {**need, "memory": 2 * GB})
+    assert whole is not None
+    assert whole.devices == (0,)
+    assert ledger.free == {"cpu": PARTS, "memory": 2 * GB}
+    ledger.release(whole)
+    assert ledger.free == ledger.total
+    assert ledger.claims == 0

@@ -150,3 +150,24 @@ def test_a_task_of_an_open_run_gives_back_what_it_took_when_its_end_is_announced
     assert (2, "c") in scene.ended
     assert not home.borrowers
     assert scene.said(scene.tell(ev.ObjectsReleased(1, [0]))) == [("drop", "h1", "a")]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_task_whose_result_is_lost_fails_if_the_object_that_it_takes_is_gone_for_good(
+    is_open: bool, before: bool
+) -> None:
+    """The object is lost before the result, or both are on one host that is lost."""
+    scene = Scene("h1", "h2")
+    scene.submit(graph("a", outputs=[], keep=["a"], profiles={"a": profile(idempotent=False)}))
+    scene.finish("h1", "a", held=False)
+    if is_open:
+        scene.submit(RunSpec.open(4, on_failure="continue"), run=2)
+        scene.tell(ev.TasksAdded(2, [profile()], [0], [0], [(4,)], [8], ["t"], [{}], {4: (1, 0)}))
+    else:
+        scene.submit(taker(), run=2)
+    scene.finish("h1", "t", run=2, held=False)
+    if before:
+        scene.tell(ev.ObjectsVanished("h1", 1, [0]))
+    scene.lose("h1")
+    assert scene.state("t", run=2).name == "FAILED"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from handout.execution.shell.driver import Driver
+from handout.execution.shell.handovers import Handovers
 from handout.protocol.resource_ledger import Claim, Ledger
 from handout.scheduler import commands as do
 from handout.scheduler import core
@@ -29,6 +30,7 @@ from handout.scheduler.handlers import (
 from handout.scheduler.state.fleet import Fleet
 from handout.scheduler.state.object_table import ObjectTable
 from handout.scheduler.state.runs import Run
+from handout.scheduler.state.warm_hosts import WarmHosts
 from handout.scheduler.task_states import State
 from handout.sim import SimulationError, simulate
 
@@ -103,6 +105,16 @@ def lost_hosts_are_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> No
 def allocators_do_not_learn_that_a_host_has_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """The core does not ask the allocators again when a host joins, for which a task may wait."""
     monkeypatch.setattr(membership, "_has_room", lambda world, host: None)
+
+
+@_listed
+def values_that_have_cooled_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    _ignore(monkeypatch, ev.ValueCooled)
+
+
+@_listed
+def lost_hosts_keep_their_warm_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WarmHosts, "remove_host", lambda values, index: None)
 
 
 @_listed
@@ -251,13 +263,13 @@ def events_of_a_command_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
 @_listed
 def starts_are_performed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver hands over the tasks of each command twice."""
-    real = Driver._start_tasks
+    real = Handovers.start
 
-    def start_tasks(driver: Driver, command: do.StartTasks) -> None:
-        real(driver, command)
-        real(driver, command)
+    def start(handovers: Handovers, command: do.StartTasks) -> None:
+        real(handovers, command)
+        real(handovers, command)
 
-    monkeypatch.setattr(Driver, "_start_tasks", start_tasks)
+    monkeypatch.setattr(Handovers, "start", start)
 
 
 @_listed

@@ -92,6 +92,8 @@ FOUND_AT = {
     mutations.a_host_that_is_not_ready_is_no_host: (3, 100),
     mutations.lost_hosts_are_waited_for_without_end: (3, 100),
     mutations.allocators_do_not_learn_that_a_host_has_joined: (100, 300),
+    mutations.values_that_have_cooled_still_count: (7, 100),
+    mutations.lost_hosts_keep_their_warm_values: (53, 100),
     mutations.failed_copies_are_ignored: (12, 300),
     mutations.a_lost_replica_of_the_controller_is_not_awaited: (12, 300),
     mutations.an_open_run_ends_with_its_last_task: (0, 100),

@@ -113,6 +113,13 @@ def check_partial(folder: Path, printed: str) -> None:
     assert good == "2"
 
 
+def check_every_host(folder: Path, printed: str) -> None:
+    *spaces, scores = printed.splitlines()
+    assert sorted(line.split()[0] for line in spaces) == ["gpu1", "node1"]
+    assert all(int(line.split()[1]) > 0 for line in spaces)
+    assert scores == "[6.0, 3.5]"
+
+
 def prints(*expected: str) -> Callable[[Path, str], None]:
     def check(folder: Path, printed: str) -> None:
         assert printed.splitlines() == list(expected)
@@ -187,6 +194,20 @@ asyncio.run(notebook())
     ),
     "p08_dynamic": Case(check_shards, make_shards, changes={'"/data/big.h5"': '"FOLDER/big.npy"'}, needs=("numpy",)),
     "p09_partial": Case(check_partial, make_paths),
+    "q12_every_host": Case(
+        check_every_host,
+        lambda folder: (folder / "train").write_bytes(b"\x03"),
+        driver="""
+import asyncio
+async def main() -> None:
+    async with Cluster("hosts.toml", require="all") as cluster:
+        await check(cluster)
+        print(await train_and_score(cluster, [[1.0, 2.0], [0.5]]))
+asyncio.run(main())
+""",
+        changes={'"/scratch"': '"FOLDER"', '"/data/train.npz"': '"FOLDER/train"'},
+        hosts={"node1": "{ cpu = 2 }", "gpu1": '{ cpu = 2, gpu = 1, gpu_memory = "8 GB" }'},
+    ),
 }
 
 

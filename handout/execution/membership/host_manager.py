@@ -164,7 +164,7 @@ class HostManager:
                 if final:
                     return
                 logger.log(
-                    level, "The agent on host %s did not start. Handout will try again. %s", self.host.name, error
+                    level, "The agent on host %s did not start. Handout will try again. %s", self.host.name, str(error)
                 )
                 pause_s = self._losses.missed()
             give_up_at = await self._pause(pause_s, give_up_at, error)
@@ -221,7 +221,7 @@ class HostManager:
             error: Why the host cannot be used.
             final: True if the host manager does not try again.
         """
-        logger.warning("Host %s cannot be used: %s", self.host.name, error)
+        logger.warning("Host %s cannot be used: %s", self.host.name, str(error))
         self._driver.unavailable(self.host.name, error, final=final)
         self._settled(self.host.name, error)
 
@@ -237,7 +237,7 @@ class HostManager:
             losses=losses,
             pause_s=pause_s,
         )
-        logger.warning("%s", error)
+        logger.warning("%s", str(error))
         self._driver.quarantined(self.host.name, error, pause_s)
         self._settled(self.host.name, error)
         return error
@@ -300,6 +300,7 @@ class HostManager:
         self._epoch += 1
         version = ".".join(map(str, started.python))
         rtt_s, price = link.conversation.rtt_s, self.host.price_per_hour
+        logger.info("Host %s has joined. Functions run there in Python %s.", self.host.name, version)
         self._driver.join(agent, ev.HostConnected(self.host.name, offer, version, rtt_s, self._epoch, price))
         if found is not None:
             self._taken_over(self.host.name, found)
@@ -353,7 +354,9 @@ class HostManager:
                 if agent.answers is not None:
                     agent.answers.taken_over(found.attempt_ids)
         except (HandoutError, TimeoutError) as error:
-            logger.info("The agent of an earlier controller on host %s cannot be taken over: %s", self.host.name, error)
+            logger.info(
+                "The agent of an earlier controller on host %s cannot be taken over: %s", self.host.name, str(error)
+            )
         finally:
             if found is None:
                 self._link = self._agent = self._takeover = None
@@ -413,7 +416,8 @@ class HostManager:
             with anyio.CancelScope(shield=True):
                 # `asyncio.run` cancels the manager of a cluster that was not closed. The agent must not outlive it.
                 await (link.stop() if manager.cancelling() else link.abandon())
-        logger.warning("Host %s left: %s", self.host.name, error)
+        # Only the text, here and elsewhere: some handlers keep records, and the traceback of the error has the agent.
+        logger.warning("Host %s left: %s", self.host.name, str(error))
         self._link = None
         if not self._stopping:
             self._driver.post(ev.HostAbandoned(self.host.name))

@@ -9,13 +9,11 @@ A watcher of a run is a function that gets the run's `handout.events`, for a cal
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from handout.allocators.answer import read_answer
-from handout.errors import AllocatorError, DependencyError, HandoutError, InternalError
+from handout.errors import HandoutError, InternalError
 from handout.events import (
     HostFull,
     HostLeft,
@@ -23,36 +21,35 @@ from handout.events import (
     HostUnavailable,
     RunEvent,
     TaskEnded,
-    TaskHandedOver,
     TaskRetried,
     TaskSpeculated,
 )
 from handout.events import HostJoined as HostJoinedNotice
 from handout.events import RunEnded as RunEndedNotice
 from handout.execution.membership.agent_proxy import AgentProxy
-from handout.execution.planned_faults import FaultyAttempt, PlannedFaults
+from handout.execution.planned_faults import PlannedFaults
 from handout.execution.reading_threads import ReadingThreads
 from handout.execution.recording.recorder import Recorder
+from handout.execution.shell.allocator_questions import AllocatorQuestions
 from handout.execution.shell.checkpoint_traffic import CheckpointTraffic
 from handout.execution.shell.code_uses import CodeUses
+from handout.execution.shell.handovers import Handovers
 from handout.execution.shell.object_traffic import ObjectTraffic
 from handout.execution.shell.retry_decisions import RetryDecisions
-from handout.execution.shell.run_state import RunRecorder, RunState
+from handout.execution.shell.run_state import RunState
 from handout.execution.shell.task_classes import TaskClassTable
-from handout.failures import Failure, of_exception
+from handout.execution.shell.task_failures import failure_of
+from handout.failures import Failure
 from handout.scheduler import commands as do
 from handout.scheduler import events as ev
 from handout.scheduler.core import Core
 from handout.scheduler.task_states import Outcome
 from handout.serialization import exceptions
-from handout.serialization.user_objects import has_text, is_interruption, short_name
+from handout.serialization.user_objects import short_name
 
 __all__ = ["Driver"]
 
 logger = logging.getLogger("handout")
-
-#: Seconds between SIGTERM and SIGKILL for a cancelled task. A cancelled run must have ended within 5 s.
-_CANCEL_GRACE_S = 2.5
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -83,14 +80,12 @@ class Driver:
         self._held: dict[int, set[int]] = {}
         #: Records every agent in a journal. None unless the cluster belongs to one run that has a journal.
         self.recorder: Recorder | None = None
-        self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._inbox: list[ev.Event] = []
         #: The attempts that failed in this turn, if their runs have watchers.
         self.failed_attempts: list[FailedAttempt] = []
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._asking: dict[int, asyncio.Task[None]] = {}
         #: Maps each host that is being drained to a future, which is done when the core allows or refuses the removal.
         self._drains: dict[str, asyncio.Future[None]] = {}
         #: The error with which every run ends after the core or the driver has failed. None if neither has failed.
@@ -105,16 +100,20 @@ class Driver:
         #: True while a run has watchers.
         self._is_watched = False
         traffic = ObjectTraffic(self.runs, self.agents, self.core, self.post)
+        self._handovers = Handovers(
+            self.runs, self.agents, self.core, self.classes, self.checkpoints, lambda: self.faults, self.post
+        )
+        self._questions = AllocatorQuestions(self.runs, self.post, spawn)
         #: Maps each class of commands to the method that performs them. The simulator wraps these methods, so that it
         #: can kill a controller between two commands.
         self.performers: dict[type[do.Command], Callable[[Any], None]] = {
-            do.StartTasks: self._start_tasks,
+            do.StartTasks: self._handovers.start,
             do.CopyObjects: traffic.copy,
             do.FetchObjects: traffic.fetch,
             do.DropObjects: traffic.drop,
-            do.CancelTasks: self._cancel_tasks,
-            do.RecallTasks: self._recall_tasks,
-            do.AskAllocator: self._ask_allocator,
+            do.CancelTasks: self._handovers.cancel,
+            do.RecallTasks: self._handovers.recall,
+            do.AskAllocator: self._questions.ask,
             do.AnnouncePause: self._announce_pause,
             do.AnnounceSecondAttempt: self._announce_second,
             do.AnnounceTasksEnded: self._tasks_ended,
@@ -212,8 +211,7 @@ class Driver:
         self.reading_threads.close()
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._asking.values():
-            task.cancel()
+        self._questions.close()
         for drained in self._drains.values():
             drained.cancel()
         for run in list(self.runs.values()):
@@ -238,7 +236,7 @@ class Driver:
             run.finish(_closed_under(run))
             return
         if run.recorder is not None:
-            run.recorder.watch(lambda error: self._on_journal_lost(run, error))
+            run.recorder.watch(lambda error: self._handovers.journal_lost(run, error))
         run.on_watched = self._update_watching
         self._update_watching()
         self.checkpoints.submitted(run)
@@ -267,9 +265,7 @@ class Driver:
 
     def forget(self, run: RunState) -> None:
         """Drop a run that its caller has left, and what it keeps. Tell agents to drop code that no other run uses."""
-        asking = self._asking.pop(run.number, None)
-        if asking is not None:
-            asking.cancel()
+        self._questions.forget(run.number)
         if run.recorder is not None:
             for host, task, attempt in run.recorder.release_all():
                 run.recorder.not_started([task], [attempt])
@@ -354,153 +350,6 @@ class Driver:
 
     # ---- commands ----------------------------------------------------------------------------------------------
 
-    def _start_tasks(self, command: do.StartTasks) -> None:
-        run, agent = self.runs.get(command.run), self.agents.get(command.host)
-        if run is None or agent is None:
-            return  # the run or the host is gone, and an event about this is on its way to the core
-        if run.checkpoints:
-            command = self.checkpoints.hold(
-                run, command.host, command, lambda held: self._start_ready(run, agent, held)
-            )
-        self._start_ready(run, agent, command)
-
-    def _start_ready(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
-        """Hand over attempts that wait for no checkpoint, unless the run or the agent is gone meanwhile."""
-        if not command.tasks or self.runs.get(run.number) is not run or self.agents.get(agent.name) is not agent:
-            return
-        if run.recorder is not None and run.recorder.must_wait(command):
-            recorder = run.recorder
-            shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
-            recorder.start(
-                run, command, shown, lambda error: self._start_recorded(run, recorder, agent, command, error)
-            )
-            return
-        self._hand_over(run, agent, command)
-
-    def _start_recorded(
-        self, run: RunState, recorder: RunRecorder, agent: AgentProxy, command: do.StartTasks, error: Exception | None
-    ) -> None:
-        """Hand over attempts whose starts are now recorded, except those that were cancelled or recalled meanwhile."""
-        pairs = zip(command.tasks, command.attempts, strict=True)
-        still = [i for i, (task, attempt) in enumerate(pairs) if recorder.release(run, task, attempt)]
-        if error is not None:
-            self._on_journal_lost(run, error)
-            back = command.only(still)
-            self.post(ev.TasksRecalled(command.host, run.number, back.tasks, back.attempts))
-        elif still and self.agents.get(command.host) is agent and run.number in self.runs:
-            self._hand_over(run, agent, command.only(still))
-
-    def _on_journal_lost(self, run: RunState, error: Exception) -> None:
-        """Cancel a run, because its journal can no longer be written."""
-        if run.error is None:
-            run.error = error
-        self.post(ev.CancelRequested(run.number))
-
-    def _hand_over(self, run: RunState, agent: AgentProxy, command: do.StartTasks) -> None:
-        if self.faults is not None:
-            faulty = self.faults.choose(run, command)
-            for each in faulty:
-                self._hand_over_now(run, agent, command.only([each.place]), each)
-            places = {each.place for each in faulty}
-            command = command.only([i for i in range(len(command.tasks)) if i not in places])
-        if command.tasks:
-            self._hand_over_now(run, agent, command, None)
-
-    def _hand_over_now(
-        self, run: RunState, agent: AgentProxy, command: do.StartTasks, faulty: FaultyAttempt | None
-    ) -> None:
-        profile = run.spec.profile
-        variants = zip(command.tasks, command.variants, strict=True)
-        shown = self.core.shown_attempts(run.number, command.tasks, command.attempts)
-        if faulty is None:
-            warm, inputs = run.encoded.warm, run.encoded.inputs
-            if warm:
-                taken = {t: tuple(sorted({warm[o] for o in inputs[t] if o in warm})) for t in command.tasks}
-                classes = [self.classes.entry(run, profile[t], variant, taken[t]) for t, variant in variants]
-            else:
-                classes = [self.classes.entry(run, profile[t], variant) for t, variant in variants]
-        else:
-            classes = [self.classes.alone(run, profile[t], variant, faulty.is_limited) for t, variant in variants]
-        checkpoints = self.checkpoints.send(run, agent, command.tasks) if run.checkpoints else None
-        function = None if faulty is None else faulty.function
-        agent.start_tasks(run, command, classes, shown, checkpoints, function)
-        for task in command.tasks:
-            run.hosts[task] = command.host
-        if run.on_hand_over:
-            for callback in [run.on_hand_over.pop(t) for t in command.tasks if t in run.on_hand_over]:
-                callback()
-        if run.reused:
-            run.note_made_again(command.tasks)
-        if run.watchers:
-            at_s, ids = self.now - run.started_at, run.ids
-            pairs = zip(command.tasks, shown, strict=True)
-            run.tell([TaskHandedOver(at_s, ids[t], command.host, a) for t, a in pairs])
-
-    def _cancel_tasks(self, command: do.CancelTasks) -> None:
-        agent = self.agents.get(command.host)
-        self._give_back_held(command)
-        if agent is not None:
-            agent.cancel(command, _CANCEL_GRACE_S)
-
-    def _recall_tasks(self, command: do.RecallTasks) -> None:
-        agent = self.agents.get(command.host)
-        self._give_back_held(command)
-        if agent is not None:
-            agent.recall(command)
-
-    def _give_back_held(self, command: do.CancelTasks | do.RecallTasks) -> None:
-        """Tell the core that attempts are recalled, if no agent has them yet; see `_start_tasks`."""
-        run = self.runs.get(command.run)
-        if run is None:
-            return
-        if run.checkpoints.held:
-            tasks, attempts = self.checkpoints.give_back(run, command)
-            if tasks:
-                self.post(ev.TasksRecalled(command.host, run.number, tasks, attempts))
-        if run.recorder is None:
-            return
-        for task, attempt in zip(command.tasks, command.attempts, strict=True):
-            if run.recorder.release(run, task, attempt):
-                run.recorder.not_started([task], [attempt])
-                self.post(ev.TasksRecalled(command.host, run.number, [task], [attempt]))
-
-    def _ask_allocator(self, command: do.AskAllocator) -> None:
-        run = self.runs.get(command.run)
-        if run is not None:
-            self._spawn(self._await_allocator(run, command))
-
-    async def _await_allocator(self, run: RunState, command: do.AskAllocator) -> None:
-        """Await the user's allocator, which may raise any exception or never return. The core limits its time."""
-        task = asyncio.current_task()
-        assert task is not None
-        assert run.policy.allocator is not None
-        if run.number not in self.runs:
-            return  # the caller has left the run in the meantime
-        self._asking[run.number] = task
-        try:
-            promised = run.policy.allocator(command.frontier, command.view)
-            if not inspect.isawaitable(promised):
-                raise AllocatorError(
-                    f"the allocator returned {type(promised).__name__}, which cannot be awaited.",
-                    remedy="Define the allocator with `async def`.",
-                )
-            event = ev.PlacementsProposed(run.number, command.request, *read_answer(await promised))
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if run.number not in self._asking or (current is not None and current.cancelling()):
-                return  # the run is over
-            error = AllocatorError("the allocator cancelled itself.", remedy="Let it return its placements.")
-            self.post(ev.AllocatorFailed(run.number, command.request, error))
-        except BaseException as error:  # an allocator may raise anything; some test tools raise such subclasses
-            if is_interruption(error):
-                raise
-            self.post(ev.AllocatorFailed(run.number, command.request, _allocator_error(error)))
-        else:
-            self.post(event)
-        finally:
-            if self._asking.get(run.number) is task:
-                del self._asking[run.number]
-
     def _announce_second(self, command: do.AnnounceSecondAttempt) -> None:
         run = self.runs.get(command.run)
         if run is not None and run.watchers:
@@ -546,7 +395,7 @@ class Driver:
             if host:
                 run.hosts[task] = host
             if outcome is not Outcome.DONE:
-                run.failures[task] = _failure(run, task, outcome, found, cause)
+                run.failures[task] = failure_of(run, task, outcome, found, cause)
                 if outcome is Outcome.FAILED:
                     run.failed_order.append(task)
             if run.checkpoints:
@@ -599,48 +448,3 @@ def _closed_under(run: RunState) -> HandoutError:
         f"The cluster was closed while {left} of the {run.task_count} tasks of this run had not ended.",
         remedy="Close the cluster after its runs have ended.",
     )
-
-
-def _failure(run: RunState, task: int, outcome: Outcome, found: object, cause: int) -> Failure:
-    ids = run.ids
-    if isinstance(found, Failure):
-        return found
-    if outcome is Outcome.SKIPPED and cause >= 0:
-        root = ids[cause]
-        chain = [ids[t] for t in run.chain(task, cause)]
-        why = run.failures[cause].reason if cause in run.failures else "it failed"
-        error = DependencyError(
-            f"Task {ids[task]!r} was skipped, because it depends on task {root!r}, which failed: "
-            f"{' <- '.join(chain)} ({why}).",
-            remedy=f"Fix {root!r} first.",
-            id=ids[task],
-            caused_by=root,
-            chain=tuple(chain),
-        )
-        failure = of_exception(ids[task], error, kind="skipped", host=None, attempts=0)
-        failure.caused_by = root
-        return failure
-    if isinstance(found, Exception):
-        attempt = getattr(found, "attempt", 0) or 1
-        history = run.histories.get(task)
-        facts = history.last if history is not None and history.last.attempts == attempt else None
-        host = run.hosts[task] or None
-        return of_exception(ids[task], found, kind="host", host=host, attempts=attempt, facts=facts)
-    cancelled = Failure(ids[task], "cancelled", host=run.hosts[task] or None, attempts=0)
-    if cause >= 0:
-        cancelled.caused_by = ids[cause]
-    elif run.failed_order and run.policy.on_failure == "fail_fast":
-        cancelled.caused_by = ids[run.failed_order[0]]
-    return cancelled
-
-
-def _allocator_error(error: BaseException) -> AllocatorError:
-    """Return the error of a run whose allocator raised an exception."""
-    if issubclass(type(error), AllocatorError) and has_text(error):
-        return error  # type: ignore[return-value]  # its text names the mistake already
-    found = AllocatorError(
-        f"the allocator raised {short_name(error)}: {exceptions.message(error)}.",
-        remedy="Look at the allocator's exception and its traceback, which are the cause of this error.",
-    )
-    found.__cause__ = error
-    return found

@@ -216,26 +216,24 @@ class Dispatcher:
 
     def _reuse_warm(self, task_class: TaskClassQueue) -> WorkerHandle | None:
         """Return an idle worker that has a warm value for tasks of a class, if there is one. It then holds a claim."""
-        best: WorkerHandle | None = None
-        for worker in reversed(self._pool.warm) if task_class.warm else ():
-            key, held = worker.key, worker.held
-            if held is None or key is None or held[1] != task_class.need:
-                continue
-            if key._replace(devices=()) != WorkerKey(
-                task_class.bundle, (), task_class.threads, False, task_class.options
-            ):
-                continue
-            if len(worker.warm & task_class.warm) > (0 if best is None else len(best.warm & task_class.warm)):
-                best = worker
-        if best is None or best.held is None:
+        if not task_class.warm:
             return None
-        claim = self._ledger.complete(*best.held)
-        if claim is None:
-            return None
-        self._pool.reuse(best)
-        best.claim, best.held, best.task_class = claim, None, task_class
-        task_class.workers.append(best)
-        return best
+        wanted = WorkerKey(task_class.bundle, (), task_class.threads, False, task_class.options)
+        able = [
+            worker
+            for worker in reversed(self._pool.warm)
+            if worker.key is not None and worker.key._replace(devices=()) == wanted and worker.warm & task_class.warm
+        ]
+        # Of two workers that have equally many of the values, the one with fewer others leaves the other free for tasks
+        # that need those.
+        for worker in sorted(able, key=lambda worker: (-len(worker.warm & task_class.warm), len(worker.warm))):
+            claim = None if worker.held is None else self._ledger.exchange(worker.held, task_class.need)
+            if claim is not None:
+                self._pool.reuse(worker)
+                worker.claim, worker.held, worker.task_class = claim, None, task_class
+                task_class.workers.append(worker)
+                return worker
+        return None
 
     def _make_room(self, need: Mapping[str, int]) -> None:
         """End idle warm workers if a need fits once they have released what they hold: first those used least recently.
@@ -247,13 +245,13 @@ class Dispatcher:
         trial = self._ledger.copy()
         for worker in self._pool.workers.values():
             if worker.held is not None and worker.leaving:
-                trial.release(worker.held[0])
+                trial.release(worker.held)
         ended: list[WorkerHandle] = []
         for worker in self._pool.warm:
             if trial.fits(need):
                 break
             if worker.held is not None:
-                trial.release(worker.held[0])
+                trial.release(worker.held)
                 ended.append(worker)
         if trial.fits(need):
             for worker in ended:
@@ -302,14 +300,14 @@ class Dispatcher:
                 del self._loops[worker.key]
             self._pool.release(worker)
         if worker.held is not None and worker.gone:
-            self._ledger.release(worker.held[0])
+            self._ledger.release(worker.held)
             worker.held = None
         if worker.task_class is None:
             return
         claim = worker.claim
         if claim is not None and worker.warm and not worker.leaving and not worker.gone:
             # A process that waits uses no processor time, but its warm values may hold all else.
-            worker.held = self._ledger.release_part(claim, "cpu"), worker.task_class.need
+            worker.held = self._ledger.release_part(claim, "cpu")
             self._forget_class(worker)
             return
         if (

@@ -17,7 +17,7 @@ import socket
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from typing import Any, Callable, NamedTuple, Protocol
 
@@ -130,9 +130,9 @@ class WorkerHandle:
         self.has_lasting_value = False
         #: True if the worker leaves context managers of warm values when it ends.
         self.must_leave = False
-        #: While the worker is idle and warm: what its warm values may still hold of the amounts that its last task
-        #: claimed, and all that this task needed. Otherwise None.
-        self.held: tuple[Claim, Mapping[str, int]] | None = None
+        #: While the worker is idle and warm: a claim of what its warm values may still hold of all that its last task
+        #: claimed. Otherwise None.
+        self.held: Claim | None = None
         #: While the agent is recalling tasks from this worker, the lowest number of such a task. Otherwise None.
         self.recalled_from: int | None = None
         #: Number of the last task that ran so long that the agent recalled the tasks behind it, or 0 if there was none.

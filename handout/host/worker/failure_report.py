@@ -47,9 +47,10 @@ def report_failure(
     kind, facts = _kind_of(error, cancelled)
     if kind == "raised" and not exceptions.is_plain(error):
         announce(messages.TaskRaised(number, exceptions.type_name(error)))
-    # The first frames of the traceback are left out, because they show the worker's own code.
+    # The first frames of the traceback are left out, because they show the worker's own code, and the event loop that
+    # it runs a coroutine in.
     trace = exceptions.traceback_of(error)
-    while trace is not None and _is_own_frame(trace):
+    while trace is not None and (_is_own_frame(trace) or _package_of(trace) == "asyncio"):
         trace = trace.tb_next
     BaseException.with_traceback(error, trace)
     # The agent has no use for the bytes of an exception of another kind, for which the controller has an error.
@@ -111,5 +112,10 @@ def _is_raised_by_handout(error: BaseException) -> bool:
 
 def _is_own_frame(trace: TracebackType) -> bool:
     """Return True if a frame runs Handout's own code."""
+    return _package_of(trace).startswith(("handout.host", "handout.serialization"))
+
+
+def _package_of(trace: TracebackType) -> str:
+    """Return the name of the package whose code a frame runs, or "" if it has none."""
     package = trace.tb_frame.f_globals.get("__package__")
-    return isinstance(package, str) and package.startswith(("handout.host", "handout.serialization"))
+    return package if isinstance(package, str) else ""

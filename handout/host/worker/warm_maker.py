@@ -59,16 +59,18 @@ class WarmMaker:
         while True:
             try:
                 return self._loader.arguments(task)
-            except NotWarmError as lacking:
-                self._make(task, lacking)
+            except NotWarmError as error:
+                lacking = error
+            self._make(task, lacking)  # not above: what the maker raises would then have the other error as its context
 
     async def arguments_in_loop(self, task: WorkerTask) -> Arguments:
         """Do the same as `arguments`, in a shared loop."""
         while True:
             try:
                 return self._loader.arguments(task)
-            except NotWarmError as lacking:
-                await self._make_in_loop(task, lacking)
+            except NotWarmError as error:
+                lacking = error
+            await self._make_in_loop(task, lacking)
 
     def _make(self, task: WorkerTask, lacking: NotWarmError) -> None:
         for recipe in self._recipe(lacking):
@@ -90,11 +92,11 @@ class WarmMaker:
         """Yield the warm values that a recipe takes and that are lacking, one after another, and then the recipe."""
         while True:
             try:
-                recipe = self._loader.recipe(lacking)
+                found: NotWarmError | LoadedRecipe = self._loader.recipe(lacking)
             except NotWarmError as inner:
-                yield inner
-            else:
-                yield recipe
+                found = inner
+            yield found
+            if not isinstance(found, NotWarmError):
                 return
 
     @contextmanager

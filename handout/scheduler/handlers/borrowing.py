@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from handout.scheduler.events import ObjectsReleased
-from handout.scheduler.handlers.cancellation import fail_consumers
+from handout.scheduler.handlers.cancellation import fail_consumers, is_gone
 from handout.scheduler.handlers.replicas import drop_unused, mirror
 from handout.scheduler.state.runs import Run
 from handout.scheduler.state.world import World
@@ -27,10 +27,9 @@ def borrow_all(world: World, run: Run, borrowed: Mapping[int, tuple[int, int]]) 
             fail_consumers(world, run, o)
             continue
         run.borrow(o, home, object_)
-        producer = home.spec.producer[object_]
         if home.objects.replicas[object_]:
             mirror(world, home, object_)
-        elif producer < 0 or home.ended(producer):
+        elif is_gone(home, object_):
             fail_consumers(world, run, o)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "fail_borrowers",
     "fail_consumers",
     "give_up_output",
+    "is_gone",
     "withdraw",
 ]
 
@@ -74,6 +75,12 @@ def fail_borrowers(world: World, home: Run, t: int) -> None:
         if not home.objects.replicas[object_]:
             for run, o in list(home.borrowers.get(object_, ())):
                 fail_consumers(world, run, o)
+
+
+def is_gone(home: Run, object_: int) -> bool:
+    """Return True if no host has an object that a run keeps, and no task will make it again."""
+    producer = home.spec.producer[object_]
+    return not home.objects.replicas[object_] and (producer < 0 or home.ended(producer))
 
 
 def fail_consumers(world: World, run: Run, o: int) -> None:

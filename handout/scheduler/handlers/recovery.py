@@ -24,6 +24,7 @@ from handout.scheduler.handlers.cancellation import (
     fail_borrowers,
     fail_consumers,
     give_up_output,
+    is_gone,
     withdraw,
 )
 from handout.scheduler.handlers.replicas import add_replica, copy_to, mirror, users_of
@@ -88,6 +89,8 @@ def _mirror(world: World, home: Run, object_: int) -> None:
     for run, o in mirror(world, home, object_):
         run.object_lost(o)
         lose_object(world, run, o)
+        if is_gone(home, object_):
+            fail_consumers(world, run, o)  # some of them may have been repeated after `fail_borrowers`
 
 
 def give_up_later(world: World, host: AbsentHost) -> None:
@@ -196,6 +199,8 @@ def _repeat(world: World, run: Run, first: int) -> None:
             fail(world, run, t, result_lost(run, t, name))
             if run.aborting:
                 return
+        elif gone := [o for o in missing if o in run.borrowed and is_gone(*run.borrowed[o])]:
+            fail_consumers(world, run, gone[0])
         elif any(run.state[p] in (State.FAILED, State.SKIPPED, State.CANCELLED) for p in _makers(run, t)):
             fail(
                 world,

@@ -41,6 +41,10 @@ class WarmHosts:
         """Return the hosts that have a value."""
         return self._hosts.get(value, _NONE)
 
+    def hosts(self) -> set[int]:
+        """Return the hosts that have any value."""
+        return set().union(*self._hosts.values())
+
     def seconds(self, value: str) -> float:
         """Return how long it takes to make a value on a host that does not have it; 0 if no host has it."""
         return self._seconds.get(value, 0.0)
