@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+import atexit
 import concurrent.futures
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
-
-from anyio.from_thread import start_blocking_portal
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError
 from handout.execution.cluster_runtime import CLOSE_TIMEOUT_S, ClusterRuntime, Require
 from handout.execution.execution import Execution
 from handout.execution.executor import ClusterExecutor
+from handout.execution.loop_thread import LoopThread
 from handout.execution.open_loop import OpenLoop
 from handout.execution.results import Results
 from handout.execution.run_options import RunOptions
@@ -30,6 +30,8 @@ from handout.submission.single_call import CallOptions, encode_call
 from handout.transport.timings import Timings
 
 __all__ = ["Cluster", "Require"]
+
+logger = logging.getLogger("handout")
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -133,13 +135,24 @@ class Cluster:
         if self._thread is not None or not self._runtime.is_closed:
             raise HostError("This cluster is open already. Close the cluster before you open it again.")
         with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal())
-            loop = OpenLoop(portal.call(asyncio.get_running_loop))
+            thread = LoopThread()
+            stack.callback(thread.close)
+            loop = OpenLoop(thread.loop)
             loop.run_to_end(self.open)
             stack.callback(self._close_in_thread, loop)
             self._runtime.has_thread = True
             self._thread = stack.pop_all()
+        atexit.register(self._close_at_exit)
         return self
+
+    def _close_at_exit(self) -> None:
+        if self._runtime.is_forked:
+            return
+        logger.warning(
+            "A cluster that was opened by a plain `with` was still open when the program ended, so Handout closes it. "
+            "Leave the `with` block before the program ends."
+        )
+        self.__exit__(None, None, None)
 
     def __exit__(self, *exc: object) -> None:
         if self._thread is not None and not self._runtime.is_closed and self._runtime.open_loop.is_current:
@@ -148,9 +161,13 @@ class Cluster:
                 "own end. Callbacks of futures are called there.",
                 remedy="Leave the block in the thread that entered it.",
             )
+        atexit.unregister(self._close_at_exit)
         thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.close()
+        if thread is None:
+            return
+        if self._runtime.is_forked:
+            return  # the process that opened the cluster has the thread, and goes on to use the cluster
+        thread.close()
 
     def _close_in_thread(self, loop: OpenLoop) -> None:
         self._runtime.has_thread = False

@@ -159,6 +159,12 @@ class ClusterRuntime:
         Raises:
             HostError: The cluster is already open.
         """
+        if not threading.main_thread().is_alive():
+            raise HandoutError(
+                "A cluster cannot be opened after the main thread of the program has ended, because Python's pools of "
+                "threads take no more work then.",
+                remedy="Let the main thread wait for the thread that opens the cluster: thread.join().",
+            )
         with self._opening:
             if self._serving is not None and not self._is_abandoned:
                 raise HostError("This cluster is open already. Close the cluster before you open it again.")
@@ -415,6 +421,11 @@ class ClusterRuntime:
     def is_closed(self) -> bool:
         """True if the cluster is not open, or is being closed."""
         return self._serving is None or self._closing.is_set() or self._is_abandoned
+
+    @property
+    def is_forked(self) -> bool:
+        """True in a process that was forked from the one that opened the cluster."""
+        return self._loop is not None and self._loop.is_forked
 
     @property
     def _is_abandoned(self) -> bool:

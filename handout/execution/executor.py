@@ -104,6 +104,8 @@ class ClusterExecutor(Executor):
         try:
             self._loop.post(start)
         except HostError as error:
+            if self._loop.is_forked:
+                raise
             raise _closed() from error
 
     async def _run(self, future: _CallFuture[T], call: EncodedCall) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -35,6 +36,12 @@ class OpenLoop:
         #: Reentrant, because a signal handler may use the cluster, too.
         self._lock = threading.RLock()
         self._is_shut = False
+        self._process = os.getpid()
+
+    @property
+    def is_forked(self) -> bool:
+        """True in a process that was forked from the one that opened the cluster. The event loop runs only there."""
+        return os.getpid() != self._process
 
     @property
     def is_current(self) -> bool:
@@ -52,6 +59,11 @@ class OpenLoop:
         Raises:
             HostError: The cluster is not open.
         """
+        if self.is_forked:  # before the lock, which another thread may have held when this process was forked
+            raise HostError(
+                "This process was forked from the one that opened the cluster, and the connections to hosts are there.",
+                remedy="Use the cluster in that process, or open another cluster in this one.",
+            )
         with self._lock:
             if self._is_shut:
                 raise not_open()

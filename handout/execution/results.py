@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from handout.errors import GraphError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Results", "Reused", "run_of"]
 
 R = TypeVar("R")
+V = TypeVar("V")
 
 
 class Results(Mapping[str, Any]):
@@ -190,7 +191,51 @@ def _note(error: Exception, note: str) -> None:
         exceptions.add_note(error, note)
 
 
-class Reused(Mapping[Any, str]):
+class _ByFunction(Mapping[Any, V]):
+    """A mapping from functions of a run to facts about them. Keys are ids, and also outputs. Iterating gives ids."""
+
+    def __init__(self, run: GraphRun) -> None:
+        self._run = run
+
+    def _tasks(self) -> Iterable[int]:
+        """Return the numbers of the functions that are in the mapping, each once."""
+        raise NotImplementedError
+
+    def _at(self, task: int) -> V | None:
+        """Return the fact about a function, or None if the function is not in the mapping."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __getitem__(self, key: Any, /) -> V:
+        task = self._run.spec.producer[self._run.plan.locate(key)[0]]
+        found = None if task < 0 else self._at(task)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self[key]
+        except (KeyError, GraphError, TypeError):
+            return False  # for example a function that this run did not need
+        return True
+
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """Return the fact about a function, or ``default`` if the function is not in the mapping."""
+        if key not in self:  # `Mapping.get` would raise GraphError for a function that is not in the run
+            return default
+        return self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._run.plan.ids[task] for task in self._tasks())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._tasks())
+
+
+class Reused(_ByFunction[str]):
     """A mapping of the functions of a run that did not run. Keys are ids, and also outputs. Iterating gives ids.
 
     A value says in words where the function's result comes from: from a function of the results in ``given=``, or from
@@ -208,24 +253,11 @@ class Reused(Mapping[Any, str]):
         ```
     """
 
-    def __init__(self, run: GraphRun) -> None:
-        self._run = run
+    def _tasks(self) -> Iterable[int]:
+        return sorted(self._run.reused)
 
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-    def __getitem__(self, key: Any, /) -> str:
-        run = self._run
-        task = run.spec.producer[run.plan.locate(key)[0]]
-        if task not in run.reused:
-            raise KeyError(key)
-        return run.reused[task]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._run.plan.ids[task] for task in sorted(self._run.reused))
-
-    def __len__(self) -> int:
-        return len(self._run.reused)
+    def _at(self, task: int) -> str | None:
+        return self._run.reused.get(task)
 
     @property
     def anew(self) -> Mapping[str, str]:
@@ -236,67 +268,25 @@ class Reused(Mapping[Any, str]):
         return {self._run.plan.ids[task]: self._run.anew[task] for task in sorted(self._run.anew)}
 
 
-class Failures(Mapping[Any, Failure]):
+class Failures(_ByFunction[Failure]):
     """A mapping from the ids of functions without a result to their failures. Outputs are keys too."""
 
-    def __init__(self, run: GraphRun) -> None:
-        self._run = run
+    def _tasks(self) -> Iterable[int]:
+        return self._run.failures
 
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-    def __getitem__(self, key: Any, /) -> Failure:
-        run = self._run
-        task = run.spec.producer[run.plan.locate(key)[0]]
-        if task not in run.failures:
-            raise KeyError(key)
-        return run.failures[task]
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            number, _ = self._run.plan.locate(key)  # type: ignore[arg-type]
-        except (GraphError, TypeError):
-            return False  # for example a function that this run did not need
-        return self._run.spec.producer[number] in self._run.failures
-
-    def get(self, key: Any, default: Any = None, /) -> Any:
-        """Return the failure of a function, or ``default`` if it has none."""
-        if key not in self:  # `Mapping.get` would raise GraphError for a function that is not in the run
-            return default
-        return self[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._run.plan.ids[task] for task in self._run.failures)
-
-    def __len__(self) -> int:
-        return len(self._run.failures)
+    def _at(self, task: int) -> Failure | None:
+        return self._run.failures.get(task)
 
 
-class Allocations(Mapping[Any, str]):
+class Allocations(_ByFunction[str]):
     """A mapping from the ids of functions to the names of their hosts. Outputs are keys too."""
 
-    def __init__(self, run: GraphRun) -> None:
-        self._run = run
+    def _tasks(self) -> Iterable[int]:
+        return (task for task in range(len(self._run.plan.ids)) if self._at(task) is not None)
 
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-    def __getitem__(self, key: Any, /) -> str:
-        run = self._run
-        task = run.spec.producer[run.plan.locate(key)[0]]
-        if task < 0 or not self._ran(task):
-            raise KeyError(key)
-        return run.hosts[task]
-
-    def _ran(self, task: int) -> bool:
-        """Return True if a host ran the task to its end. `GraphRun.hosts` may name a host even if this is not so."""
-        return bool(self._run.hosts[task]) and self._run.outcomes[task] in (Outcome.DONE, Outcome.FAILED)
-
-    def __iter__(self) -> Iterator[str]:
-        return (id for task, id in enumerate(self._run.plan.ids) if self._ran(task))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    def _at(self, task: int) -> str | None:
+        run = self._run  # `GraphRun.hosts` may name a host even if it did not run the task to its end
+        return (run.hosts[task] or None) if run.outcomes[task] in (Outcome.DONE, Outcome.FAILED) else None
 
 
 def run_of(results: Results) -> GraphRun:

@@ -10,6 +10,8 @@ import concurrent.futures
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -436,3 +438,46 @@ def test_only_one_of_several_threads_opens_a_cluster() -> None:
     assert cluster.executor().submit(pow, 2, 3).result(HANG_S) == 8
     cluster.__exit__(None, None, None)
     assert threading.active_count() <= before  # a thread of an earlier test may have ended
+
+
+def _run_program(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that has a local cluster. It must end by itself."""
+    head = "import os, sys, threading\nimport handout\nfrom handout import Cluster, Host\n"
+    return subprocess.run(
+        [sys.executable, "-c", head + program], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_program_ends_although_it_has_not_left_the_block_of_its_cluster() -> None:
+    done = _run_program(
+        "def main():\n"
+        "    cluster = Cluster([Host.local('here', {'cpu': 1})]).__enter__()\n"
+        "    print(cluster.executor().submit(pow, 2, 3).result())\n"
+        "main()"
+    )
+    assert (done.returncode, done.stdout) == (0, "8\n")
+    assert "still open when the program ended" in done.stderr
+
+
+@pytest.mark.usefixtures("ledger")
+def test_a_forked_process_cannot_use_the_cluster_and_does_not_close_it() -> None:
+    done = _run_program(
+        "with Cluster([Host.local('here', {'cpu': 1})]) as cluster:\n"
+        "    pool = cluster.executor()\n"
+        "    if os.fork() == 0:\n"
+        "        print(pool.submit(pow, 2, 3).exception())\n"
+        "        sys.exit(0)\n"
+        "    os.wait()\n"
+        "    print(pool.submit(pow, 2, 3).result())"
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "forked from the one that opened the cluster" in first
+    assert second == "8"
+    assert done.stderr == ""
+
+
+def test_a_cluster_cannot_be_opened_after_the_main_thread() -> None:
+    program = "def use():\n    Cluster([Host.local('here')]).__enter__()\nthreading.Thread(target=use).start()"
+    assert "after the main thread of the program has ended" in _run_program(program).stderr

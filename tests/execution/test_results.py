@@ -210,3 +210,26 @@ async def test_ctrl_c_while_a_value_is_loaded_ends_the_program(cluster: Cluster)
     results = await cluster.execute(graph)
     with pytest.raises(KeyboardInterrupt):
         results[made]
+
+
+async def test_what_results_tell_of_functions_are_mappings_that_have_defaults(cluster: Cluster) -> None:
+    graph = Graph()
+    good = graph.add(work.identity, 1, id="good")
+    bad = graph.add(work.fail, "no", id="bad")
+    first = await cluster.execute(graph, on_failure="continue")
+    results = await cluster.execute(graph, on_failure="continue", given=first)
+    for facts, present, absent in (
+        (results.reused, good, bad),
+        (results.failures, bad, good),
+        (first.allocations, bad, Graph().add(work.identity, 1)),
+    ):
+        assert present in facts
+        assert present.id in facts
+        assert facts[present] is facts[present.id] is facts.get(present)
+        for key in (absent, "none", 3):
+            assert key not in facts
+            assert facts.get(key, 7) == 7
+        assert len(facts) == len(list(facts)) == len(dict(facts))
+    assert dict(first.allocations) == {"good": "here", "bad": "here"}
+    assert dict(results.reused) == {"good": "the result of 'good' in given="}
+    assert [*results.failures] == ["bad"]
