@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Mapping
-from types import MethodType
+from types import FrameType, MethodType
 from typing import Any, Final, TypeVar, Unpack
 
 from handout.errors import GraphError
 from handout.graph.function_options import Options, check_options
 from handout.graph.naming import name_of
 from handout.graph.output import is_function
-from handout.serialization.user_objects import brief
+from handout.serialization.user_objects import brief, holds
 
 __all__ = ["MARKS", "mark_of", "options"]
 
@@ -26,15 +27,12 @@ MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
-    """Make a decorator that gives a function options of its own. The decorator returns the function itself.
+    """Make a decorator that gives a function options of its own.
 
-    If the function has an option already, and the decorator has another value for it, the decorator returns a
-    ``functools.partial`` of the function instead, with the new options. So ``options(host="a")(f)`` and
-    ``options(host="b")(f)`` are two functions, and each keeps its options. Different options of several decorators
-    belong to the function together.
-
-    The function keeps the options from then on, in all of its uses. For options of one use alone, give them to a
-    partial: ``options(host="a")(functools.partial(f))``.
+    Above a ``def``, the decorator returns the function itself, which has the options from then on. A function that is
+    defined already keeps the options that it has: ``options(retries=2)(f)`` returns a ``functools.partial`` of ``f``
+    with these options beside those of ``f``, and other uses of ``f`` do not change. So one use of a function gets its
+    options where keyword arguments go to the function: in `Cluster.call`, `Warm` and ``Cluster.executor().submit``.
 
     The options hold whenever the function is added to a graph. If `Graph.add` gets an option of the same name, that
     option wins. A ``functools.partial`` of the function has the options too, because `Graph.map` takes values that all
@@ -52,6 +50,8 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
         def load(path: str) -> list[float]:
             with open(path) as file:
                 return [float(line) for line in file]
+
+        patient = handout.options(timeout_s=600)(load)  # `load` itself has no time limit
         ```
     """
     own: Mapping[str, Any] = options
@@ -68,11 +68,10 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
                 f"handout.options is a decorator for functions, and {brief(fn)} is not a function.",
                 remedy="Write @handout.options(...) above a def.",
             )
-        present = mark_of(fn) or {}
-        merged = {**present, **own}
+        merged = {**(mark_of(fn) or {}), **own}
         check_options(merged, f"function {name_of(fn)!r}")
-        if any(name in present and not _is_same(present[name], value) for name, value in own.items()):
-            made: Any = functools.partial(fn)  # other uses of the function, which may be to come, keep their options
+        if _is_defined(fn, sys._getframe(1)):
+            made: Any = functools.partial(fn)
             fn = made
         number = id(fn)
         try:
@@ -85,11 +84,20 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     return mark
 
 
-def _is_same(one: object, other: object) -> bool:
-    try:
-        return one is other or (type(one) is type(other) and bool(one == other))
-    except Exception:  # objects of the caller, such as arrays in labels, may refuse to be compared
-        return False
+def _is_defined(fn: Any, caller: FrameType) -> bool:
+    """Return True if a function has its name already, so that the caller does not decorate its definition.
+
+    The name of a function in a module, or in a class of a module, is looked up there. Another function has a name if
+    the caller has a variable with it.
+    """
+    return holds(_is_in_its_module, fn) or any(value is fn for value in list(caller.f_locals.values()))
+
+
+def _is_in_its_module(fn: Any) -> bool:
+    found: Any = sys.modules[fn.__module__]
+    for name in fn.__qualname__.split("."):
+        found = getattr(found, name)
+    return found is fn
 
 
 def _forget(number: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,12 +80,15 @@ def test_marked_options_are_read_at_add_and_calls_win(graph: Graph) -> None:
 
 
 def test_a_marked_function_stays_the_function_that_it_was() -> None:
+    given: list[Any] = []
+
+    @options(retries=1)
+    @(lambda fn: given.append(fn) or fn)
     def plain(x: int) -> int:
         return x
 
-    before = dict(vars(plain))
-    assert options(retries=1)(plain) is plain
-    assert vars(plain) == before
+    assert given == [plain]
+    assert vars(plain) == {}
 
 
 def test_a_mark_is_not_inherited(graph: Graph) -> None:
@@ -140,9 +145,10 @@ def test_marks_add_up() -> None:
 
 
 def test_a_mark_goes_with_its_function() -> None:
+    @options(retries=1)
     def marked() -> None: ...
 
-    number = id(options(retries=1)(marked))
+    number = id(marked)
     assert number in MARKS
     del marked
     gc.collect()
@@ -244,22 +250,38 @@ def test_an_inline_function_has_no_place_and_no_price(graph: Graph) -> None:
             graph.add(load, "x", inline=True, **given)  # type: ignore[call-overload]
 
 
-def test_two_sets_of_options_of_one_function_are_two_functions(graph: Graph) -> None:
-    """Otherwise, the set that was made last would hold for both, without a word."""
+def test_options_of_one_use_leave_the_other_uses_as_they_are(graph: Graph) -> None:
+    """Otherwise, the options of one call would hold in all later ones, without a word."""
 
+    @options(retries=2)
     def work(x: int) -> int:
         return x
 
-    first, second = options(host="a", retries=2)(work), options(host="b")(work)
+    first, second = options(host="a", retries=3)(work), options(host="b")(work)
     third = options(host="c", cost={"cpu": 2})(second)
-    for fn in (first, second, third, work, options(host="a")(work)):
+    for fn in (first, second, third, work, options(host="d")(load), load):
         graph.add(fn, 1)
     plan = graph.compile()
-    assert [each.host for each in plan.options] == ["a", "b", "c", "a", "a"]
-    assert [each.retries for each in plan.options] == [2] * 5
+    assert [each.host for each in plan.options] == ["a", "b", "c", None, "d", None]
+    assert [each.retries for each in plan.options] == [3, 2, 2, 2, None, None]
     assert plan.ids[:2] == ["work", "work-2"]
-    assert first is work
     assert mark_of(third) == {"host": "c", "retries": 2, "cost": {"cpu": 2}}
+    for whole in (os.getpid, Path.exists, Path):
+        assert options(host="a")(whole) is not whole
+        assert mark_of(whole) is None
+
+
+def test_a_callable_with_attributes_that_fail_gets_options(graph: Graph) -> None:
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+        def __call__(self, x: int) -> int:
+            return x
+
+    odd = Odd()
+    assert mark_of(options(retries=1)(odd)) == {"retries": 1}
+    assert mark_of(odd) is None
 
 
 def test_different_options_of_several_decorators_hold_together() -> None:
