@@ -166,8 +166,11 @@ class Candidates:
         if queue.blocked:
             self.demands = {host: self.demands[host] for host in world.dirty if host in self.demands}
         rank = self.strategy.rank
-        #: A heap of the hosts that may have room for a claim, lowest rank first.
-        self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.demands]
+        #: A heap of the hosts that may have room for a claim, lowest rank first. Among equal ones, hosts without
+        #: warm values are first, because a task may end those of its host, and the core does not know what they hold.
+        self.free: list[tuple[float, float, int, HostRecord]] = [
+            (rank(host), world.warm.last_use(host.index), host.index, host) for host in self.demands
+        ]
         heapify(self.free)
         #: A heap of the full hosts to which tasks may be handed ahead, least backlog per slot first.
         self.full: list[tuple[float, int, HostRecord]] = []
@@ -266,10 +269,10 @@ def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
     """Return a grant on the first host, in the order of ranks, that has room for a claim. None: no host has room."""
     free, rank = candidates.free, candidates.strategy.rank
     while free:
-        stood, index, host = free[0]
+        stood, used, index, host = free[0]
         stands = rank(host)
         if stands != stood:
-            heapreplace(free, (stands, index, host))
+            heapreplace(free, (stands, used, index, host))
             continue
         claimed = claim_on(world, candidates.queue, host, candidates.demands[host], t, candidates)
         if claimed is not None:
@@ -397,12 +400,16 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
     """Choose the host where a task could begin soonest, judged by what to copy, what to make warm and the backlog.
 
+    A host that has to make a value may end others for it, and making those again takes far longer than copying light
+    inputs. So among equal hosts, the one whose values were used least recently is chosen, even without light inputs.
+
     Returns:
         A grant, or None if the other hosts must be tried.
     """
     run = candidates.queue.run
     values = run.warm_values(t) if run.spec.warm else ()
-    best: tuple[float, float, int] | None = None
+    is_heavy = _is_heavy(run, t)
+    best: tuple[float, float, float, float, int] | None = None
     nearest: HostRecord | None = None
     for host in _holders(world, candidates, t):
         if any(host.ledger.fits(demand.host) for demand in candidates.demands[host]):
@@ -411,12 +418,16 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
             wait_s = (host.ahead_s + s) / host.slots
         else:
             continue
-        wait_s += transfer_s(run, t, host) + world.warm.missing_s(values, host.index)
-        cost = (wait_s, candidates.strategy.rank(host), host.index)
+        index, copying_s = host.index, transfer_s(run, t, host)
+        wait_s += world.warm.missing_s(values, index) + (copying_s if is_heavy else 0.0)
+        lacks = any(index not in world.warm.of(value) for value in values)
+        cost = (wait_s, world.warm.last_use(index) if lacks else -inf, copying_s, candidates.strategy.rank(host), index)
         if best is None or cost < best:
             best, nearest = cost, host
     if nearest is None:
         return None
+    if values:
+        world.warm.use(nearest.index, world.now)
     demands = candidates.demands[nearest]
     claimed = claim_on(world, candidates.queue, nearest, demands, t, candidates)
     if claimed is not None:
@@ -439,9 +450,10 @@ def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
             host = at(index)
             if host is not None and host in demands:
                 found.add(host)
-    for heap in (candidates.free, candidates.full):
-        if heap:
-            found.add(heap[0][2])
+    if candidates.free:
+        found.add(candidates.free[0][-1])
+    if candidates.full:
+        found.add(candidates.full[0][-1])
     return found
 
 
