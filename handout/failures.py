@@ -23,6 +23,7 @@ from handout.errors import (
 )
 from handout.serialization import exceptions
 from handout.serialization.exception_parts import attributes_of
+from handout.serialization.pickling import WARM
 from handout.serialization.printable import printable, printable_line
 from handout.serialization.user_objects import OverdueError, short_name
 
@@ -495,11 +496,16 @@ def _exited(self: Failure, where: dict[str, Any]) -> Exception:
 def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     path, type_name = self.report.get("path", "result"), self.report.get("culprit", "")
     what, return_ = ("A checkpoint", "Keep") if path.startswith("checkpoint") else ("The result", "Return")
+    said = self.report.get("message") or f"{path} is a {type_name}"
+    if said.endswith(WARM):
+        remedy = f"{return_} what the function has computed with it."
+    elif type_name == "handout.File":
+        remedy = "Return the File of a file or folder that exists on the host when the function returns."
+    else:
+        remedy = f"{return_} plain data, without locks, open files, threads or generators."
     return ResultError(
-        f"{what} of task {self.id!r} cannot be serialized: {self.report.get('message') or f'{path} is a {type_name}'}.",
-        remedy="Return the File of a file or folder that exists on the host when the function returns."
-        if type_name == "handout.File"
-        else f"{return_} plain data, without locks, open files, threads or generators.",
+        f"{what} of task {self.id!r} cannot be serialized: {said}.",
+        remedy=remedy,
         path=path,
         type=type_name,
         **where,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import os
 import signal
@@ -261,6 +262,12 @@ async def test_a_warm_value_is_no_result(cluster: Cluster) -> None:
             await cluster.call(fn, Warm(Model, 1))
     with pytest.raises(ResultError, match=r"result \(dict\).*warm value"):
         await cluster.call(work.identity, Warm(dict, a=1))
+    with pytest.raises(
+        ResultError, match=r"result\['inside'\]\[0\] \(dict\).*made it\. Return what the.*with it\.(\n|$)"
+    ):
+        await cluster.call(lambda m: {"inside": [m]}, Warm(dict, a=1))
+    with pytest.raises(ResultError, match=r"result \(collections.deque\).*warm value"):  # what it holds is not to blame
+        await cluster.call(work.identity, Warm(lambda: collections.deque([threading.Lock()])))
     assert await cluster.call(work.identity, Warm(int, "5")) == 5
 
 
@@ -431,14 +438,14 @@ async def test_a_call_that_is_cancelled_or_whose_worker_dies_while_its_value_is_
     def begun() -> list[int]:
         return [int(line) for line in log.read_text().split()] if log.exists() else []
 
-    def slow(hangs: int) -> int:
+    def slow(hangs: int, turn: int) -> int:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         if len(log.read_text().split()) <= hangs:
             threading.Event().wait()
         return hangs
 
-    async def slow_in_loop(hangs: int) -> int:
+    async def slow_in_loop(hangs: int, turn: int) -> int:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         if len(log.read_text().split()) <= hangs:
@@ -449,8 +456,9 @@ async def test_a_call_that_is_cancelled_or_whose_worker_dies_while_its_value_is_
         return value
 
     in_loop = handout.options(cost={"cpu": 0})(same)
-    for call, maker in ((same, slow), (in_loop, slow), (in_loop, slow_in_loop)):
+    for turn, (call, make) in enumerate(((same, slow), (in_loop, slow), (in_loop, slow_in_loop))):
         log.unlink(missing_ok=True)
+        maker = functools.partial(make, turn=turn)  # not a value of an earlier turn
         warm = Warm(maker, 1)
         first = asyncio.ensure_future(cluster.call(call, warm))
         await until(begun)

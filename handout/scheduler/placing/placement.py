@@ -421,7 +421,7 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
         index, copying_s = host.index, transfer_s(run, t, host)
         wait_s += world.warm.missing_s(values, index) + (copying_s if is_heavy else 0.0)
         lacks = any(index not in world.warm.of(value) for value in values)
-        cost = (wait_s, world.warm.last_use(index) if lacks else -inf, copying_s, candidates.strategy.rank(host), index)
+        cost = (wait_s, candidates.strategy.rank(host), world.warm.last_use(index) if lacks else -inf, copying_s, index)
         if best is None or cost < best:
             best, nearest = cost, host
     if nearest is None:
