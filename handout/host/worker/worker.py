@@ -90,6 +90,9 @@ class Worker:
         #: The control group that limits the memory of this worker. None if there is no limit, or no such group.
         self._limited: cgroups.MemoryGroup | None = None
         self._in_user_code = False
+        #: When the running task began, in nanoseconds of the monotonic clock. The time for its warm values is added. A
+        #: task may overwrite the number on the page.
+        self._started_ns = 0
         #: True if SIGTERM has cancelled the coroutine that `_await` runs.
         self._cancelled = False
         #: True if tasks are coroutines that run at the same time, in one event loop.
@@ -207,7 +210,7 @@ class Worker:
     def _run(self, task: WorkerTask) -> None:
         number = task.number
         page = self.page
-        page[shared_page.STARTED] = now_ns()
+        self._started_ns = page[shared_page.STARTED] = now_ns()
         page[shared_page.ANNOUNCED] = number
         # Only after the announcement may the worker check whether the agent has taken the task back; see `shared_page`.
         if page[shared_page.RECALLED_FROM] <= number <= page[shared_page.RECALLED_TO] or self.leaving:
@@ -234,7 +237,7 @@ class Worker:
             failed = self.failure(number, error, self._cancelled)
         self._in_user_code = False
         self._exit_if_forked()
-        elapsed_us = (now_ns() - page[shared_page.STARTED]) // 1000
+        elapsed_us = (now_ns() - self._started_ns) // 1000
         may_wait = result is not None and elapsed_us < _SHORT_US and self._limited is None
         checked = not (may_wait and self._checks.may_wait(task))
         changes = self.lent.changes
@@ -275,7 +278,8 @@ class Worker:
             args, kwargs, paths = self.warm.arguments(task)
         finally:
             # To make a warm value is no part of the task's time.
-            self.page[shared_page.STARTED] += self.warm.take_spent_ns(task.number)
+            self._started_ns += self.warm.take_spent_ns(task.number)
+            self.page[shared_page.STARTED] = self._started_ns
         value = fn(*args, **kwargs)
         if type(value) is types.CoroutineType:
             value = self._await(value)
