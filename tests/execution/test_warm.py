@@ -499,3 +499,12 @@ async def test_a_journal_knows_tasks_by_what_makes_their_values(cluster: Cluster
     again, outs = graph_with(4)
     assert (await cluster.execute(again, given=results))[outs] == [1, 4]
     assert sorted(ran.read_text().split()) == ["0", "1", "1"]
+
+
+async def test_a_value_that_cannot_be_a_key_is_an_error_of_the_caller(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.identity, {graph.add(work.identity, [1]): 2}, retries=0)
+    for told in (cluster.call(work.identity, {Warm(dict)}), cluster.execute(graph)):
+        with pytest.raises(TypeError, match=r"unhashable type: .*Pass it in a list") as caught:
+            await told
+        assert "attempt 1 of 1" in "".join(caught.value.__notes__)

@@ -63,6 +63,31 @@ class Standing(NamedTuple):
     place: int
 
 
+class FreeHost(NamedTuple):
+    """A host that may have room for a claim. The lowest one is tried first."""
+
+    #: The rank by the strategy of the run.
+    rank: float
+    #: When a warm value of the host was used last; less than any time if it has none. A task may end warm values of its
+    #: host, and the core does not know what they hold there.
+    used: float
+    index: int
+    host: HostRecord
+
+
+class Delay(NamedTuple):
+    """How long a task would wait on a host, and what decides between hosts on which it would wait equally long."""
+
+    #: Seconds until the task could begin. The time to copy light inputs is left out.
+    wait_s: float
+    rank: float
+    #: When a warm value of the host was used last, if a value must be made there for the task.
+    used: float
+    #: Seconds that it takes to copy all inputs.
+    copying_s: float
+    index: int
+
+
 #: The host that a task goes to, the chosen variant of the task's cost, and the task's share of the host. The share is a
 #: claim, or, if the task is handed ahead, the seconds that it adds to the host's backlog.
 _Grant = tuple[HostRecord, Demand, Claim | float]
@@ -166,11 +191,8 @@ class Candidates:
         if queue.blocked:
             self.demands = {host: self.demands[host] for host in world.dirty if host in self.demands}
         rank = self.strategy.rank
-        #: A heap of the hosts that may have room for a claim, lowest rank first. Among equal ones, hosts without
-        #: warm values are first, because a task may end those of its host, and the core does not know what they hold.
-        self.free: list[tuple[float, float, int, HostRecord]] = [
-            (rank(host), world.warm.last_use(host.index), host.index, host) for host in self.demands
-        ]
+        #: A heap of the hosts that may have room for a claim.
+        self.free = [FreeHost(rank(host), world.warm.last_use(host.index), host.index, host) for host in self.demands]
         heapify(self.free)
         #: A heap of the full hosts to which tasks may be handed ahead, least backlog per slot first.
         self.full: list[tuple[float, int, HostRecord]] = []
@@ -272,7 +294,7 @@ def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
         stood, used, index, host = free[0]
         stands = rank(host)
         if stands != stood:
-            heapreplace(free, (stands, used, index, host))
+            heapreplace(free, FreeHost(stands, used, index, host))
             continue
         claimed = claim_on(world, candidates.queue, host, candidates.demands[host], t, candidates)
         if claimed is not None:
@@ -409,7 +431,7 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
     run = candidates.queue.run
     values = run.warm_values(t) if run.spec.warm else ()
     is_heavy = _is_heavy(run, t)
-    best: tuple[float, float, float, float, int] | None = None
+    best: Delay | None = None
     nearest: HostRecord | None = None
     for host in _holders(world, candidates, t):
         if any(host.ledger.fits(demand.host) for demand in candidates.demands[host]):
@@ -421,9 +443,10 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
         index, copying_s = host.index, transfer_s(run, t, host)
         wait_s += world.warm.missing_s(values, index) + (copying_s if is_heavy else 0.0)
         lacks = any(index not in world.warm.of(value) for value in values)
-        cost = (wait_s, candidates.strategy.rank(host), world.warm.last_use(index) if lacks else -inf, copying_s, index)
-        if best is None or cost < best:
-            best, nearest = cost, host
+        used = world.warm.last_use(index) if lacks else -inf
+        delay = Delay(wait_s, candidates.strategy.rank(host), used, copying_s, index)
+        if best is None or delay < best:
+            best, nearest = delay, host
     if nearest is None:
         return None
     if values:
@@ -451,7 +474,7 @@ def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
             if host is not None and host in demands:
                 found.add(host)
     if candidates.free:
-        found.add(candidates.free[0][-1])
+        found.add(candidates.free[0].host)
     if candidates.full:
         found.add(candidates.full[0][-1])
     return found
