@@ -47,8 +47,7 @@ async def test_a_host_that_is_not_there_is_named_with_a_remedy(sshd: OpenSsh) ->
 @pytest.mark.parametrize("name", ["execute", "start", "run"])
 async def test_hosts_that_are_given_by_position_are_refused(name: str) -> None:
     with pytest.raises(handout.HandoutError, match=rf"handout\.{name}\(graph, inventory=\.\.\.\)"):
-        begun = getattr(handout, name)(one_task(), ["node1"])
-        await begun
+        await getattr(handout, name)(one_task(), ["node1"])
 
 
 @pytest.mark.parametrize("option", ["known_hosts", "client_keys"])

@@ -71,7 +71,8 @@ class FreeHost(NamedTuple):
     #: When a warm value of the host was used last; less than any time if it has none. A task may end warm values of its
     #: host, and the core does not know what they hold there.
     used: float
-    index: int
+    #: The index of the host.
+    place: int
     host: HostRecord
 
 
@@ -85,7 +86,8 @@ class Delay(NamedTuple):
     used: float
     #: Seconds that it takes to copy all inputs.
     copying_s: float
-    index: int
+    #: The index of the host.
+    place: int
 
 
 #: The host that a task goes to, the chosen variant of the task's cost, and the task's share of the host. The share is a
