@@ -23,10 +23,11 @@ from handout.errors import (
 )
 from handout.serialization import exceptions
 from handout.serialization.exception_parts import attributes_of
+from handout.serialization.pickling import WARM
 from handout.serialization.printable import printable, printable_line
 from handout.serialization.user_objects import OverdueError, short_name
 
-__all__ = ["Failure", "failure", "from_report", "may_have_run", "refused"]
+__all__ = ["Failure", "bare_exception", "failure", "from_report", "lost_class", "may_have_run", "refused"]
 
 _ATTRIBUTE = "__handout_failure__"
 _TRAVEL = (
@@ -105,10 +106,6 @@ class Failure:
                 self._exception = error
         return self._exception
 
-    def bare(self) -> Exception:
-        """Return the exception without adding notes, for callers that do not know all facts yet."""
-        return self._build() if self._exception is None else self._exception
-
     def __str__(self) -> str:
         return (
             f"{self.id!r} on {self.host!r}: {self.reason}" if self.host is not None else f"{self.id!r}: {self.reason}"
@@ -154,17 +151,6 @@ class Failure:
         if issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration):
             return error  # type: ignore[return-value]
         return self._as_remote_error("", self._advice())  # raised in the caller, it would end a loop or the program
-
-    @property
-    def lost_class(self) -> type[BaseException] | None:
-        """The class of the task's exception, if the class is known here and the exception may not load.
-
-        If the host has ``trust="data"``, only one class is known, by its name: that of the error for a missing package.
-        """
-        if self.pickled:
-            return exceptions.load_class(self.pickled)
-        is_missing = self.report.get("missing") is not None and self.report.get("type") == ModuleNotFoundError.__name__
-        return ModuleNotFoundError if is_missing else None
 
     def _remote(self, problem: BaseException | None) -> RemoteError:
         """Return the error that stands for an exception that cannot be made again, and say why it cannot."""
@@ -309,6 +295,23 @@ def failure(error: BaseException) -> Failure | None:
         return None
     found = attributes_of(error).get(_ATTRIBUTE)
     return found if isinstance(found, Failure) else None
+
+
+def bare_exception(failure: Failure) -> Exception:
+    """Return the exception of a failure without adding notes, for callers that do not know all facts yet."""
+    return failure._build() if failure._exception is None else failure._exception
+
+
+def lost_class(failure: Failure) -> type[BaseException] | None:
+    """Return the class of a task's exception, if the class is known here and the exception may not load.
+
+    If the host has ``trust="data"``, only one class is known, by its name: that of the error for a missing package.
+    """
+    if failure.pickled:
+        return exceptions.load_class(failure.pickled)
+    report = failure.report
+    is_missing = report.get("missing") is not None and report.get("type") == ModuleNotFoundError.__name__
+    return ModuleNotFoundError if is_missing else None
 
 
 def may_have_run(failure: Failure) -> bool:
@@ -495,11 +498,16 @@ def _exited(self: Failure, where: dict[str, Any]) -> Exception:
 def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     path, type_name = self.report.get("path", "result"), self.report.get("culprit", "")
     what, return_ = ("A checkpoint", "Keep") if path.startswith("checkpoint") else ("The result", "Return")
+    said = self.report.get("message") or f"{path} is a {type_name}"
+    if said.endswith(WARM):
+        remedy = f"{return_} what the function has computed with it."
+    elif type_name == "handout.File":
+        remedy = "Return the File of a file or folder that exists on the host when the function returns."
+    else:
+        remedy = f"{return_} plain data, without locks, open files, threads or generators."
     return ResultError(
-        f"{what} of task {self.id!r} cannot be serialized: {self.report.get('message') or f'{path} is a {type_name}'}.",
-        remedy="Return the File of a file or folder that exists on the host when the function returns."
-        if type_name == "handout.File"
-        else f"{return_} plain data, without locks, open files, threads or generators.",
+        f"{what} of task {self.id!r} cannot be serialized: {said}.",
+        remedy=remedy,
         path=path,
         type=type_name,
         **where,

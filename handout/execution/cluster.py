@@ -355,6 +355,7 @@ class Cluster:
             The stored object, which stands where the value is wanted.
 
         Raises:
+            GraphError: The value is itself a promise of a value, such as an `Output`.
             UnserializableError: The value cannot be pickled.
             HostError: The cluster is not open.
 

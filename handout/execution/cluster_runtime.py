@@ -17,7 +17,7 @@ from typing import Any, Literal
 import anyio
 
 from handout.allocators import Allocator
-from handout.errors import HandoutError, HostError, InventoryError
+from handout.errors import HandoutError, HostError, HostUnreachableError, InventoryError
 from handout.execution.calls import Calls
 from handout.execution.cluster_hint import OPEN
 from handout.execution.loop_monitor import LoopMonitor
@@ -552,6 +552,9 @@ def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
 
 def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
     """Return one error for all hosts that cannot be used. If the cluster has one host, return that host's own error."""
+    for each in failed:
+        if isinstance(each, HostUnreachableError):
+            _forget_frames(each)
     if total == 1:
         return failed[0]
     error = HostError(
@@ -560,3 +563,10 @@ def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutEr
     )
     error.__cause__ = failed[0]
     return error
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and its causes. They lead through libraries, and would fill a screen."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import logging
-from typing import Unpack, cast
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, Unpack, cast
 
 from handout.errors import HandoutError
 from handout.execution.cluster_runtime import ClusterRuntime
@@ -13,12 +16,41 @@ from handout.execution.interrupt import run_until_interrupted
 from handout.execution.results import Results
 from handout.execution.run_options import ClusterOptions, RunOptions
 from handout.graph import Runnable, as_graph
+from handout.serialization.user_objects import brief
 
 __all__ = ["Runnable", "execute", "run", "start"]
 
 logger = logging.getLogger("handout")
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _graph_alone(fn: Callable[P, R]) -> Callable[P, R]:
+    """Return the function, with an error that says what to write if a caller gives the hosts by position."""
+
+    def refuse(args: tuple[object, ...]) -> None:
+        if len(args) > 1:
+            raise HandoutError(
+                f"handout.{fn.__name__} takes only the graph by position, and {brief(args[1])} follows it.",
+                remedy=f"Name the hosts: handout.{fn.__name__}(graph, inventory=...).",
+            )
+
+    @functools.wraps(fn)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        refuse(args)
+        return fn(*args, **kwargs)
+
+    @functools.wraps(fn)
+    async def checked_in_loop(*args: P.args, **kwargs: P.kwargs) -> Any:
+        refuse(args)
+        return await cast(Any, fn(*args, **kwargs))
+
+    return cast(Callable[P, R], checked_in_loop) if inspect.iscoroutinefunction(fn) else checked
+
+
+@_graph_alone
 def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
     """Make an execution that connects to hosts itself: ``async with handout.start(graph, ...) as execution``.
 
@@ -58,6 +90,7 @@ def start(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Execution:
     return Execution(cluster, as_graph(graph), rest, owns_cluster=True)
 
 
+@_graph_alone
 async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph on the hosts of an inventory, and return its results.
 
@@ -93,6 +126,7 @@ async def execute(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
         return await execution.results()
 
 
+@_graph_alone
 def run(graph: Runnable, /, **run: Unpack[ClusterOptions]) -> Results:
     """Run a graph as `execute` does, from code that is not async.
 

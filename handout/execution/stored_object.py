@@ -16,6 +16,7 @@ from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import GraphRun, RunState
+from handout.graph.output import Input
 from handout.graph.stored import Stored
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import RunSpec
@@ -183,8 +184,11 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
         value: The value.
 
     Raises:
+        GraphError: The value is itself a promise of a value.
         UnserializableError: The value cannot be pickled.
     """
+    if issubclass(type(value), Input):
+        raise GraphError(f"{value!r} is a promise of a value, not a value.", remedy="Pass it to functions as it is.")
     id = f"put-{number}"
     supplied = SuppliedValues([-1])
     try:

@@ -97,7 +97,7 @@ class Signatures:
                 raise GraphError(
                     f"function {owner!r}: {name_of(fn)}{signature} cannot be called with "
                     f"{_describe(positional, keywords)}: {error}.",
-                    remedy=_remedy(keywords, self.keywords(fn)),
+                    remedy=_remedy(keywords, self.keywords(fn), name_of(fn)),
                 ) from None
         self._right.add(way)
 
@@ -137,9 +137,14 @@ def _describe(positional: int, keywords: Collection[str]) -> str:
     return f"{arguments} and {', '.join(f'{name}=' for name in keywords)}" if keywords else arguments
 
 
-def _remedy(keywords: Collection[str], parameters: frozenset[str]) -> str:
+def _remedy(keywords: Collection[str], parameters: frozenset[str], fn: str) -> str:
     for name in keywords:
         if name not in parameters:
+            if name in OPTION_NAMES:  # in `Graph.add`, it would be no argument of the function
+                return (
+                    f"{name}= is an option, and all keyword arguments here go to the function. Give the function the "
+                    f"option: handout.options({name}=...)({fn})."
+                )
             if name in AMOUNTS or name in OF_RUNS:
                 return instead_of_option(name)
             hint = suggestion(name, parameters | OPTION_NAMES)

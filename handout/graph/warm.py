@@ -6,10 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar, overload
 
 from handout.errors import GraphError, NotAValueError
 from handout.graph.naming import name_of
+from handout.graph.options_decorator import mark_of
 from handout.graph.output import Input, is_function
 from handout.graph.partials import joined, unbound
 from handout.graph.scan import Scanner
@@ -23,6 +24,9 @@ __all__ = ["Warm", "check_event_loop"]
 P = ParamSpec("P")
 R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
+
+#: Why the program cannot use the value, as the end of a sentence.
+_IN_WORKERS: Final = "its value exists only in workers"
 
 
 class Warm(Input[T_co]):
@@ -47,7 +51,8 @@ class Warm(Input[T_co]):
         **kwargs: Its keyword arguments, likewise.
 
     Raises:
-        GraphError: ``make`` is not callable, is a generator function, or does not take these arguments.
+        GraphError: ``make`` is not callable, is a generator function, does not take these arguments, or has an option
+            other than ``timeout_s``.
 
     Example:
         ```python
@@ -94,6 +99,7 @@ class Warm(Input[T_co]):
     def __new__(cls, make: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Warm[Any]:
         """Make a `Warm`. Type checkers infer the type of its value from the type that ``make`` returns."""
         name = _checked(make)
+        _check_options(make, name)
         fn, first, named = unbound(make)
         args, kwargs = joined(first, args), {**named, **kwargs}
         for path, value in [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]:
@@ -107,18 +113,29 @@ class Warm(Input[T_co]):
         self.is_async = _needs_event_loop(fn) or any(type(ref) is Warm and ref.is_async for ref in inside)
         return self
 
+    _why = _IN_WORKERS
+
+    def _instead_of(self, name: str) -> str:
+        return f"Do this in a function: graph.add(lambda x: x.{name}, warm). It gets the value itself."
+
+    def _value_by(self, remedy: str) -> str:
+        if not remedy.startswith("Do this in a function"):  # it may speak of a result, or of elements of an output
+            return "Do this in a function that takes the Warm. It gets the value itself."
+        return remedy.replace("out)", "warm)").replace("[out, other]", "[warm, other]").partition(" To show the id")[0]
+
     if not TYPE_CHECKING:  # otherwise type checkers would accept ``warm[0]``
 
         def __getitem__(self, key: object) -> NoReturn:
             raise NotAValueError(
-                f"{self!r} has no elements, because its value exists only in workers.",
+                f"{self!r} has no elements, because {_IN_WORKERS}.",
                 remedy="Take the element in a function that takes the Warm.",
             )
 
     def __reduce__(self) -> NoReturn:
         raise GraphError(
-            f"{self!r} is inside an object or a function's closure, where Handout cannot find it.",
-            remedy="Pass it as an argument, directly or inside lists, tuples and dicts.",
+            f"{self!r} cannot be pickled or copied, because {_IN_WORKERS}.",
+            remedy="Pass it as an argument, directly or inside lists, tuples and dicts. Handout does not find it in a "
+            "function's closure or globals.",
         )
 
     def __repr__(self) -> str:
@@ -165,6 +182,22 @@ def _checked(make: Callable[..., Any]) -> str:
                 "it up to the yield, and runs the rest when the worker ends.",
             )
     return name
+
+
+def _check_options(make: Callable[..., Any], name: str) -> None:
+    """Raise `GraphError` if a function has an option that has no effect when the function makes a warm value.
+
+    Args:
+        make: The function.
+        name: Its name.
+    """
+    for option in mark_of(make) or ():
+        if option != "timeout_s":
+            raise GraphError(
+                f"Warm: {name!r} has the option {option}=, which has no effect when it makes a warm value.",
+                remedy=f"Give {option}= to the functions that take the value. The only option of a function that makes "
+                "one is timeout_s.",
+            )
 
 
 def _needs_event_loop(make: Callable[..., Any]) -> bool:

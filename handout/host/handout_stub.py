@@ -70,7 +70,13 @@ class _AbsentType(type):
 
 class _Absent(metaclass=_AbsentType):
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
+        if type(self).__module__ == "handout":
+            self.__dict__["_made_here"] = True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if "_made_here" in self.__dict__:  # the real class could not make sense of what travels
+            raise _refuse(f"handout.{type(self).__name__}()")
+        return super().__reduce_ex__(protocol)
 
     def __init_subclass__(cls, **_kwargs: Any) -> None:
         pass

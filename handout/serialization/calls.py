@@ -315,7 +315,15 @@ def load_call(
     except LoadError:
         raise
     except Exception as error:
-        raise LoadError(f"the arguments could not be loaded: {type(error).__name__}: {message(error)}") from error
+        if isinstance(error, TypeError) and message(error).startswith("unhashable type"):
+            # The caller's set or dict has a promise there, which is hashable. On another host, the same would happen.
+            user_error = TypeError(
+                f"{message(error)}. A set, or a key of a dict, in the arguments is an output or a Warm, and its value "
+                "cannot be one. Pass it in a list, or as a value of the dict."
+            )
+        else:
+            said = f"the arguments could not be loaded: {type(error).__name__}: {message(error)}"
+            raise LoadError(said) from error
     finally:
         _reading.get_input, _reading.get_warm = outer
     raise user_error  # after the handler, because inside it Python would set _UserCodeError as the error's context

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 from handout.serialization import functions_by_value
-from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps
+from handout.serialization.pickling import UNPICKLABLE_TYPES, Segment, Snapshot, dumps, is_refused
 from handout.serialization.user_objects import brief, is_interruption, short_name, text, type_name
 
 #: A search tries to pickle at most this many objects. Then it names the innermost failing part that it has found.
@@ -58,7 +58,8 @@ def _has_parts(value: Any) -> bool:
     The parts of Handout's own objects, such as an output, mean nothing to the user.
     """
     kind = type(value)
-    return not issubclass(kind, UNPICKLABLE_TYPES) and not type_name(value).startswith("handout.")
+    is_whole = issubclass(kind, UNPICKLABLE_TYPES) or is_refused(value)
+    return not is_whole and not type_name(value).startswith("handout.")
 
 
 def largest_part(value: Any, path: str) -> tuple[str, Any]:

@@ -44,8 +44,8 @@ from handout.serialization.reducers import UNPICKLABLE_TYPES
 from handout.serialization.user_objects import is_interruption
 
 __all__ = [
-    "OUT_OF_BAND", "UNPICKLABLE_TYPES", "LoadError", "Pickler", "Segment", "Snapshot", "become_worker", "dumps",
-    "encode", "loads", "preload", "write_definition",
+    "OUT_OF_BAND", "UNPICKLABLE_TYPES", "WARM", "LoadError", "Pickler", "Segment", "Snapshot", "become_worker", "dumps",
+    "encode", "is_refused", "loads", "may_pickle", "never_pickle", "preload", "write_definition",
 ]  # fmt: skip
 
 Function = types.FunctionType
@@ -457,7 +457,7 @@ def dumps(value: Any, snapshot: Snapshot | None = None) -> list[Segment]:
         return [b"\x80\x05" + pickle.BINBYTES8 + struct.pack("<Q", len(value)), value, pickle.STOP]
     if kind in _ATOMS:
         return [pickle.dumps(value, 5)]
-    return encode(Pickler, value, snapshot or Snapshot())
+    return encode(_WaryPickler if _has_native() else Pickler, value, snapshot or Snapshot())
 
 
 def encode(kind: type[Pickler], value: Any, snapshot: Snapshot, **options: Any) -> list[Segment]:
@@ -529,6 +529,8 @@ def _dill_pickler() -> Any:
         ) -> None:
             super().__init__(file, protocol=5, byref=False, recurse=True, buffer_callback=buffer_callback)
             self.reducer = kind(io.BytesIO(), snapshot, for_dill=True, **options)
+            if issubclass(kind, _WaryPickler):
+                self.persistent_id = self.reducer.persistent_id
 
         def reducer_override(self, obj: Any) -> Any:
             reduced = self.reducer.reducer_override(obj)
@@ -553,15 +555,35 @@ def never_pickle(value: Any) -> None:
         _never[id(value)] = value
 
 
+def is_refused(value: Any) -> bool:
+    """Return True if a value is a warm value, which cannot be pickled."""
+    return id(value) in _never
+
+
 def may_pickle(value: Any) -> None:
     """Undo `never_pickle`, because the worker drops the value."""
     _never.pop(id(value), None)
 
 
+#: Why a warm value cannot be pickled.
+WARM = "it is a warm value, which stays in the worker that has made it"
+
+
 def _refused_warm() -> pickle.PicklingError:
-    return pickle.PicklingError(
-        "it is a warm value, which stays in the worker that has made it. Return what the function has computed with it"
-    )
+    return pickle.PicklingError(WARM)
+
+
+def _has_native() -> bool:
+    """Return True if a warm value has a type that the C pickler writes without asking `Pickler.reducer_override`."""
+    return any(type(value) in _NATIVE for value in _never.values())
+
+
+class _WaryPickler(Pickler):
+    """Also finds warm values that are dicts, lists and the like. It is slower, because Python code sees each object."""
+
+    def persistent_id(self, obj: Any) -> None:
+        if id(obj) in _never:
+            raise _refused_warm()
 
 
 def preload() -> None:

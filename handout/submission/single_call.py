@@ -12,6 +12,7 @@ from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions, check_options, intern_options
 from handout.graph.naming import name_of
 from handout.graph.options_decorator import mark_of
+from handout.graph.output import is_function
 from handout.graph.signature import Signatures
 from handout.graph.unfinished import UNFINISHED, refusal
 from handout.project.loaded import remember_loaded
@@ -78,7 +79,7 @@ class CallOptions:
             GraphError: The function cannot be called with these arguments, or it has an option that only a function of
                 a graph can have.
         """
-        if not callable(fn):
+        if not is_function(fn):
             raise GraphError(
                 f"{brief(fn)} is not callable.", remedy="Give the function itself, then its arguments: call(f, x)."
             )

@@ -22,7 +22,7 @@ import pytest
 
 import handout
 from handout.errors import DependencyError, HandoutError, RunTimeoutError
-from handout.failures import Failure, from_report, of_exception
+from handout.failures import Failure, bare_exception, from_report, lost_class, of_exception
 from handout.serialization import exceptions, user_objects
 from handout.serialization.user_objects import has_text, type_name
 from tests.patience import HANG_S
@@ -295,8 +295,10 @@ def test_an_exception_whose_unpickling_hangs_comes_as_remote_error_in_time(monke
     assert "let the methods of its class return at once" in rebuilt.remedy
     assert rebuilt.type_name == "LateError"
     again = from_report("a", "far", 1, report, failure.pickled)
-    assert "an earlier exception of this type is still being loaded" in str(again.bare())  # without another wait
-    assert failure.lost_class is LateError
+    assert "an earlier exception of this type is still being loaded" in str(
+        bare_exception(again)
+    )  # without another wait
+    assert lost_class(failure) is LateError
     (thread,) = [each.thread() for (_, name), each in exceptions._overdue.items() if name.endswith("LateError")]
     assert thread is not None
     monkeypatch.setattr(user_objects, "LIMIT_S", HANG_S)
@@ -309,7 +311,9 @@ def test_an_exception_that_is_too_large_says_so() -> None:
     error = ValueError("x" * 10_000)
     told = exceptions.describe(error, 5_000)
     assert told.pickled is not None
-    rebuilt = from_report("a", "far", 1, {"kind": "raised", "type": "ValueError", "message": "x"}, told.pickled).bare()
+    rebuilt = bare_exception(
+        from_report("a", "far", 1, {"kind": "raised", "type": "ValueError", "message": "x"}, told.pickled)
+    )
     assert isinstance(rebuilt, handout.RemoteError)
     assert re.search(r"was not sent: pickled, it has \d+ bytes, and the most is 5000\.", str(rebuilt))
     assert "keep large values out of its attributes" in rebuilt.remedy

@@ -40,6 +40,14 @@ async def test_a_host_that_is_not_there_is_named_with_a_remedy(sshd: OpenSsh) ->
     with pytest.raises(handout.errors.HostUnreachableError, match=r"nowhere.*ssh") as caught:
         await handout.execute(one_task(), inventory=[Host("nowhere", address="127.0.0.1", port=1, ssh=sshd.options)])
     assert caught.value.host == "nowhere"
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.__traceback__ is None, "its frames are those of libraries"
+
+
+@pytest.mark.parametrize("name", ["execute", "start", "run"])
+async def test_hosts_that_are_given_by_position_are_refused(name: str) -> None:
+    with pytest.raises(handout.HandoutError, match=rf"handout\.{name}\(graph, inventory=\.\.\.\)"):
+        await getattr(handout, name)(one_task(), ["node1"])
 
 
 @pytest.mark.parametrize("option", ["known_hosts", "client_keys"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import functools
 import os
 import signal
@@ -261,6 +262,12 @@ async def test_a_warm_value_is_no_result(cluster: Cluster) -> None:
             await cluster.call(fn, Warm(Model, 1))
     with pytest.raises(ResultError, match=r"result \(dict\).*warm value"):
         await cluster.call(work.identity, Warm(dict, a=1))
+    with pytest.raises(
+        ResultError, match=r"result\['inside'\]\[0\] \(dict\).*made it\. Return what the.*with it\.(\n|$)"
+    ):
+        await cluster.call(lambda m: {"inside": [m]}, Warm(dict, a=1))
+    with pytest.raises(ResultError, match=r"result \(collections.deque\).*warm value"):  # what it holds is not to blame
+        await cluster.call(work.identity, Warm(lambda: collections.deque([threading.Lock()])))
     assert await cluster.call(work.identity, Warm(int, "5")) == 5
 
 
@@ -432,14 +439,14 @@ async def test_a_call_that_is_cancelled_or_whose_worker_dies_while_its_value_is_
     def begun() -> list[int]:
         return [int(line) for line in log.read_text().split()] if log.exists() else []
 
-    def slow(hangs: int) -> int:
+    def slow(hangs: int, turn: int) -> int:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         if len(log.read_text().split()) <= hangs:
             threading.Event().wait()
         return hangs
 
-    async def slow_in_loop(hangs: int) -> int:
+    async def slow_in_loop(hangs: int, turn: int) -> int:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         if len(log.read_text().split()) <= hangs:
@@ -450,8 +457,9 @@ async def test_a_call_that_is_cancelled_or_whose_worker_dies_while_its_value_is_
         return value
 
     in_loop = handout.options(cost={"cpu": 0})(same)
-    for call, maker in ((same, slow), (in_loop, slow), (in_loop, slow_in_loop)):
+    for turn, (call, make) in enumerate(((same, slow), (in_loop, slow), (in_loop, slow_in_loop))):
         log.unlink(missing_ok=True)
+        maker = functools.partial(make, turn=turn)  # not a value of an earlier turn
         warm = Warm(maker, 1)
         first = asyncio.ensure_future(cluster.call(call, warm))
         await until(begun)
@@ -491,3 +499,12 @@ async def test_a_journal_knows_tasks_by_what_makes_their_values(cluster: Cluster
     again, outs = graph_with(4)
     assert (await cluster.execute(again, given=results))[outs] == [1, 4]
     assert sorted(ran.read_text().split()) == ["0", "1", "1"]
+
+
+async def test_a_value_that_cannot_be_a_key_is_an_error_of_the_caller(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(work.identity, {graph.add(work.identity, [1]): 2}, retries=0)
+    for told in (cluster.call(work.identity, {Warm(dict)}), cluster.execute(graph)):
+        with pytest.raises(TypeError, match=r"unhashable type: .*Pass it in a list") as caught:
+            await told
+        assert "attempt 1 of 1" in "".join(caught.value.__notes__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from handout.errors import GraphError, NotAValueError, UnserializableError
 from handout.graph import Arg, Graph, later
 from handout.graph.objects import WarmRecipe
+from handout.graph.options_decorator import options
 from handout.graph.warm import Warm
 from handout.serialization.calls import Loaded, Slot, Warmed
 
@@ -97,11 +99,22 @@ def test_arguments_of_a_partial_function_become_its_own(graph: Graph) -> None:
         ("/models/v7", (), r"'/models/v7' is not callable.*\n?.*Warm\(load, path\)"),
         (load, (), r"'load'.*missing a required argument: 'path'"),
         (load, (1, 2), r"'load'.*too many positional arguments"),
+        (
+            options(timeout_s=1, cost={"cpu": 1})(functools.partial(load, "x")),
+            (),
+            r"'load' has the option cost=.*\n?.*",
+        ),
     ],
 )
 def test_wrong_makers_are_refused(make: Any, args: tuple[Any, ...], message: str) -> None:
     with pytest.raises(GraphError, match=message):
         Warm(make, *args)
+
+
+def test_options_are_no_arguments_of_the_maker() -> None:
+    with pytest.raises(GraphError, match=r"handout\.options\(timeout_s=\.\.\.\)\(load\)"):
+        Warm(load, "x", timeout_s=3)  # type: ignore[call-arg]
+    Warm(options(timeout_s=3)(functools.partial(load)), "x")
 
 
 def test_unfinished_work_is_no_argument() -> None:
@@ -140,9 +153,18 @@ def test_it_is_no_value() -> None:
     warm = Warm(load, "x")
     with pytest.raises(NotAValueError, match="has no elements"):
         warm[0]  # type: ignore[index]
-    with pytest.raises(NotAValueError):
-        bool(warm)
-    with pytest.raises(GraphError, match="is inside an object"):
+    for use, message in (
+        (bool, "in a function that takes the Warm"),
+        (list, "in a function that takes the Warm"),
+        (len, r"graph\.add\(len, warm\)"),
+        (lambda value: value.score, r"graph\.add\(lambda x: x\.score, warm\)"),
+        (lambda value: value.result, r"graph\.add\(lambda x: x\.result, warm\)"),
+        (lambda value: f"{value}", r'f"\{x\}", warm\)'),
+    ):
+        with pytest.raises(NotAValueError, match=f"exists only in workers(.|\n)*{message}") as caught:
+            use(warm)
+        assert not re.search(r"\bout\b|pick|results", str(caught.value))
+    with pytest.raises(GraphError, match="cannot be pickled or copied"):
         pickle.dumps(warm)
     with pytest.raises(GraphError, match="not a value"):
         Graph().value(warm)

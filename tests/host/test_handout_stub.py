@@ -43,6 +43,7 @@ print(double(4), later(3), issubclass(TaskError, Exception), Inner is Graph, Gra
     [
         ("handout.Graph().add(len, [])", "handout.Graph().add", "__main__"),
         ("handout.Inventory.load('hosts.toml')", "handout.Inventory.load", "__main__"),
+        ("import pickle; pickle.dumps([handout.Warm(len, 'x')])", "handout.Warm()", "__main__"),
         ("handout.run(None)", "handout.run()", "__main__"),
         ("handout.report(0.5)", "handout.report()", "write handout.current().report."),
     ],

@@ -50,6 +50,28 @@ def test_a_task_goes_elsewhere_where_it_can_begin_sooner() -> None:
     assert sorted(scene.core.world.runs[1].host) == [1, 2], "to make the value takes less time than to wait"
 
 
+@pytest.mark.parametrize("used", [0, 1, 2])
+def test_a_new_value_goes_to_the_host_whose_values_were_used_least_recently(used: int) -> None:
+    scene = Scene("h1 1", "h2 1")
+    scene.tell(ev.ValueWarmed("h1", "w1", 1.0), at=1.0)
+    scene.tell(ev.ValueWarmed("h2", "w2", 1.0), at=2.0)
+    if used:
+        scene.submit(replace(warm_graph("u"), warm={1: f"w{used}"}), run=2)
+        assert scene.core.world.runs[2].host[0] == used
+        scene.now = 3.0
+        scene.finish("u", run=2)
+    scene.submit(warm_graph("a"))
+    assert scene.core.world.runs[1].host[0] == (2 if used == 1 else 1)
+
+
+@pytest.mark.parametrize("takes", ["a", ""])
+def test_a_host_without_values_is_preferred(takes: str) -> None:
+    scene = Scene("h1 1", "h2 1")
+    scene.tell(ev.ValueWarmed("h1", "w", 1.0))
+    scene.submit(warm_graph("a") if takes else graph("a"))
+    assert scene.core.world.runs[1].host[0] == 2
+
+
 @pytest.mark.parametrize("cause", ["cooled", "lost"])
 def test_a_host_without_the_value_is_like_any_other(cause: str) -> None:
     scene = Scene("h1 2", "h2 2")

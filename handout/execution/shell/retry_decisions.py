@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from handout.errors import RemoteError
-from handout.failures import Failure
+from handout.failures import Failure, bare_exception, lost_class
 from handout.graph.function_options import RetryOn
 from handout.graph.naming import name_of
 from handout.serialization import exceptions
@@ -80,7 +80,7 @@ class RetryDecisions:
         says why.
         """
         # The thread of this call waits while the exception is made, so that no two threads import modules at once.
-        question = _Question(retry_on, failure, failure.bare(), context.copy(), then)
+        question = _Question(retry_on, failure, bare_exception(failure), context.copy(), then)
         if isinstance(retry_on, type | tuple):
             self._conclude(question, _judge(question))
             return
@@ -171,7 +171,7 @@ def _judge(question: _Question) -> bool | str:
     """Return the answer of the user's ``retry_on``, or a text that says why there is none."""
     retry_on, error = question.retry_on, question.error
     if isinstance(retry_on, type | tuple):
-        lost = question.failure.lost_class if type(error) is RemoteError else None
+        lost = lost_class(question.failure) if type(error) is RemoteError else None
         return _is_caught(type(error), retry_on) or (lost is not None and _is_caught(lost, retry_on))
     try:
         return bool(retry_on(error))

@@ -24,7 +24,7 @@ def value_warmed(world: World, event: ValueWarmed) -> None:
     if host is None:
         world.stale += 1
     else:
-        world.warm.add(event.value, host.index, event.seconds)
+        world.warm.add(event.value, host.index, event.seconds, world.now)
 
 
 def value_cooled(world: World, event: ValueCooled) -> None:

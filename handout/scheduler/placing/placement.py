@@ -63,6 +63,33 @@ class Standing(NamedTuple):
     place: int
 
 
+class FreeHost(NamedTuple):
+    """A host that may have room for a claim. The lowest one is tried first."""
+
+    #: The rank by the strategy of the run.
+    rank: float
+    #: When a warm value of the host was used last; less than any time if it has none. A task may end warm values of its
+    #: host, and the core does not know what they hold there.
+    used: float
+    #: The index of the host.
+    place: int
+    host: HostRecord
+
+
+class Delay(NamedTuple):
+    """How long a task would wait on a host, and what decides between hosts on which it would wait equally long."""
+
+    #: Seconds until the task could begin. The time to copy light inputs is left out.
+    wait_s: float
+    rank: float
+    #: When a warm value of the host was used last, if a value must be made there for the task.
+    used: float
+    #: Seconds that it takes to copy all inputs.
+    copying_s: float
+    #: The index of the host.
+    place: int
+
+
 #: The host that a task goes to, the chosen variant of the task's cost, and the task's share of the host. The share is a
 #: claim, or, if the task is handed ahead, the seconds that it adds to the host's backlog.
 _Grant = tuple[HostRecord, Demand, Claim | float]
@@ -166,8 +193,8 @@ class Candidates:
         if queue.blocked:
             self.demands = {host: self.demands[host] for host in world.dirty if host in self.demands}
         rank = self.strategy.rank
-        #: A heap of the hosts that may have room for a claim, lowest rank first.
-        self.free: list[tuple[float, int, HostRecord]] = [(rank(host), host.index, host) for host in self.demands]
+        #: A heap of the hosts that may have room for a claim.
+        self.free = [FreeHost(rank(host), world.warm.last_use(host.index), host.index, host) for host in self.demands]
         heapify(self.free)
         #: A heap of the full hosts to which tasks may be handed ahead, least backlog per slot first.
         self.full: list[tuple[float, int, HostRecord]] = []
@@ -266,10 +293,10 @@ def _any_free(world: World, candidates: Candidates, t: int) -> _Grant | None:
     """Return a grant on the first host, in the order of ranks, that has room for a claim. None: no host has room."""
     free, rank = candidates.free, candidates.strategy.rank
     while free:
-        stood, index, host = free[0]
+        stood, used, index, host = free[0]
         stands = rank(host)
         if stands != stood:
-            heapreplace(free, (stands, index, host))
+            heapreplace(free, FreeHost(stands, used, index, host))
             continue
         claimed = claim_on(world, candidates.queue, host, candidates.demands[host], t, candidates)
         if claimed is not None:
@@ -397,12 +424,16 @@ def _beside_inputs(world: World, candidates: Candidates, t: int, expected_s: flo
 def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) -> _Grant | None:
     """Choose the host where a task could begin soonest, judged by what to copy, what to make warm and the backlog.
 
+    A host that has to make a value may end others for it, and making those again takes far longer than copying light
+    inputs. So among equal hosts, the one whose values were used least recently is chosen, even without light inputs.
+
     Returns:
         A grant, or None if the other hosts must be tried.
     """
     run = candidates.queue.run
     values = run.warm_values(t) if run.spec.warm else ()
-    best: tuple[float, float, int] | None = None
+    is_heavy = _is_heavy(run, t)
+    best: Delay | None = None
     nearest: HostRecord | None = None
     for host in _holders(world, candidates, t):
         if any(host.ledger.fits(demand.host) for demand in candidates.demands[host]):
@@ -411,12 +442,17 @@ def _nearest(world: World, candidates: Candidates, t: int, expected_s: float) ->
             wait_s = (host.ahead_s + s) / host.slots
         else:
             continue
-        wait_s += transfer_s(run, t, host) + world.warm.missing_s(values, host.index)
-        cost = (wait_s, candidates.strategy.rank(host), host.index)
-        if best is None or cost < best:
-            best, nearest = cost, host
+        index, copying_s = host.index, transfer_s(run, t, host)
+        wait_s += world.warm.missing_s(values, index) + (copying_s if is_heavy else 0.0)
+        lacks = any(index not in world.warm.of(value) for value in values)
+        used = world.warm.last_use(index) if lacks else -inf
+        delay = Delay(wait_s, candidates.strategy.rank(host), used, copying_s, index)
+        if best is None or delay < best:
+            best, nearest = delay, host
     if nearest is None:
         return None
+    if values:
+        world.warm.use(nearest.index, world.now)
     demands = candidates.demands[nearest]
     claimed = claim_on(world, candidates.queue, nearest, demands, t, candidates)
     if claimed is not None:
@@ -439,9 +475,10 @@ def _holders(world: World, candidates: Candidates, t: int) -> set[HostRecord]:
             host = at(index)
             if host is not None and host in demands:
                 found.add(host)
-    for heap in (candidates.free, candidates.full):
-        if heap:
-            found.add(heap[0][2])
+    if candidates.free:
+        found.add(candidates.free[0].host)
+    if candidates.full:
+        found.add(candidates.full[0][-1])
     return found
 
 
