@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pwd
 import shutil
 import signal
 import sys
@@ -197,7 +198,10 @@ async def test_each_task_and_its_programs_begin_in_the_folder_of_the_host(make: 
 
 
 async def test_a_tilde_is_the_home_folder_of_the_login(make: Make) -> None:
-    assert (await run(make(workdir="~"), see))[1] == os.path.realpath(Path.home())
+    host = make(workdir="~")
+    # A login over ssh does not get the variable HOME of the caller.
+    home = Path.home() if host.is_local else Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert (await run(host, see))[1] == os.path.realpath(home)
 
 
 @pytest.mark.parametrize(
