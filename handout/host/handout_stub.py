@@ -71,7 +71,7 @@ class _AbsentType(type):
 class _Absent(metaclass=_AbsentType):
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         if type(self).__module__ == "handout":
-            self.__dict__["_made_here"] = True
+            object.__setattr__(self, "_made_here", True)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if "_made_here" in self.__dict__:  # the real class could not make sense of what travels

@@ -529,8 +529,10 @@ def _dill_pickler() -> Any:
         ) -> None:
             super().__init__(file, protocol=5, byref=False, recurse=True, buffer_callback=buffer_callback)
             self.reducer = kind(io.BytesIO(), snapshot, for_dill=True, **options)
-            if issubclass(kind, _WaryPickler):
-                self.persistent_id = self.reducer.persistent_id
+            self.is_wary = issubclass(kind, _WaryPickler)
+
+        def persistent_id(self, obj: Any) -> Any:
+            return self.reducer.persistent_id(obj) if self.is_wary else None
 
         def reducer_override(self, obj: Any) -> Any:
             reduced = self.reducer.reducer_override(obj)
