@@ -68,15 +68,17 @@ class Calls:
         ended = asyncio.get_running_loop().create_future()
         run = self._run_for(call.options.priority)
         id = f"{call.name}[{next(self._numbers)}]"
-        taken = self._arguments.take(call.bytes.values)
-        call = replace(call, bytes=call.bytes._replace(values=taken.values))
+        taken = self._arguments.take(call.bytes.values) if call.bytes.values or self._arguments.has_idle else None
+        if taken is not None:
+            call = replace(call, bytes=call.bytes._replace(values=taken.values))
         task = run.add(call, bundle, id, lambda: None if ended.done() else ended.set_result(None), handed_over)
         try:
             await ended
             return await self._result(run, task, id)
         finally:
             run.let_go(task)
-            self._arguments.give_back(taken.arguments)
+            if taken is not None:
+                self._arguments.give_back(taken.arguments)
 
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)

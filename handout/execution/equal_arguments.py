@@ -78,6 +78,11 @@ class EqualArguments:
         self._idle: OrderedDict[EqualArgument, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def has_idle(self) -> bool:
+        """True if there are arguments that no call takes now."""
+        return bool(self._idle)
+
     def take(self, values: Sequence[Sequence[Segment] | Home]) -> TakenValues:
         """Note that a call takes these values. Return them with stored objects in place of large arguments.
 

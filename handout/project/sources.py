@@ -96,9 +96,21 @@ def _read(known: Package | None, top: str, places: list[str]) -> Slices[Package]
     key = (top, *places)
     while True:
         is_joined = key in _known.reading
-        known = yield from _known.reading.do(key, partial(_read_or_refresh, known, top, places))
+        work = _read_or_refresh(known, top, places)
+        if not is_joined:
+            # Usually the package has not changed, and one step is all the work. Sharing it would take longer than that.
+            try:
+                next(work)
+            except StopIteration as end:
+                unchanged: Package = end.value
+                return unchanged
+        known = yield from _known.reading.do(key, partial(_rest, work))
         if not is_joined:
             return known
+
+
+def _rest(work: Slices[Package]) -> Slices[Package]:
+    return (yield from work)
 
 
 def _read_or_refresh(known: Package | None, top: str, places: list[str]) -> Slices[Package]:
