@@ -199,9 +199,10 @@ class AgentLink:
             if self.conversation.connection is None:
                 await self._reattach()
                 continue
-            if self._loop.time() - due > tick_s:
-                continue  # the controller's loop was blocked, and has not yet read what the host sent meanwhile
-            self._judge_silence()
+            # After a block of the controller's loop, it has not yet read what the host sent meanwhile.
+            if self._loop.time() - due <= tick_s:
+                self._judge_silence()
+            # In any case the host must hear of the controller, also while code blocks the loop again and again.
             self.conversation.flush()
 
     # ---- ending --------------------------------------------------------------------------------------------
