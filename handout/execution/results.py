@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -197,13 +198,13 @@ class _ByFunction(Mapping[Any, V]):
     def __init__(self, run: GraphRun) -> None:
         self._run = run
 
+    @abstractmethod
     def _tasks(self) -> Iterable[int]:
         """Return the numbers of the functions that are in the mapping, each once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _at(self, task: int) -> V | None:
         """Return the fact about a function, or None if the function is not in the mapping."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return repr(dict(self))
