@@ -13,7 +13,8 @@ import pytest
 from handout.host.agent.dispatcher import _RESERVE_S, Dispatcher
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
-from handout.host.agent.worker_pool import WorkerHandle, WorkerKey, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle, WorkerKey
+from handout.host.agent.worker_pool import WorkerPool
 from handout.protocol import messages
 from handout.protocol.messages import INLINE
 from handout.protocol.resource_ledger import PARTS, Ledger

@@ -24,7 +24,8 @@ from handout.host.agent.task_ender import TaskEnder
 from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
 from handout.host.agent.worker_ends import WorkerEnds
-from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle
+from handout.host.agent.worker_pool import WorkerPool
 from handout.host.system import shared_page
 from handout.host.system.oom_kills import OomKills
 from handout.protocol import messages

@@ -28,7 +28,7 @@ from handout.host.agent.object_store import ObjectStore
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import QUEUED, QueuedTask, TaskClassQueue, TaskQueue
-from handout.host.agent.worker_pool import WorkerHandle
+from handout.host.agent.worker_handle import WorkerHandle
 from handout.host.agent.worker_reports import WorkerReports
 from handout.protocol import codec, frames, messages, numbering
 from handout.protocol.frames import Message, Piece, ProtocolError

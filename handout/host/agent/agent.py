@@ -5,6 +5,7 @@ agent's parts:
 
 - `controller_link` holds the connection to the controller.
 - `task_queue` holds the tasks that have not ended. `dispatcher` decides when each task starts, and on which worker.
+- `worker_handle` has what the agent knows of one worker.
 - `worker_pool` asks the supervisor to fork and kill workers, and exchanges messages with the workers.
 - `object_store` keeps objects. `transfers` streams objects from and to the controller.
 - `code_store` keeps the functions of tasks, and the settings that several tasks share.
@@ -46,7 +47,8 @@ from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import QueuedTask, TaskQueue
 from handout.host.agent.transfers import Transfers
 from handout.host.agent.worker_ends import WorkerEnds
-from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle
+from handout.host.agent.worker_pool import WorkerPool
 from handout.host.agent.worker_reports import WorkerReports
 from handout.host.system import orphans, processes, report_pipe, shared_page
 from handout.host.system.cgroups import ControlGroups

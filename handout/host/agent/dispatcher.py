@@ -22,7 +22,8 @@ from typing import Any, Callable
 
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.task_queue import QUEUED, WAITING, QueuedTask, TaskClassQueue, TaskQueue
-from handout.host.agent.worker_pool import THREAD_VARIABLES, WorkerHandle, WorkerKey, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle, WorkerKey
+from handout.host.agent.worker_pool import THREAD_VARIABLES, WorkerPool
 from handout.host.system import processes
 from handout.host.system.clock import now, now_ns
 from handout.protocol import messages

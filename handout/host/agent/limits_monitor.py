@@ -12,7 +12,8 @@ import asyncio
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_ender import TaskEnder
 from handout.host.agent.task_queue import QueuedTask
-from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle
+from handout.host.agent.worker_pool import WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.protocol.messages import WarmingBegan

@@ -15,7 +15,8 @@ from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import ENDED, QUEUED, QueuedTask, TaskQueue
-from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle
+from handout.host.agent.worker_pool import WorkerPool
 from handout.host.system import shared_page
 
 __all__ = ["TaskEnder"]

@@ -15,7 +15,7 @@ from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_queue import ENDED, QUEUED, READY, QueuedTask, TaskClassQueue, TaskQueue
-from handout.host.agent.worker_pool import WorkerHandle
+from handout.host.agent.worker_handle import WorkerHandle
 from handout.host.system import cgroups
 from handout.host.system.clock import now_ns
 from handout.protocol import frames, messages

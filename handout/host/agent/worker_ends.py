@@ -13,7 +13,8 @@ from handout.host.agent.dispatcher import Dispatcher
 from handout.host.agent.object_store import DISK, ObjectStore
 from handout.host.agent.task_exits import TaskExits
 from handout.host.agent.task_queue import ENDED, READY, QueuedTask, TaskClassQueue
-from handout.host.agent.worker_pool import WorkerHandle, WorkerPool
+from handout.host.agent.worker_handle import WorkerHandle
+from handout.host.agent.worker_pool import WorkerPool
 from handout.host.system import shared_page
 from handout.host.system.oom_kills import OomKills, kills_in
 from handout.host.worker.objects import why_refused

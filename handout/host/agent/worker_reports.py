@@ -11,7 +11,7 @@ from handout.host.agent.object_store import ObjectStore, StoreFullError
 from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_exits import REASONS, TaskExits
 from handout.host.agent.task_queue import QueuedTask, TaskQueue
-from handout.host.agent.worker_pool import WorkerHandle
+from handout.host.agent.worker_handle import WorkerHandle
 from handout.host.system.clock import now, now_ns
 from handout.protocol import codec, frames, messages
 from handout.protocol.messages import INLINE
