@@ -6,14 +6,14 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from types import FrameType, MethodType
+from types import CodeType, FrameType, MethodType
 from typing import Any, Final, TypeVar, Unpack
 
 from handout.errors import GraphError
 from handout.graph.function_options import Options, check_options
 from handout.graph.naming import name_of
 from handout.graph.output import is_function
-from handout.serialization.user_objects import brief, holds
+from handout.serialization.user_objects import brief
 
 __all__ = ["MARKS", "mark_of", "options"]
 
@@ -25,12 +25,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: the entry when the function is deleted. So no other object is ever found under the identity of a deleted function.
 MARKS: Final[dict[int, tuple[Mapping[str, Any], object]]] = {}
 
+#: Names of code that is neither the body of a ``def`` nor of a class.
+_EXPRESSIONS: Final = frozenset({"<lambda>", "<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"})
+
 
 def options(**options: Unpack[Options]) -> Callable[[F], F]:
     """Make a decorator that gives a function options of its own.
 
-    Above a ``def``, the decorator returns the function itself, which has the options from then on. A function that is
-    defined already keeps the options that it has: ``options(retries=2)(f)`` returns a ``functools.partial`` of ``f``
+    Above a ``def`` or a class, the decorator returns the function itself, which has the options from then on. Anywhere
+    else, the function keeps the options that it has: ``options(retries=2)(f)`` returns a ``functools.partial`` of ``f``
     with these options beside those of ``f``, and other uses of ``f`` do not change. So one use of a function gets its
     options where keyword arguments go to the function: in `Cluster.call`, `Warm` and ``Cluster.executor().submit``.
 
@@ -70,7 +73,7 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
             )
         merged = {**(mark_of(fn) or {}), **own}
         check_options(merged, f"function {name_of(fn)!r}")
-        if _is_defined(fn, sys._getframe(1)):
+        if not _decorates(sys._getframe(1)):
             made: Any = functools.partial(fn)
             fn = made
         number = id(fn)
@@ -84,20 +87,18 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
     return mark
 
 
-def _is_defined(fn: Any, caller: FrameType) -> bool:
-    """Return True if a function has its name already, so that the caller does not decorate its definition.
+def _decorates(caller: FrameType) -> bool:
+    """Return True if the caller is at the decorators of a ``def`` or of a class.
 
-    The name of a function in a module, or in a class of a module, is looked up there. Another function has a name if
-    the caller has a variable with it.
+    The compiler makes the body of a ``def`` or a class a constant of the code around it, and counts the lines of the
+    decorators to the body. The code around the body runs no other calls on these lines.
     """
-    return holds(_is_in_its_module, fn) or any(value is fn for value in list(caller.f_locals.values()))
-
-
-def _is_in_its_module(fn: Any) -> bool:
-    found: Any = sys.modules[fn.__module__]
-    for name in fn.__qualname__.split("."):
-        found = getattr(found, name)
-    return found is fn
+    at = caller.f_lineno
+    return any(
+        at in range(each.co_firstlineno, 1 + max(line or 0 for _, _, line in each.co_lines()))
+        for each in caller.f_code.co_consts
+        if isinstance(each, CodeType) and each.co_name not in _EXPRESSIONS
+    )
 
 
 def _forget(number: int) -> None:

@@ -293,3 +293,65 @@ def test_different_options_of_several_decorators_hold_together() -> None:
 
     assert mark_of(work) == {"retries": 2, "host": "a", "labels": {"k": 1}}
     assert not isinstance(work, functools.partial)
+
+
+def test_a_function_that_no_variable_holds_keeps_its_own_options_too(graph: Graph) -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.fn = made()
+
+        def method(self) -> None: ...
+
+    class Called:
+        def __call__(self) -> None: ...
+
+    def made() -> Any:
+        def inner() -> None: ...
+
+        return inner
+
+    def with_default(fn: Any = made()) -> Any:  # noqa: B008
+        return fn
+
+    table = {"a": made(), "object": Called(), "class": type("Local", (), {}), "lambda": lambda: None}
+    holder = Holder()
+    for fn in (*table.values(), holder.fn, holder.method, with_default()):
+        given: Any = options(retries=1)(fn)
+        assert (given is not fn, mark_of(given), mark_of(fn)) == (True, {"retries": 1}, None)
+    fn = None
+    assert options(retries=1)(table["a"]) is not table["a"]
+    assert options(retries=1)(
+        with_default()
+    ) is not with_default()  # fmt: skip
+    assert mark_of(table["a"]) is mark_of(with_default()) is None
+
+
+def test_what_stands_below_the_decorator_is_changed_itself() -> None:
+    def same(fn: Any) -> Any:
+        return fn
+
+    @same
+    @options(
+        retries=1,
+        host="a",
+    )
+    @functools.lru_cache
+    def cached(
+        x: int,
+    ) -> int:
+        return x
+
+    @options(retries=2)
+    async def one_line(x: int = 3) -> Any: return x  # fmt: skip
+
+    class Model:
+        @options(retries=3)
+        @staticmethod
+        def load() -> None: ...
+
+        @options(retries=4)
+        def fit(self) -> None: ...
+
+    assert not any(isinstance(fn, functools.partial) for fn in (cached, one_line, Model.load, Model.fit))
+    found = [mark_of(fn) for fn in (cached, one_line, Model().fit)]
+    assert found == [{"retries": 1, "host": "a"}, {"retries": 2}, {"retries": 4}]

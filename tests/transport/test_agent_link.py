@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -70,6 +71,23 @@ async def test_a_silent_line_is_suspected_then_made_from_scratch() -> None:
     assert rig.suspicions == [True]
     assert rig.agent.aborted == 1
     rig.agent.mute = False
+    serving.cancel()
+    await rig.link.abandon()
+
+
+async def test_a_controller_that_is_late_at_each_tick_still_sends_heartbeats() -> None:
+    """Otherwise, the host ends the tasks of a controller whose loop is blocked again and again for a short time."""
+    rig = Rig(Timings(heartbeat_s=0.01))
+    await rig.link.open()
+    agent = rig.agent
+    agent.hear = lambda line, data: agent.news.set()  # type: ignore[method-assign]  # the agent answers nothing
+    serving = asyncio.ensure_future(rig.link.run())
+    for _ in range(5):  # at first, the answer to the handshake comes
+        agent.news.clear()
+        async with asyncio.timeout(HANG_S):
+            while not agent.news.is_set():
+                time.sleep(0.02)  # blocks the loop for four ticks
+                await asyncio.sleep(0)
     serving.cancel()
     await rig.link.abandon()
 
