@@ -58,6 +58,7 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "serialization",
         "host.task_context",  # `evaluate` runs tasks in the caller's process
+        "host.thread_frames",
         "host.warm_values",
         "resources",
         "project",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import sysconfig
 import threading
 import time
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
+
+from handout.host.thread_frames import thread_frames
 
 __all__ = ["LoopMonitor"]
 
@@ -128,7 +129,7 @@ class LoopMonitor:
         while not self._ended.wait(self._period_s):
             beat_at = self._beat_at
             if time.monotonic() - beat_at > self._limit_s / 2 and self._culprit.beat_at != beat_at:
-                self._culprit = _find_culprit(beat_at, sys._current_frames().get(self._thread))
+                self._culprit = _find_culprit(beat_at, thread_frames().get(self._thread))
 
 
 def _find_culprit(beat_at: float, innermost: FrameType | None) -> _Culprit:

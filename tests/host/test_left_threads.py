@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.pythons import bundle, run_on_host
 
 __all__ = ["bundle"]
@@ -32,6 +34,18 @@ def use_all(function):
 
 for future in use_all(together.wait):
     future.result()
+"""
+
+
+#: Records the code that each garbage collection interrupts.
+COLLECTIONS = """
+import gc, sys
+from handout.host.thread_frames import thread_frames
+
+stopped = []
+use_all(together.wait)
+gc.callbacks.append(lambda phase, _: stopped.append(sys._getframe(1).f_code))
+gc.set_threshold(1)
 """
 
 
@@ -70,3 +84,16 @@ thread.join()
 print(idle, found, check()[0])
 """
     assert run(source, bundle) == "False True False"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from Python 3.12 on, a collection waits for the next bytecode")
+def test_no_collection_begins_while_the_frames_of_threads_are_read(bundle: Path) -> None:
+    """Such a collection may let other threads run, and then CPython may stop for ever."""
+    source = """
+found = thread_frames()
+print(len(found), thread_frames.__code__ in stopped, gc.isenabled())
+gc.disable()
+thread_frames()
+print(gc.isenabled())
+"""
+    assert run(COLLECTIONS + source, bundle).split() == ["9", "False", "True", "False"]

@@ -15,7 +15,7 @@ import pytest
 from handout.host.agent.worker_pool import WorkerPool
 from handout.host.system import shared_page
 from handout.host.system.cgroups import ControlGroups
-from handout.protocol import messages
+from handout.protocol import codec, frames, messages
 from tests.host.doubles import Nothing
 from tests.patience import HANG_S
 
@@ -50,6 +50,46 @@ def test_descriptors_that_cannot_be_sent_now_are_sent_later(
             assert [json.loads(line)["m"] for line in said.splitlines()] == ["spawn", "kill"]
             assert len(fds) == 4
             pool._end(pool.workers[1], messages.WorkerGone(1))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_a_message_that_cannot_be_sent_to_a_worker_now_is_sent_later(number: int, tmp_path: Path) -> None:
+    """Otherwise the worker would never run the tasks of the message, and the agent would wait for them for ever."""
+
+    class Short(socket.socket):
+        refusals = 3
+
+        def send(self, *args: Any) -> int:
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(number, "not now")
+            return super().send(*args)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            pool = WorkerPool(ours, cast(Any, Nothing()), {}, str(tmp_path), ControlGroups({}))
+            pool.prepare(1)
+            handle = pool.workers[1]
+            link, other_end = socket.socketpair()
+            handle.link.close()
+            handle.link = Short(fileno=link.detach())
+            handle.link.setblocking(False)
+            decoder, found = frames.Decoder(), []
+            with other_end:
+                other_end.setblocking(False)
+                pool.send(handle, messages.ForgetFunctions([1]))
+                pool.send(handle, messages.ForgetFunctions([2]))
+                async with asyncio.timeout(HANG_S):
+                    while len(found) < 2:
+                        data = await asyncio.get_running_loop().sock_recv(other_end, 65536)
+                        found += [
+                            codec.decode(messages.TO_WORKER, cast(Any, each).fields) for each in decoder.feed(data)
+                        ]
+                assert [message.numbers for _, message in found] == [[1], [2]]
+                pool._end(handle, messages.WorkerGone(1))
 
     asyncio.run(main())
 

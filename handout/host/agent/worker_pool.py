@@ -473,11 +473,11 @@ class WorkerPool:
             return
         try:
             sent = worker.link.send(data)
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError) and error.errno not in _NOT_NOW:
+                # The worker is ending. The supervisor will report this with `WorkerGone`.
+                return
             sent = 0
-        except OSError:
-            # The worker is ending. The supervisor will report this with `WorkerGone`.
-            return
         if sent < len(data):
             worker.unsent.append(memoryview(data)[sent:])
             self._loop.add_writer(worker.link.fileno(), self._on_writable, worker)
@@ -488,7 +488,12 @@ class WorkerPool:
                 sent = worker.link.send(worker.unsent[0])
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno in _NOT_NOW:
+                    # As in `_flush`: otherwise the worker would never get the tasks of this message.
+                    self._loop.remove_writer(worker.link.fileno())
+                    self._loop.call_later(_PAUSE_S, self._await_room, worker)
+                    return
                 worker.unsent.clear()
                 break
             if sent < len(worker.unsent[0]):
@@ -496,6 +501,10 @@ class WorkerPool:
                 return
             worker.unsent.popleft()
         self._loop.remove_writer(worker.link.fileno())
+
+    def _await_room(self, worker: WorkerHandle) -> None:
+        if not worker.gone:
+            self._loop.add_writer(worker.link.fileno(), self._on_writable, worker)
 
     def _on_link(self, worker: WorkerHandle) -> bool:
         """Read from a worker's link and handle the messages. Return False if there is nothing left to read."""

@@ -9,11 +9,11 @@ which Handout has sent by value or as a module of the project. A timer that has 
 from __future__ import annotations
 
 import _thread
-import sys
 import threading
 from types import FrameType
 from typing import Any, Callable
 
+from handout.host.thread_frames import thread_frames
 from handout.host.worker import importer
 
 __all__ = ["LeftThreads"]
@@ -53,7 +53,7 @@ class LeftThreads:
         threads = {thread.ident: thread for thread in threading.enumerate()}
         self._of_imports.intersection_update(threads.values())
         self._of_packages.intersection_update(threads.values())
-        for ident, frame in sys._current_frames().items():
+        for ident, frame in thread_frames().items():
             thread = threads.get(ident)
             if ident == own or thread in self._of_imports:
                 continue
