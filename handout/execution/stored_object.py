@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from handout.errors import GraphError, HandoutError, HostLostError
+from handout.execution.open_loop import not_open
 from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_objects import RunObjects
@@ -122,7 +123,7 @@ class StoredObject:
             self.unuse()
 
     def _gone(self) -> HandoutError:
-        return HandoutError(
+        return self._driver.broken or HandoutError(
             f"Stored object {self.id!r} is gone, because its cluster was closed.",
             remedy="Fetch it before the cluster is closed, or use a journal to keep the results of a graph.",
         )
@@ -186,6 +187,9 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
     Raises:
         GraphError: The value is itself a promise of a value.
         UnserializableError: The value cannot be pickled.
+        OSError: The file of a large value cannot be written.
+        HostError: The cluster was closed meanwhile.
+        InternalError: The driver has failed.
     """
     if issubclass(type(value), Input):
         raise GraphError(f"{value!r} is a promise of a value, not a value.", remedy="Pass it to functions as it is.")
@@ -197,12 +201,19 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
         raise refused(id, error) from error
     nbytes, segments = supplied.nbytes[0], supplied.values[0]
     objects = RunObjects(max_memory=0)
+    _check_open(driver)
     if nbytes > _IN_MEMORY:
         await asyncio.to_thread(_spool, objects, segments, nbytes)
+        _check_open(driver)
     else:
         objects.supply(0, segments)
     modules = frozenset(supplied.snapshot.modules)
     return Stored(hold(driver, number, objects, id, nbytes, bool(supplied.code_objects), modules), 0)
+
+
+def _check_open(driver: Driver) -> None:
+    if driver.is_closed:
+        raise driver.broken or not_open()
 
 
 def hold(
