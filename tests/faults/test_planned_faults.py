@@ -148,6 +148,30 @@ async def test_a_cut_link_costs_nothing_but_time(cluster: Cluster) -> None:
     assert results[model] == (2.0, "plain", 1)
 
 
+async def test_a_second_cut_is_not_ended_by_the_end_of_the_first(cluster: Cluster) -> None:
+    silent = cluster._runtime.no_connections
+    with Faults(cluster) as faults:
+        faults.cut("plain", for_s=0.01)
+        faults.cut("plain", for_s=HANG_S)
+        faults.cut("plain", for_s=0.01)
+        faults.cut("gpu", for_s=0.02)
+        await until(lambda: "gpu" not in silent)
+        assert "plain" in silent
+    graph = Graph()
+    outs = [graph.add(pow, 2, 3, host=host) for host in ("plain", "gpu")]
+    assert list((await cluster.execute(graph))[outs]) == [8, 8]  # both links are there again
+
+
+async def test_a_host_that_is_not_there_yet_can_be_lost() -> None:
+    there = [Host.local("one"), Host.local("late")]
+    async with Cluster(there, require=0) as cluster:
+        with Faults(cluster) as faults:
+            faults.lose("late")
+            assert (await cluster.call(pow, 2, 3)) == 8
+            await until(lambda: "late" in cluster.unavailable)
+        await until(lambda: "late" in cluster._runtime.driver.agents)
+
+
 async def test_a_fault_that_never_came_to_pass_fails_the_block(cluster: Cluster) -> None:
     graph = Graph()
     graph.add(faulted.load, "a.csv")
