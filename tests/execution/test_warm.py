@@ -22,6 +22,7 @@ import handout
 from handout import Cluster, Graph, GraphError, ResultError, TaskTimeoutError, Warm, later
 from tests import work
 from tests.execution.conftest import hosts
+from tests.patience import stretched
 from tests.seen import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -355,6 +356,23 @@ async def test_making_a_value_counts_for_its_own_timeout(cluster: Cluster) -> No
     assert await cluster.call(in_loop, Warm(slow_in_loop, 0.8), 1) == 1.8
     with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
         await cluster.call(in_loop, Warm(handout.options(timeout_s=0.2)(slow_in_loop), 60.0), 1)
+
+
+class SlowToRead:
+    """Takes longer to be unpickled than the agent waits between two looks at a task."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (0.15,)
+
+
+async def test_arguments_that_are_read_after_a_value_was_made_have_all_of_the_timeout(cluster: Cluster) -> None:
+    limit_s = stretched(0.6)
+
+    @handout.options(timeout_s=limit_s, host="plain")
+    def quick(made: object, _: object) -> str:
+        return "done"
+
+    assert await cluster.call(quick, Warm(time.sleep, 1.2 * limit_s), SlowToRead()) == "done"
 
 
 async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Cluster, tmp_path: Path) -> None:
