@@ -22,7 +22,7 @@ import handout
 from handout import Cluster, Graph, GraphError, ResultError, TaskTimeoutError, Warm, later
 from tests import work
 from tests.execution.conftest import hosts
-from tests.patience import stretched
+from tests.patience import HANG_S, stretched
 from tests.seen import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -398,6 +398,22 @@ async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Clus
         await until(lambda: log.read_text().splitlines() == ["left 0", "left 1", "left 2"])
         assert len(pids) == 1
         assert lasting.read_text() == "entered\n"
+
+
+async def test_a_task_does_not_wait_for_a_context_manager_that_is_never_left(request: pytest.FixtureRequest) -> None:
+    @contextmanager
+    def stuck(_: int) -> Generator[int]:
+        yield os.getpid()
+        threading.Event().wait()
+
+    async with Cluster(hosts(request, "local")[:1]) as own:
+        lasting = Warm(os.getpid)
+        graph = Graph()
+        out = graph.add(lambda made, pid: (made, pid), Warm(stuck, later(graph.add(work.identity, 1))), lasting)
+        made, pid = (await own.execute(graph))[out]
+        assert made == pid
+        async with asyncio.timeout(HANG_S):
+            assert await own.call(work.identity, lasting) != pid
 
 
 async def test_a_warm_value_of_a_warm_value_outlives_its_run(cluster: Cluster, tmp_path: Path) -> None:
