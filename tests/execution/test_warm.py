@@ -289,6 +289,34 @@ async def test_what_the_maker_raises_fails_the_task(cluster: Cluster, tmp_path: 
         assert 'File "handout/' not in notes
 
 
+def raised_by(results: handout.Results, out: Any) -> handout.TaskError:
+    with pytest.raises(handout.TaskError) as caught:
+        results[out]
+    return caught.value
+
+
+async def test_a_host_whose_workers_die_while_they_make_a_value_is_not_tried_by_each_task(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def die(log: Path) -> None:
+        with log.open("a") as file:
+            file.write("x")
+        os._exit(3)
+
+    def take(value: object, _: int) -> None: ...
+
+    log, graph = tmp_path / "log", Graph()
+    # A task that is not idempotent is not handed over before the one before it has ended.
+    outs = graph.map(take, Warm(die, log), range(20), host="plain", cost={"cpu": 2}, idempotent=False)
+    results = await cluster.execute(graph, on_failure="continue")
+    assert len(log.read_text()) == 3
+    errors = [raised_by(results, out) for out in outs]
+    died = [str(error) for error in errors if isinstance(error, handout.WorkerDiedError)]
+    assert died
+    assert all("died while it made a warm value for the task" in error for error in died)
+    assert all("could not be made on any host" in str(e) for e in errors if not isinstance(e, handout.WorkerDiedError))
+
+
 async def test_a_plain_function_cannot_take_what_a_loop_makes(cluster: Cluster) -> None:
     for warm in (Warm(connect, "db"), Warm(opened_in_loop, Path("x")), Warm(Model, Warm(connect, "db"))):
         with pytest.raises(GraphError, match=r"'weights_of' takes Warm\(\w+\), which is made in an event loop"):
