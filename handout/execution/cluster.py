@@ -355,7 +355,7 @@ class Cluster:
             The stored object, which stands where the value is wanted.
 
         Raises:
-            GraphError: The value is itself a promise of a value, such as an `Output`.
+            GraphError: The value is a promise of a value, such as an `Output`, or holds one.
             UnserializableError: The value cannot be pickled.
             OSError: The file of a large value cannot be written.
             HostError: The cluster is not open.

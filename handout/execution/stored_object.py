@@ -18,6 +18,7 @@ from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import GraphRun, RunState
 from handout.graph.output import Input
+from handout.graph.scan import Scanner
 from handout.graph.stored import Stored
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import RunSpec
@@ -185,7 +186,7 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
         value: The value.
 
     Raises:
-        GraphError: The value is itself a promise of a value.
+        GraphError: The value is a promise of a value, or holds one.
         UnserializableError: The value cannot be pickled.
         OSError: The file of a large value cannot be written.
         HostError: The cluster was closed meanwhile.
@@ -198,6 +199,11 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
     try:
         supplied.hold(0, value)
     except diagnosis.CannotPickleError as error:
+        for promise in Scanner().references((value,), None):
+            raise GraphError(
+                f"The value of put() holds {promise!r}, which is a promise of a value, not a value.",
+                remedy="Pass the list, tuple or dict to functions as it is. They get it with the values in it.",
+            ) from None
         raise refused(id, error) from error
     nbytes, segments = supplied.nbytes[0], supplied.values[0]
     objects = RunObjects(max_memory=0)
