@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from handout.errors import GraphError
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.run_state import GraphRun, RunState
+from handout.graph.naming import innermost
 from handout.graph.output import Output
 from handout.protocol import numbering
 from handout.scheduler.commands import StartTasks
@@ -274,9 +275,9 @@ def _is_which(which: Which, run: RunState, task: int) -> bool:
         return run.ids[task] == which
     if isinstance(which, Output):
         return isinstance(run, GraphRun) and _makes(run, task, which)
-    profile = run.spec.profiles[run.spec.profile[task]]
+    profile, which = run.spec.profiles[run.spec.profile[task]], innermost(which)
     if isinstance(run, GraphRun):
-        own = run.plan.fns[task]
+        own = innermost(run.plan.fns[task])
         return own == which or _code(own) is _code(which) is not None
     return profile.fn_name == qualified_name(which)
 

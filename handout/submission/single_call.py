@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions, check_options, intern_options
-from handout.graph.naming import name_of
+from handout.graph.naming import innermost, name_of
 from handout.graph.options_decorator import mark_of
 from handout.graph.output import is_function
 from handout.graph.signature import Signatures
@@ -155,4 +155,4 @@ def encode_call(
     name = name_of(fn)
     found = options.snapshots.encode(name, fn, args, kwargs, companions, shared)
     check_size(name, fn, found.function)
-    return EncodedCall(name, qualified_name(fn), found, own, is_coroutine_function(fn))
+    return EncodedCall(name, qualified_name(innermost(fn)), found, own, is_coroutine_function(fn))

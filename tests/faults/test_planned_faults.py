@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from handout import (
     Task,
     Timings,
     WorkerDiedError,
+    options,
 )
 from handout.errors import HandoutError, InventoryError
 from handout.testing import Faults
@@ -188,6 +190,18 @@ async def test_a_fault_that_never_came_to_pass_fails_the_block(cluster: Cluster)
         faults.lose("gpu", during="nothing")
         await cluster.execute(graph, on_failure="continue")
     assert (await cluster.execute(graph))[model][2] == 1  # nothing is left of the faults
+
+
+async def test_a_function_stands_also_for_its_uses_with_options_and_bound_arguments(cluster: Cluster) -> None:
+    graph = Graph()
+    for fn in (options(timeout_s=60)(faulted.load), functools.partial(faulted.load)):
+        graph.add(fn, "a.csv")
+        with pytest.raises(OSError, match="the disk is away"), Faults(cluster) as faults:  # noqa: PT012
+            faults.fail(faulted.load, DISK)
+            await cluster.call(fn, "a.csv")
+    with Faults(cluster) as faults:
+        faults.fail(options(retries=1)(faulted.load), DISK, times=2)
+        assert len((await cluster.execute(graph, on_failure="continue")).failures) == 2
 
 
 async def test_what_the_block_raises_is_not_hidden(cluster: Cluster) -> None:
