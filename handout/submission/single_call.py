@@ -13,6 +13,7 @@ from handout.graph.function_options import TaskOptions, check_options, intern_op
 from handout.graph.naming import innermost, name_of
 from handout.graph.options_decorator import mark_of
 from handout.graph.output import is_function
+from handout.graph.partials import unwrapped
 from handout.graph.signature import Signatures
 from handout.graph.unfinished import UNFINISHED, refusal
 from handout.project.loaded import remember_loaded
@@ -151,6 +152,7 @@ def encode_call(
             failed.
     """
     own = options.of(fn, args, kwargs)
+    fn = unwrapped(fn)
     remember_loaded(fn)
     name = name_of(fn)
     found = options.snapshots.encode(name, fn, args, kwargs, companions, shared)
