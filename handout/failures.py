@@ -318,7 +318,14 @@ def may_have_run(failure: Failure) -> bool:
     """Return True if the worker may have called the task's function in the failed attempt."""
     if failure.kind == "cancelled" and not failure.report.get("elapsed_s"):
         return False
+    if _made_value(failure):
+        return False
     return failure.report.get("argument") is not True  # True: the host had no room for an argument
+
+
+def _made_value(failure: Failure) -> bool:
+    """Return True if the attempt failed while a warm value was made for the task."""
+    return failure.report.get("recipe") is not None
 
 
 def from_report(id: str, host: str, attempts: int, report: dict[str, Any], pickled: bytes | None) -> Failure:
@@ -425,7 +432,8 @@ def _died(self: Failure, where: dict[str, Any]) -> Exception:
     end = "was killed by the kernel for lack of memory" if oom else "died"
     return WorkerDiedError(
         f"The process that ran task {self.id!r} {end} ({how}) on host {self.host!r}. "
-        f"Number of processes that have died while they ran this task: {self.report.get('deaths', 1)}.",
+        f"Number of processes that have died while they ran this task: {self.report.get('deaths', 1)}."
+        f"{' The last one died while it made a warm value for the task.' if _made_value(self) else ''}",
         remedy=_CUT if cut else _CRASHED if number in _CRASHES else _killed(self, oom) if number else _ENDED,
         signal=number,
         exit_code=code,
@@ -460,7 +468,7 @@ def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
     limit = self.report.get("limit_s") or 0.0
     problem = f"Task {self.id!r} ran for {self.elapsed_s:.1f} s, over its limit of {limit:g} s, and was killed."
     remedy = "Raise timeout_s, or let the task do less."
-    if self.report.get("recipe") is not None:
+    if _made_value(self):
         problem = f"Task {self.id!r} was ended, because making a warm value for it took over its limit of {limit:g} s."
         remedy = "Give the function that makes the value more time: Warm(options(timeout_s=...)(make))."
     return TaskTimeoutError(
@@ -476,7 +484,8 @@ def _timeout(self: Failure, where: dict[str, Any]) -> Exception:
 def _memory(self: Failure, where: dict[str, Any]) -> Exception:
     limit, peak = self.report.get("limit", 0), self.report.get("peak", 0)
     return MemoryExceededError(
-        f"Task {self.id!r} used {peak / 1e6:.0f} MB, over its memory cost of {limit / 1e6:.0f} MB, and was killed.",
+        f"Task {self.id!r} used {peak / 1e6:.0f} MB, over its memory cost of {limit / 1e6:.0f} MB, and was killed"
+        f"{' while a warm value was made for it' if _made_value(self) else ''}.",
         remedy="Raise memory in the task's cost.",
         limit=limit,
         peak=peak,

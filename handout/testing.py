@@ -8,6 +8,7 @@ from typing import Self
 from handout.errors import HandoutError, InventoryError
 from handout.execution.cluster import Cluster
 from handout.execution.planned_faults import HostFault, PlannedFaults, TaskFault, Which, pickled_error
+from handout.graph.naming import innermost
 from handout.graph.output import Output
 from handout.resources.did_you_mean import suggestion
 from handout.serialization.user_objects import brief, qualified_name
@@ -217,4 +218,4 @@ def _checked(which: Which) -> Which:
 def _name(which: Which) -> str:
     if isinstance(which, str):
         return repr(which)
-    return which.id if isinstance(which, Output) else qualified_name(which)
+    return which.id if isinstance(which, Output) else qualified_name(innermost(which))

@@ -80,6 +80,10 @@ class Calls:
             if taken is not None:
                 self._arguments.give_back(taken.arguments)
 
+    def close(self) -> None:
+        """Free the arguments, because the cluster was closed."""
+        self._arguments.close()
+
     def _run_for(self, priority: float) -> OpenRun:
         run = self._open.get(priority)
         if run is None or run.is_full:

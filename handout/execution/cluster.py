@@ -355,8 +355,9 @@ class Cluster:
             The stored object, which stands where the value is wanted.
 
         Raises:
-            GraphError: The value is itself a promise of a value, such as an `Output`.
+            GraphError: The value is a promise of a value, such as an `Output`, or holds one.
             UnserializableError: The value cannot be pickled.
+            OSError: The file of a large value cannot be written.
             HostError: The cluster is not open.
 
         Example:
@@ -432,7 +433,8 @@ class Cluster:
     def runs(self) -> Sequence[RunView]:
         """The runs of the cluster that have not been left, for example for a health endpoint. Any thread may ask.
 
-        All calls of the cluster, those of executors among them, are one run.
+        All calls of the cluster, those of executors among them, are one run. A run of which the cluster keeps a result
+        stays until the result is dropped.
 
         Raises:
             HostError: The cluster is not open.

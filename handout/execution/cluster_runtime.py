@@ -193,7 +193,7 @@ class ClusterRuntime:
             self._driver.post(expecting(host, self._timings))
         self._loop = OpenLoop(asyncio.get_running_loop())
         self._serving = asyncio.create_task(
-            self._serve(self._driver, self._closing, self._loop), name="handout cluster"
+            self._serve(self._driver, self._calls, self._closing, self._loop), name="handout cluster"
         )
         self._serving.add_done_callback(_retrieve)
 
@@ -257,7 +257,7 @@ class ClusterRuntime:
             self._settling.clear()
             await self._settling.wait()
 
-    async def _serve(self, driver: Driver, closing: asyncio.Event, loop: OpenLoop) -> None:
+    async def _serve(self, driver: Driver, calls: Calls, closing: asyncio.Event, loop: OpenLoop) -> None:
         """Run the host managers and the driver's coroutines in one task group, until the cluster is closed."""
         launchers = Launchers()
         watch = LoopMonitor(self._timings.blocked_s)
@@ -307,6 +307,7 @@ class ClusterRuntime:
             watch.stop()
             loop.shut()
             driver.close()
+            calls.close()
             if members is not None:
                 members.end()
             if self._driver is driver:

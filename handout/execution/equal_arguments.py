@@ -122,7 +122,11 @@ class EqualArguments:
             each.unfinished -= 1
             if not each.unfinished:
                 self._idle[each] = None
-                self._wait()
+        if self._driver.is_closed:
+            self.drop_idle()
+            return
+        if arguments:
+            self._wait()
         idle = sum(each.nbytes for each in self._idle)
         while idle > _MAX_IDLE:
             oldest = next(iter(self._idle))
@@ -133,6 +137,12 @@ class EqualArguments:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(_IDLE_S, self.drop_idle)
+
+    def close(self) -> None:
+        """Drop the arguments, because the cluster was closed: now, or when their last call has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.drop_idle()
 
     def drop_idle(self) -> None:
         """Have hosts drop the arguments that no call takes at present."""

@@ -118,7 +118,7 @@ class ClusterExecutor(Executor):
             result = await self._runtime.calls.run(call, future.begin)
         except asyncio.CancelledError:
             future.fail(_interrupted() if future.is_interrupted else _closed())
-            if not (future.cancelled() or future.is_interrupted):
+            if not (future.is_given_up or future.is_interrupted):
                 raise  # the cluster is being closed
         except BaseException as error:
             if is_interruption(error):
@@ -179,9 +179,13 @@ class _CallFuture(Future[T]):
     def __init__(self, loop: OpenLoop) -> None:
         super().__init__()
         self._loop = loop
-        #: Guards the change from pending to running or cancelled. A callback of the future may cancel the future.
+        #: Guards the attributes below, and the change from pending to running. The event loop takes this lock, so
+        #: nothing may be called under it that could wait for the event loop, such as the callbacks of the future. It is
+        #: reentrant, because a signal handler may use the future, too.
         self._turn = threading.RLock()
         self._end_call: Callable[[], object] | None = None
+        #: True once `cancel` has succeeded, also while the callbacks of the future are still called.
+        self.is_given_up = False
         #: True if the caller waits no more for the result of the call; see `interrupt`.
         self.is_interrupted = False
 
@@ -189,11 +193,13 @@ class _CallFuture(Future[T]):
         """Have a cancellation of the future call ``end_call``. Return False if the future was cancelled before."""
         with self._turn:
             self._end_call = end_call
-            return not self.cancelled()
+            return not self.is_given_up
 
     def begin(self) -> bool:
         """Mark the future as running, unless it is. Return False if it is done."""
         with self._turn:
+            if self.is_given_up:
+                return False
             if not (self.running() or self.done()):
                 self.set_running_or_notify_cancel()
             return not self.done()
@@ -206,17 +212,17 @@ class _CallFuture(Future[T]):
     def cancel(self) -> bool:
         """Cancel the future, unless it is running or done. Return True if it is cancelled."""
         with self._turn:
-            if self.cancelled():
+            if self.is_given_up:
                 return True
-            if not super().cancel():
+            if self.running() or self.done():
                 return False
-            self.set_running_or_notify_cancel()  # so that `concurrent.futures.wait` learns of it
+            self.is_given_up = True
             end_call = self._end_call
         if end_call is not None:
-            try:
+            with contextlib.suppress(HostError):  # the cluster was closed, and all of its calls have ended
                 end_call()
-            except HostError:
-                return True  # the cluster was closed, and all of its calls have ended
+        super().cancel()
+        self.set_running_or_notify_cancel()  # so that `concurrent.futures.wait` learns of it
         return True
 
     def interrupt(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from handout.errors import GraphError
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.execution.shell.run_state import GraphRun, RunState
+from handout.graph.naming import innermost
 from handout.graph.output import Output
 from handout.protocol import numbering
 from handout.scheduler.commands import StartTasks
@@ -105,7 +106,8 @@ class PlannedFaults:
         self._tasks: list[TaskFault] = []
         self._hosts: list[HostFault] = []
         self._attempts: dict[int, _Under] = {}
-        self._timers: list[asyncio.TimerHandle] = []
+        #: For each host whose link is cut: ends the cut.
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         #: The numbers of the functions that replaced others.
         self._functions: set[int] = set()
 
@@ -140,7 +142,7 @@ class PlannedFaults:
 
     def end(self) -> None:
         """End all faults. Hosts may start and connect again."""
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
         self._no_starts.clear()
         self._no_connections.clear()
@@ -216,15 +218,24 @@ class PlannedFaults:
         agent = self._agents.get(fault.host)
         if fault.for_s is None:
             self._no_starts[fault.host] = f"handout.testing.Faults has lost it ({fault.call})"
-            if agent is not None:
+            if agent is None:
+                fault.came = True  # no agent can start there any more; `joined` kills one that is starting now
+            else:
                 _kill(agent)
             return
         self._no_connections[fault.host] = f"handout.testing.Faults has cut its link ({fault.call})"
-        loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(fault.for_s, self._no_connections.pop, fault.host, None))
+        earlier, loop = self._timers.get(fault.host), asyncio.get_running_loop()
+        if earlier is None or earlier.when() < loop.time() + fault.for_s:
+            if earlier is not None:
+                earlier.cancel()
+            self._timers[fault.host] = loop.call_later(fault.for_s, self._end_cut, fault.host)
         if agent is not None:
             fault.came = True
             agent.link.drop()
+
+    def _end_cut(self, host: str) -> None:
+        del self._timers[host]
+        self._no_connections.pop(host, None)
 
     def joined(self, agent: AgentProxy) -> None:
         """Bring about the faults of a host whose agent was starting when they were planned."""
@@ -264,9 +275,9 @@ def _is_which(which: Which, run: RunState, task: int) -> bool:
         return run.ids[task] == which
     if isinstance(which, Output):
         return isinstance(run, GraphRun) and _makes(run, task, which)
-    profile = run.spec.profiles[run.spec.profile[task]]
+    profile, which = run.spec.profiles[run.spec.profile[task]], innermost(which)
     if isinstance(run, GraphRun):
-        own = run.plan.fns[task]
+        own = innermost(run.plan.fns[task])
         return own == which or _code(own) is _code(which) is not None
     return profile.fn_name == qualified_name(which)
 

@@ -12,11 +12,13 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from handout.errors import GraphError, HandoutError, HostLostError
+from handout.execution.open_loop import not_open
 from handout.execution.run_values import read_value
 from handout.execution.shell.driver import Driver
 from handout.execution.shell.run_objects import RunObjects
 from handout.execution.shell.run_state import GraphRun, RunState
 from handout.graph.output import Input
+from handout.graph.scan import Scanner
 from handout.graph.stored import Stored
 from handout.scheduler import events as ev
 from handout.scheduler.run_spec import RunSpec
@@ -122,7 +124,7 @@ class StoredObject:
             self.unuse()
 
     def _gone(self) -> HandoutError:
-        return HandoutError(
+        return self._driver.broken or HandoutError(
             f"Stored object {self.id!r} is gone, because its cluster was closed.",
             remedy="Fetch it before the cluster is closed, or use a journal to keep the results of a graph.",
         )
@@ -184,8 +186,11 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
         value: The value.
 
     Raises:
-        GraphError: The value is itself a promise of a value.
+        GraphError: The value is a promise of a value, or holds one.
         UnserializableError: The value cannot be pickled.
+        OSError: The file of a large value cannot be written.
+        HostError: The cluster was closed meanwhile.
+        InternalError: The driver has failed.
     """
     if issubclass(type(value), Input):
         raise GraphError(f"{value!r} is a promise of a value, not a value.", remedy="Pass it to functions as it is.")
@@ -194,15 +199,27 @@ async def put(driver: Driver, number: int, value: Any) -> Stored[Any]:
     try:
         supplied.hold(0, value)
     except diagnosis.CannotPickleError as error:
+        for promise in Scanner().references((value,), None):
+            raise GraphError(
+                f"The value of put() holds {promise!r}, which is a promise of a value, not a value.",
+                remedy="Pass the list, tuple or dict to functions as it is. They get it with the values in it.",
+            ) from None
         raise refused(id, error) from error
     nbytes, segments = supplied.nbytes[0], supplied.values[0]
     objects = RunObjects(max_memory=0)
+    _check_open(driver)
     if nbytes > _IN_MEMORY:
         await asyncio.to_thread(_spool, objects, segments, nbytes)
+        _check_open(driver)
     else:
         objects.supply(0, segments)
     modules = frozenset(supplied.snapshot.modules)
     return Stored(hold(driver, number, objects, id, nbytes, bool(supplied.code_objects), modules), 0)
+
+
+def _check_open(driver: Driver) -> None:
+    if driver.is_closed:
+        raise driver.broken or not_open()
 
 
 def hold(

@@ -20,7 +20,7 @@ from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes, Policy
 from handout.graph.options_decorator import MARKS, mark_of
 from handout.graph.output import Input, Output, is_function
-from handout.graph.partials import joined, unbound
+from handout.graph.partials import joined, unbound, unwrapped
 from handout.graph.plan import Plan
 from handout.graph.render import to_dot, to_mermaid
 from handout.graph.unfinished import UNFINISHED, refusal
@@ -142,7 +142,7 @@ class Graph(TypedCalls):
         given = self._checks.only_options("graph.reduce", fn, options)
         policy = self._nodes.policy({k: v for k, v in given.items() if k != "id"})
         id_ = given.get("id")
-        bound = unbound(fn)
+        bound = unbound(unwrapped(fn))
         depth = 0
         while len(level) > width:
             count = -(-len(level) // width)
@@ -222,7 +222,7 @@ class Graph(TypedCalls):
         if kwargs or (MARKS and mark_of(fn) is not None) or type(fn) is partial or not is_function(fn):
             given, own = self._checks.split(fn, kwargs)
             policy = self._nodes.policy(given)
-            return self._nodes.append(*self._checks.bind(unbound(fn), args, own, policy.id), policy)
+            return self._nodes.append(*self._checks.bind(unbound(unwrapped(fn)), args, own, policy.id), policy)
         # In a large graph, most calls have no options and no keyword arguments. This shorter path is for such calls.
         if getattr(fn, "__module__", None) not in REMEMBERED:
             remember_loaded(fn)
@@ -246,7 +246,7 @@ class Graph(TypedCalls):
         rows = rows_of(name_of(fn), columns)
         if not rows:
             return []
-        bound = unbound(fn)
+        bound = unbound(unwrapped(fn))
         try:
             inner, first, own = self._checks.bind(bound, rows[0], {}, policy.id)
         except GraphError as error:
@@ -277,7 +277,7 @@ class Graph(TypedCalls):
             nodes.append(function.fn, (), function.kwargs, nodes.policy(options))
         for node, function in enumerate(functions):
             producers = tuple([self._producer(node, function, named) for named in function.args])
-            bound, args = unbound(function.fn), producers + function.extra_args
+            bound, args = unbound(unwrapped(function.fn)), producers + function.extra_args
             fn, args, kwargs = self._checks.bind(bound, args, function.kwargs, function.id)
             nodes.fns[node], nodes.args[node] = fn, args
             if kwargs:

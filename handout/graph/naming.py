@@ -13,13 +13,19 @@ from handout.errors import GraphError
 from handout.serialization.user_objects import is_interruption
 from handout.slices import SLICE, Slices
 
-__all__ = ["FunctionIds", "name_of"]
+__all__ = ["FunctionIds", "innermost", "name_of"]
+
+
+def innermost(fn: Any) -> Any:
+    """Return the function inside partial functions, such as those that `options` makes; other objects as they are."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
 
 
 def name_of(fn: object) -> str:
     """Return the name of a callable, for ids and messages."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = innermost(fn)
     try:
         name = getattr(fn, "__name__", None)
     except BaseException as error:  # a callable object of the user may raise anything

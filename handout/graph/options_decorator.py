@@ -75,6 +75,9 @@ def options(**options: Unpack[Options]) -> Callable[[F], F]:
         check_options(merged, f"function {name_of(fn)!r}")
         if not _decorates(sys._getframe(1)):
             made: Any = functools.partial(fn)
+            # Without a ``__dict__``, which is made when it is first read, a partial function of this one would hold
+            # `fn` in its place, and would not have these options.
+            _ = made.__dict__
             fn = made
         number = id(fn)
         try:

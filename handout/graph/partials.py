@@ -8,13 +8,26 @@ from typing import Any
 
 from handout.graph.scan import Scanner
 
-__all__ = ["Bound", "joined", "unbound"]
+__all__ = ["Bound", "joined", "unbound", "unwrapped"]
 
 Bound = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
 """A function, and the positional and the keyword arguments of its calls that come before all others."""
 
 #: Python 3.14 has a mark for a positional argument that is given later.
 _PLACEHOLDER: Any = getattr(functools, "Placeholder", None)
+
+
+def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function inside partial functions that bind nothing, such as those that `options` makes.
+
+    The caller must have read the options of the function before. The function then has the same identity as in uses
+    without options.
+    """
+    made: Any = fn
+    while type(made) is functools.partial and not (made.args or made.keywords or made.__dict__):
+        made = made.func
+    function: Callable[..., Any] = made
+    return function
 
 
 def unbound(fn: Callable[..., Any]) -> Bound:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from handout.allocators import Allocator, builtin_name
 from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions
+from handout.graph.naming import innermost
 from handout.graph.plan import Plan
 from handout.scheduler.run_spec import Profile, RunSpec, Speculation
 from handout.serialization.user_objects import is_coroutine_function, qualified_name
@@ -169,7 +170,7 @@ class _Profiles:
         function = self._encoded.functions[self._encoded.fn[task]]
         check_memory(self._plan.ids[task], own)
         options = self._policy.apply(own)
-        self.known.append(make_profile(options, function, qualified_name(called)))
+        self.known.append(make_profile(options, function, qualified_name(innermost(called))))
         bundle = self._encoded.bundle if function.needs_bundle else None
         self.traits.append(Traits(options, is_coroutine_function(called), bundle))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from handout.errors import GraphError
-from handout.graph.naming import name_of
+from handout.graph.naming import innermost, name_of
 from handout.graph.options_decorator import mark_of
 from handout.project.loaded import remember_loaded
 from handout.serialization.several_calls import Item, make_calls, taken_apart
@@ -49,7 +49,7 @@ def encode_calls(
         remember_loaded(function)
     layout, parts = taken_apart(items)
     found = options.snapshots.encode(name, make_calls, (prepare, extra, layout, *parts), {}, companions, shared)
-    return EncodedCall(name, qualified_name(first), found, own, is_coroutine=False)
+    return EncodedCall(name, qualified_name(innermost(first)), found, own, is_coroutine=False)
 
 
 def _mark(items: Sequence[Item]) -> Mapping[str, Any]:

@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 
 from handout.errors import GraphError
 from handout.graph.function_options import TaskOptions, check_options, intern_options
-from handout.graph.naming import name_of
+from handout.graph.naming import innermost, name_of
 from handout.graph.options_decorator import mark_of
 from handout.graph.output import is_function
+from handout.graph.partials import unwrapped
 from handout.graph.signature import Signatures
 from handout.graph.unfinished import UNFINISHED, refusal
 from handout.project.loaded import remember_loaded
@@ -151,8 +152,9 @@ def encode_call(
             failed.
     """
     own = options.of(fn, args, kwargs)
+    fn = unwrapped(fn)
     remember_loaded(fn)
     name = name_of(fn)
     found = options.snapshots.encode(name, fn, args, kwargs, companions, shared)
     check_size(name, fn, found.function)
-    return EncodedCall(name, qualified_name(fn), found, own, is_coroutine_function(fn))
+    return EncodedCall(name, qualified_name(innermost(fn)), found, own, is_coroutine_function(fn))

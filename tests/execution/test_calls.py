@@ -148,6 +148,16 @@ async def test_options_of_the_decorator_hold(cluster: Cluster) -> None:
     assert await cluster.call(flaky) == ("gpu", 3)
 
 
+async def test_a_use_with_options_counts_for_the_durations_of_its_function(cluster: Cluster) -> None:
+    """A run remembers them when it is closed, by the names that its profiles have."""
+    world, graph = cluster._runtime.driver.core.world, handout.Graph()
+    graph.add(handout.options(retries=1)(work.total), [1])
+    await cluster.execute(graph)
+    await until(lambda: "total" in world.remembered)
+    await cluster.call(handout.options(retries=1)(work.length), b"")
+    assert "length" in {profile.fn_name for run in world.runs.values() for profile in run.spec.profiles}
+
+
 async def test_an_option_of_graphs_that_holds_an_output_is_refused_by_its_name(cluster: Cluster) -> None:
     beside = handout.options(collocate_with=await cluster.put(1))(lambda: 1)
     with pytest.raises(GraphError, match="cannot have the option collocate_with="):

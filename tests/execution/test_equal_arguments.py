@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from handout import Cluster, File, Host
+from handout import Cluster, File, HandoutError, Host
 from handout.execution import equal_arguments
 from handout.execution.membership.agent_proxy import AgentProxy
 from handout.protocol import numbering
@@ -94,6 +94,23 @@ async def test_arguments_leave_the_hosts_after_their_calls(monkeypatch: pytest.M
         monkeypatch.setattr(equal_arguments, "_IDLE_S", 0.0)
         await call(1, 2)
         await until(lambda: stored(cluster) == 0)
+
+
+async def test_a_closed_cluster_keeps_no_arguments(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    cluster = two_hosts()
+    async with cluster:
+        driver, arguments = cluster._runtime.driver, cluster._runtime.calls._arguments
+        assert await cluster.call(work.length, b"x" * (2 << 20)) == 2 << 20
+        waiting = asyncio.ensure_future(cluster.call(_mark_and_wait, str(began), b"y" * (2 << 20)))
+        await until(began.exists)
+    with pytest.raises(HandoutError, match="closed"):
+        await waiting
+    assert not arguments._known
+    assert not arguments.has_idle
+    await until(lambda: not any(driver.is_held(run) for run in driver.runs.values()))
+    assert arguments._timer is not None
+    assert arguments._timer.cancelled()
 
 
 async def test_a_cancelled_call_lets_its_argument_go(tmp_path: Path) -> None:

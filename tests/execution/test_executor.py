@@ -115,6 +115,25 @@ def test_a_future_that_no_host_has_can_be_cancelled_and_one_that_runs_cannot(ope
     assert first.result(HANG_S) == "seen"
 
 
+def test_a_callback_of_a_cancelled_future_may_wait_for_the_cluster(opened: Cluster, tmp_path: Path) -> None:
+    """The event loop comes to the call while the callback runs, and must not wait for the callback."""
+    go, began = tmp_path / "go", tmp_path / "began"
+    pool = opened.executor(host="plain", cost={"cpu": 2}, idempotent=False)
+    first = pool.submit(wait_for, str(go), str(began))
+    until_there(began)
+    second, seen = pool.submit(wait_for, str(go)), list[Any]()
+
+    def called(future: Future[Any]) -> None:
+        go.touch()
+        seen.append(first.result(HANG_S))
+        seen.extend(opened.view.hosts)
+
+    second.add_done_callback(called)
+    assert second.cancel()
+    assert seen == ["seen", "plain", "gpu"]
+    assert second.cancelled()
+
+
 def test_shutdown_waits_for_its_own_futures_and_refuses_new_ones(opened: Cluster, tmp_path: Path) -> None:
     go = tmp_path / "go"
     pool, other = opened.executor(), opened.executor()
@@ -476,6 +495,24 @@ def test_a_forked_process_cannot_use_the_cluster_and_does_not_close_it() -> None
     assert "forked from the one that opened the cluster" in first
     assert second == "8"
     assert done.stderr == ""
+
+
+def test_a_cluster_without_descriptors_for_its_event_loop_is_an_error() -> None:
+    done = _run_program(
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "cluster, taken = Cluster([Host.local('here')]), []\n"
+        "try:\n"
+        "    while True:\n"
+        "        taken.append(os.dup(0))\n"
+        "except OSError:\n"
+        "    pass\n"
+        "try:\n"
+        "    cluster.__enter__()\n"
+        "except OSError as error:\n"
+        "    print(error.strerror, threading.active_count())"
+    )
+    assert done.stdout == "Too many open files 1\n", done.stderr
 
 
 def test_a_cluster_cannot_be_opened_after_the_main_thread() -> None:

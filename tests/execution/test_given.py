@@ -92,6 +92,14 @@ async def test_results_are_found_under_any_id_and_ids_find_none(cluster: Cluster
     assert second.reused.anew["made"] == "the function, or a module of yours that it uses, has changed"
 
 
+async def test_a_use_with_other_options_is_the_same_function(cluster: Cluster) -> None:
+    graph, again = Graph(), Graph()
+    graph.add(work.identity, 1)
+    first = await cluster.execute(graph)
+    again.add(handout.options(retries=2)(work.identity), 1)
+    assert set((await cluster.execute(again, given=first)).reused) == {"identity"}
+
+
 async def test_what_only_reused_functions_need_does_not_run(cluster: Cluster, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     first = await cluster.execute(Study(notes).graph)

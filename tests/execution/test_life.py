@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,26 @@ async def test_what_breaks_inside_ends_every_run_by_name(tmp_path: Path) -> None
             with pytest.raises(handout.InternalError, match="a bug"):
                 await cluster.execute(one())
         await cluster.close()
+
+
+async def test_after_what_breaks_inside_each_use_of_the_cluster_is_an_error_by_name() -> None:
+    cluster = await Cluster([Host.local("here", {"cpu": 1})]).open()
+    stored = await cluster.put(b"ab")
+    assert await cluster.call(work.length, stored) == 2
+    cluster._runtime.driver.break_down(RuntimeError("a bug"))
+    uses: list[Callable[[], Any]] = [
+        lambda: cluster.call(pow, 2, 3),
+        lambda: cluster.call(pow, 2, 3),
+        lambda: asyncio.wrap_future(cluster.executor().submit(pow, 2, 3)),
+        lambda: cluster.put(1),
+        lambda: cluster.put(bytes(1 << 17)),
+        lambda: stored.fetch(),
+        lambda: cluster.close(),
+    ]
+    for use in uses:
+        async with asyncio.timeout(HANG_S):
+            with pytest.raises(handout.InternalError, match="a bug"):
+                await use()
 
 
 async def test_a_driver_that_is_closed_takes_no_run_and_keeps_no_timer() -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+import anyio
+
+from handout import Host
+from handout.errors import HostLostError
+from handout.execution.membership.host_manager import HostManager
 from handout.execution.membership.quarantine import LossHistory
+from handout.execution.shell.driver import Driver
+from handout.sim.clock import VirtualLoop
 from handout.transport.timings import Timings
 
 
@@ -71,3 +80,35 @@ def test_a_host_that_is_not_there_is_tried_with_pauses_that_double_up_to_a_minut
     record = LossHistory(Timings())
     assert [record.missed() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 64, 64]
     assert not record.quarantined
+
+
+def test_the_pauses_are_no_longer_because_tasks_stop_waiting_meanwhile() -> None:
+    """Tasks wait for 30 s, which end between two tries."""
+    tries: list[float] = []
+    loop = VirtualLoop()
+
+    async def no_launcher() -> NoReturn:
+        tries.append(loop.time())
+        raise HostLostError("the agent has ended", host="here")
+
+    async def play() -> None:
+        driver = Driver(lambda coroutine: coroutine.close())
+        told: list[float] = []
+        manager = HostManager(
+            Host("here"),
+            driver,
+            no_launcher,
+            Timings(),
+            0,
+            None,
+            1.0,
+            lambda *_: told.append(loop.time()),
+            lambda *_: None,
+        )
+        with anyio.move_on_after(70.0):
+            await manager.run()
+        assert told == [30.0]
+        driver.close()
+
+    loop.play(play())
+    assert tries == [0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 63.5]

@@ -176,6 +176,8 @@ async def test_a_stored_object_cannot_hide_in_an_object_or_go_to_another_cluster
     stored = await cluster.put(1)
     with pytest.raises(GraphError, match="is a promise of a value"):
         await cluster.put(stored)
+    with pytest.raises(GraphError, match=r"holds Stored\('put-\d+'\), which is a promise.*to functions as it is"):
+        await cluster.put({"a": [0, stored]})
     with pytest.raises(GraphError, match="where Handout cannot find it"):
         pickle.dumps(stored)
     async with Cluster([Host.local("elsewhere", {"cpu": 1})]) as other:

@@ -22,6 +22,7 @@ import handout
 from handout import Cluster, Graph, GraphError, ResultError, TaskTimeoutError, Warm, later
 from tests import work
 from tests.execution.conftest import hosts
+from tests.patience import HANG_S, stretched
 from tests.seen import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -288,6 +289,34 @@ async def test_what_the_maker_raises_fails_the_task(cluster: Cluster, tmp_path: 
         assert 'File "handout/' not in notes
 
 
+def raised_by(results: handout.Results, out: Any) -> handout.TaskError:
+    with pytest.raises(handout.TaskError) as caught:
+        results[out]
+    return caught.value
+
+
+async def test_a_host_whose_workers_die_while_they_make_a_value_is_not_tried_by_each_task(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def die(log: Path) -> None:
+        with log.open("a") as file:
+            file.write("x")
+        os._exit(3)
+
+    def take(value: object, _: int) -> None: ...
+
+    log, graph = tmp_path / "log", Graph()
+    # A task that is not idempotent is not handed over before the one before it has ended.
+    outs = graph.map(take, Warm(die, log), range(20), host="plain", cost={"cpu": 2}, idempotent=False)
+    results = await cluster.execute(graph, on_failure="continue")
+    assert len(log.read_text()) == 3
+    errors = [raised_by(results, out) for out in outs]
+    died = [str(error) for error in errors if isinstance(error, handout.WorkerDiedError)]
+    assert died
+    assert all("died while it made a warm value for the task" in error for error in died)
+    assert all("could not be made on any host" in str(e) for e in errors if not isinstance(e, handout.WorkerDiedError))
+
+
 async def test_a_plain_function_cannot_take_what_a_loop_makes(cluster: Cluster) -> None:
     for warm in (Warm(connect, "db"), Warm(opened_in_loop, Path("x")), Warm(Model, Warm(connect, "db"))):
         with pytest.raises(GraphError, match=r"'weights_of' takes Warm\(\w+\), which is made in an event loop"):
@@ -357,6 +386,23 @@ async def test_making_a_value_counts_for_its_own_timeout(cluster: Cluster) -> No
         await cluster.call(in_loop, Warm(handout.options(timeout_s=0.2)(slow_in_loop), 60.0), 1)
 
 
+class SlowToRead:
+    """Takes longer to be unpickled than the agent waits between two looks at a task."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (0.15,)
+
+
+async def test_arguments_that_are_read_after_a_value_was_made_have_all_of_the_timeout(cluster: Cluster) -> None:
+    limit_s = stretched(0.6)
+
+    @handout.options(timeout_s=limit_s, host="plain")
+    def quick(made: object, _: object) -> str:
+        return "done"
+
+    assert await cluster.call(quick, Warm(time.sleep, 1.2 * limit_s), SlowToRead()) == "done"
+
+
 async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Cluster, tmp_path: Path) -> None:
     @contextmanager
     def opened_with(log: Path, weights: int) -> Generator[Path]:
@@ -380,6 +426,22 @@ async def test_values_of_a_run_go_with_its_objects_and_others_stay(cluster: Clus
         await until(lambda: log.read_text().splitlines() == ["left 0", "left 1", "left 2"])
         assert len(pids) == 1
         assert lasting.read_text() == "entered\n"
+
+
+async def test_a_task_does_not_wait_for_a_context_manager_that_is_never_left(request: pytest.FixtureRequest) -> None:
+    @contextmanager
+    def stuck(_: int) -> Generator[int]:
+        yield os.getpid()
+        threading.Event().wait()
+
+    async with Cluster(hosts(request, "local")[:1]) as own:
+        lasting = Warm(os.getpid)
+        graph = Graph()
+        out = graph.add(lambda made, pid: (made, pid), Warm(stuck, later(graph.add(work.identity, 1))), lasting)
+        made, pid = (await own.execute(graph))[out]
+        assert made == pid
+        async with asyncio.timeout(HANG_S):
+            assert await own.call(work.identity, lasting) != pid
 
 
 async def test_a_warm_value_of_a_warm_value_outlives_its_run(cluster: Cluster, tmp_path: Path) -> None:

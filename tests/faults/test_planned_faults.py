@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from handout import (
     Task,
     Timings,
     WorkerDiedError,
+    options,
 )
 from handout.errors import HandoutError, InventoryError
 from handout.testing import Faults
@@ -148,6 +150,30 @@ async def test_a_cut_link_costs_nothing_but_time(cluster: Cluster) -> None:
     assert results[model] == (2.0, "plain", 1)
 
 
+async def test_a_second_cut_is_not_ended_by_the_end_of_the_first(cluster: Cluster) -> None:
+    silent = cluster._runtime.no_connections
+    with Faults(cluster) as faults:
+        faults.cut("plain", for_s=0.01)
+        faults.cut("plain", for_s=HANG_S)
+        faults.cut("plain", for_s=0.01)
+        faults.cut("gpu", for_s=0.02)
+        await until(lambda: "gpu" not in silent)
+        assert "plain" in silent
+    graph = Graph()
+    outs = [graph.add(pow, 2, 3, host=host) for host in ("plain", "gpu")]
+    assert list((await cluster.execute(graph))[outs]) == [8, 8]  # both links are there again
+
+
+async def test_a_host_that_is_not_there_yet_can_be_lost() -> None:
+    there = [Host.local("one"), Host.local("late")]
+    async with Cluster(there, require=0) as cluster:
+        with Faults(cluster) as faults:
+            faults.lose("late")
+            assert (await cluster.call(pow, 2, 3)) == 8
+            await until(lambda: "late" in cluster.unavailable)
+        await until(lambda: "late" in cluster._runtime.driver.agents)
+
+
 async def test_a_fault_that_never_came_to_pass_fails_the_block(cluster: Cluster) -> None:
     graph = Graph()
     graph.add(faulted.load, "a.csv")
@@ -164,6 +190,18 @@ async def test_a_fault_that_never_came_to_pass_fails_the_block(cluster: Cluster)
         faults.lose("gpu", during="nothing")
         await cluster.execute(graph, on_failure="continue")
     assert (await cluster.execute(graph))[model][2] == 1  # nothing is left of the faults
+
+
+async def test_a_function_stands_also_for_its_uses_with_options_and_bound_arguments(cluster: Cluster) -> None:
+    graph = Graph()
+    for fn in (options(timeout_s=60)(faulted.load), functools.partial(faulted.load)):
+        graph.add(fn, "a.csv")
+        with pytest.raises(OSError, match="the disk is away"), Faults(cluster) as faults:  # noqa: PT012
+            faults.fail(faulted.load, DISK)
+            await cluster.call(fn, "a.csv")
+    with Faults(cluster) as faults:
+        faults.fail(options(retries=1)(faulted.load), DISK, times=2)
+        assert len((await cluster.execute(graph, on_failure="continue")).failures) == 2
 
 
 async def test_what_the_block_raises_is_not_hidden(cluster: Cluster) -> None:

@@ -122,8 +122,11 @@ def test_a_partial_function_has_the_options_of_the_function_inside(graph: Graph)
     graph.map(functools.partial(marked, later(out)), [1], priority=5)
     graph.add(functools.partial(functools.partial(marked, 1), 2))
     graph.add(options(priority=3)(functools.partial(marked, 1)), 2)
+    used = options(priority=4)(marked)
+    graph.map(functools.partial(used, y=1), [1])
+    graph.add(functools.partial(functools.partial(used, 1), 2))
     found = [(each.retries, each.priority) for each in graph.compile().options]
-    assert found == [(2, 0), (2, 5), (2, 0), (2, 3)]
+    assert found == [(2, 0), (2, 5), (2, 0), (2, 3), (2, 4), (2, 4)]
 
 
 def test_a_method_has_the_options_of_its_function(graph: Graph) -> None:

@@ -256,11 +256,13 @@ def test_idle_warm_workers_end_for_a_task_that_fits_only_without_them(store: Obj
 def test_a_full_host_ends_a_warm_worker_for_a_new_one(store: ObjectStore) -> None:
     async def main() -> None:
         scene = WarmScene(store, {}, [])
-        scene.dispatcher.max_workers = 1
-        worker = scene.end(scene.start(scene.task_class({}, "a")), "a")
+        scene.dispatcher.max_workers = 2
+        worker, other = [scene.end(scene.start(scene.task_class({}, value)), value) for value in "ab"]
         task = scene.start(scene.task_class({}))
         assert task.state == READY
         assert scene.pool.dismissed == [worker]
+        scene.dispatcher._start_ready()
+        assert scene.pool.warm == [other], "the first one is about to make room"
         del scene.pool.workers[worker.number]
         scene.leave(worker)
         assert task.state == QUEUED

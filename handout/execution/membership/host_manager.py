@@ -190,6 +190,7 @@ class HostManager:
             # The next try comes after the time at which tasks stop waiting.
             self._give_up(error or self._too_late())
             give_up_at = math.inf
+            pause_s -= max(0.0, patience_s)
         if await self._is_retried_within(pause_s):
             self._retry.clear()
             # As after a quarantine, tasks wait again for a host that was given up.

@@ -126,6 +126,8 @@ class OpenRun:
                 run.number, new, [profile], [fn], [tuple(values)], nbytes, [id], [call.options.labels], borrowed, warm
             )
         )
+        if run.ended.is_set():
+            run.task_ended(task)  # the cluster has failed or was closed, and the run gets no more events
         return task
 
     def _supply(self, numbers: range, call: EncodedCall) -> tuple[dict[int, tuple[int, int]], list[int]]:

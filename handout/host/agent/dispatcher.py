@@ -197,7 +197,7 @@ class Dispatcher:
         if worker is not None:
             return worker
         if len(self._pool.workers) >= self.max_workers and not self._pool.has_idle:
-            if self._pool.warm:
+            if self._pool.warm and not any(worker.leaving for worker in self._pool.workers.values()):
                 self._pool.dismiss(self._pool.warm[0])
             return None
         if self._hold_until > now():

@@ -13,7 +13,7 @@ from handout.host.agent.result_sender import ResultSender
 from handout.host.agent.task_ender import TaskEnder
 from handout.host.agent.task_queue import QueuedTask
 from handout.host.agent.worker_handle import WorkerHandle
-from handout.host.agent.worker_pool import WorkerPool
+from handout.host.agent.worker_pool import LEAVE_S, WorkerPool
 from handout.host.system import processes, shared_page
 from handout.host.system.clock import now_ns
 from handout.protocol.messages import WarmingBegan
@@ -81,8 +81,10 @@ class LimitsMonitor:
                 continue
             task = worker.running
             if task is None or worker.killed:
+                self._check_leaving(worker, now)
                 fast = True
                 continue
+            worker.leaving_since_ns = None
             elapsed = now - worker.page[shared_page.STARTED]
             if len(worker.queued) > 1:
                 fast = True
@@ -131,6 +133,15 @@ class LimitsMonitor:
                 self._ender.end_running(worker, task, "timeout")
             again |= timeout_s is not None or task.warming is not None or not task.start_reported
         return again
+
+    def _check_leaving(self, worker: WorkerHandle, now: int) -> None:
+        """End a worker if a task waits too long until the worker has left context managers of dropped warm values."""
+        if worker.killed or worker.page[shared_page.ANNOUNCED] >= worker.leaves_before:
+            worker.leaving_since_ns = None
+        elif worker.leaving_since_ns is None:
+            worker.leaving_since_ns = now
+        elif now - worker.leaving_since_ns > LEAVE_S * 1e9:
+            self._ender.end_waiting(worker)
 
     def _check_warming(self, worker: WorkerHandle, task: QueuedTask, warming: WarmingBegan, now: int) -> None:
         """End a task if making a warm value for it takes too long."""

@@ -204,6 +204,10 @@ class TaskEnder:
         looks, grace_s = (1, 0.0) if kind == "memory" else (_MAX_LOOKS, self._kill_after_s)
         self._loop.call_later(_SAMPLE_S, self._kill_once_sampled, worker, task.attempt_id, looks, grace_s)
 
+    def end_waiting(self, worker: WorkerHandle) -> None:
+        """Kill a worker that has begun none of its tasks. The tasks start again on other workers."""
+        self._kill(worker, 0.0)
+
     def _kill_once_sampled(self, worker: WorkerHandle, attempt_id: int, looks: int, grace_s: float) -> None:
         """Kill a worker if the stack of its task has come or no looks are left. Otherwise look again later."""
         if looks > 1 and not self._sender.has_stack(attempt_id):

@@ -29,6 +29,8 @@ REASONS = {
     "memory": "the task used more memory than its cost says, so the agent ended it",
     "host": "the agent gave the task up, because the lease had ended",
 }
+#: The kinds of failures that making a warm value causes, without an exception of its function.
+_ENDS_WARMING = ("timeout", "memory", "died")
 
 
 class TaskExits:
@@ -87,11 +89,11 @@ class TaskExits:
         facts["message"] = facts.get("message") or REASONS.get(kind, "")
         facts.setdefault("elapsed_s", (now_ns() - task.started_ns) / 1e9 if task.started_ns else 0.0)
         if kind == "timeout":
-            facts["limit_s"] = task.task_class.timeout_s
-            if task.warming is not None:
-                facts.update(limit_s=task.warming.timeout_s, recipe=task.warming.recipe)
+            facts["limit_s"] = task.task_class.timeout_s if task.warming is None else task.warming.timeout_s
         elif kind == "memory":
             facts.update(self._memory_facts(task, facts.get("maxrss") or 0))
+        if task.warming is not None and kind in _ENDS_WARMING:
+            facts["recipe"] = task.warming.recipe
         self._sender.failed(messages.Failed(task.attempt_id, kind, **facts), payload)
         for follower in followers:
             self.give_back_without_input(follower)

@@ -70,6 +70,12 @@ class WorkerHandle:
         self.has_lasting_value = False
         #: True if the worker leaves context managers of warm values when it ends.
         self.must_leave = False
+        #: The tasks with lower numbers on this worker began, or will begin, before the worker leaves the context
+        #: managers of values that it was told to drop. The others wait until it has left them.
+        self.leaves_before = 0
+        #: Since when the worker leaves them while a task waits, in nanoseconds of the monotonic clock. None if it does
+        #: not.
+        self.leaving_since_ns: int | None = None
         #: While the worker is idle and warm: a claim of what its warm values may still hold of all that its last task
         #: claimed. Otherwise None.
         self.held: Claim | None = None

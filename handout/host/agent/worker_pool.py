@@ -360,6 +360,8 @@ class WorkerPool:
             if worker.idle and not (worker.has_lasting_value or worker.warm_inputs):
                 self.dismiss(worker)
             else:
+                if worker.must_leave:
+                    worker.leaves_before = worker.next_number
                 self.send(worker, messages.ForgetWarm(list(deleted)))
 
     def reuse(self, worker: WorkerHandle) -> None:

@@ -96,7 +96,7 @@ class SharedLoop:
             try:
                 args, kwargs, paths = await worker.warm.arguments_in_loop(task)
             finally:
-                started += worker.warm.take_spent_ns(number)  # to make a warm value is no part of the task's time
+                started += worker.warming_ns.pop(number, 0)  # to make a warm value is no part of the task's time
             value: Any = fn(*args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value

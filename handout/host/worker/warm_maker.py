@@ -33,20 +33,27 @@ class WarmMaker:
         loader: Loads the arguments of tasks, and the functions that make warm values.
         lent: What the worker lends to its tasks. What such a function changes in it stays.
         send: Sends a message to the agent.
+        spent: Called with the number of a task, and the nanoseconds that it took to make a value for the task, before
+            the agent is told of the value.
     """
 
-    def __init__(self, loader: CallLoader, lent: LentState, send: Callable[[AnyMessage], None]) -> None:
+    def __init__(
+        self,
+        loader: CallLoader,
+        lent: LentState,
+        send: Callable[[AnyMessage], None],
+        spent: Callable[[int, int], None],
+    ) -> None:
         self._loader = loader
         self._lent = lent
         self._send = send
+        self._spent = spent
         #: The loop in which asynchronous values live. A worker with a shared loop does not use it.
         self.loop = KeptLoop()
         self._values = WarmValues(self.loop.run)
         loader.warm = self._values.values
         #: The processes that were started while values were made. They stay as long as this process.
         self.children: set[int] = set()
-        #: For tasks that have not ended: how many nanoseconds it took to make values for them.
-        self._spent_ns: dict[int, int] = {}
         #: For tasks that have not ended: the key of the recipe that has failed.
         self._failed: dict[int, int] = {}
 
@@ -116,13 +123,9 @@ class WarmMaker:
             raise
         finally:
             self.children |= self._children() - before
-            self._spent_ns[task.number] = self._spent_ns.get(task.number, 0) + now_ns() - began
+            self._spent(task.number, now_ns() - began)
             value = lacking.key[0].hex() if lacking.key in self._values.values else ""
             self._send(messages.WarmingEnded(task.number, value, lacking.key[1], self._values.must_leave))
-
-    def take_spent_ns(self, number: int) -> int:
-        """Return how many nanoseconds it took to make values for a task that ends."""
-        return self._spent_ns.pop(number, 0)
 
     def take_failed(self, number: int) -> int | None:
         """Return the key of the recipe that has failed in a task that ends, if there is one."""

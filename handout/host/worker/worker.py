@@ -93,6 +93,8 @@ class Worker:
         #: When the running task began, in nanoseconds of the monotonic clock. The time for its warm values is added. A
         #: task may overwrite the number on the page.
         self._started_ns = 0
+        #: For the tasks of a shared loop: how many nanoseconds it took to make their warm values.
+        self.warming_ns: dict[int, int] = {}
         #: True if SIGTERM has cancelled the coroutine that `_await` runs.
         self._cancelled = False
         #: True if tasks are coroutines that run at the same time, in one event loop.
@@ -152,7 +154,7 @@ class Worker:
         else:
             self.streams = Streams(nonce, lambda: self.page[shared_page.ANNOUNCED])
         self.loader = CallLoader(message, self.objects, self.lent, self._limited)
-        self.warm = WarmMaker(self.loader, self.lent, self._to_agent.send)
+        self.warm = WarmMaker(self.loader, self.lent, self._to_agent.send, self._note_warming)
         self._channel = WorkerChannel(
             self._to_agent, self.page, self.objects, self.loader, self.lent, self._limited, lambda: self.forked
         )
@@ -274,16 +276,24 @@ class Worker:
         functions (see `calls.Inline`), and pickling the result calls `__reduce__`.
         """
         fn = self.loader.function(task.fn)
-        try:
-            args, kwargs, paths = self.warm.arguments(task)
-        finally:
-            # To make a warm value is no part of the task's time.
-            self._started_ns += self.warm.take_spent_ns(task.number)
-            self.page[shared_page.STARTED] = self._started_ns
+        args, kwargs, paths = self.warm.arguments(task)
         value = fn(*args, **kwargs)
         if type(value) is types.CoroutineType:
             value = self._await(value)
         return self.results.encode(value, paths, task.outputs)
+
+    def _note_warming(self, number: int, ns: int) -> None:
+        """Note that a warm value was made for a task, which is no part of the task's time.
+
+        Args:
+            number: The number of the task.
+            ns: How many nanoseconds it took.
+        """
+        if self.shared_loop:
+            self.warming_ns[number] = self.warming_ns.get(number, 0) + ns
+        else:
+            self._started_ns += ns
+            self.page[shared_page.STARTED] = self._started_ns
 
     def _was_killed_at_limit(self) -> bool:
         """Return True if the kernel killed a process of the task because the worker's group was at its memory limit."""
