@@ -123,7 +123,7 @@ def __getattr__(name: str) -> Any:
 
 
 #: The public names that work on a host.
-_PRESENT = ("Current", "File", "current", "later", "options", "trust")
+PRESENT = ("Current", "File", "current", "later", "options", "trust")
 #: The public names that are stubs on a host, for ``from handout import *``.
 ABSENT = [
     "Allocator", "AllocatorError", "Amount", "Arg", "AuthenticationError", "BootstrapError", "Capabilities",
@@ -160,9 +160,9 @@ class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _of_submodule(name: str) -> Any:
-    return globals()[name] if name in _PRESENT else __getattr__(name)
+    return globals()[name] if name in PRESENT else __getattr__(name)
 
 
 if __name__ == "handout":
     sys.meta_path.append(_Submodules())
-    globals()["__all__"] = [*_PRESENT, *ABSENT]
+    globals()["__all__"] = [*PRESENT, *ABSENT]
