@@ -360,7 +360,9 @@ class Cluster:
         runtime = self._runtime
         calls = runtime.calls
         companions = registered_by_value() if runtime.has_data_hosts else ()
-        return await calls.run(encode_call(fn, args, kwargs, self._options, companions))
+        call = encode_call(fn, args, kwargs, self._options, companions)
+        runtime.bulk_calls.look_at(call, args, kwargs)
+        return await calls.run(call)
 
     @_in_event_loop
     async def put(self, value: T, /) -> Stored[T]:

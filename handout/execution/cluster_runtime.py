@@ -18,6 +18,7 @@ import anyio
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError, HostError, HostUnreachableError, InventoryError
+from handout.execution.bulk_calls import BulkCalls
 from handout.execution.calls import Calls
 from handout.execution.cluster_hint import OPEN
 from handout.execution.loop_monitor import LoopMonitor
@@ -92,6 +93,7 @@ class ClusterRuntime:
                 f"timings={brief(timings)} is not a Timings.", remedy="Give Timings(host_timeout_s=...)."
             )
         self._timings = timings or Timings()
+        self.bulk_calls = BulkCalls(lambda: self.inventory)
         #: The seed of Python's hash function in all workers of the cluster.
         self._hash_seed = choose_hash_seed()
         self._runs = itertools.count(1)

@@ -83,6 +83,7 @@ class ClusterExecutor(Executor):
         try:
             companions = registered_by_value() if self._runtime.has_data_hosts else ()
             call = encode_call(fn, args, kwargs, self._options, companions)
+            self._runtime.bulk_calls.look_at(call, args, kwargs)
             self._begin(future, call)
         except BaseException as error:
             if is_interruption(error):

@@ -71,12 +71,12 @@ def largest_part(value: Any, path: str) -> tuple[str, Any]:
         value: A value that can be pickled.
         path: The name of `value`. The path that is returned begins with this name.
     """
-    whole = _pickled_size(value)
+    whole = pickled_size(value)
     tried = 0
     while tried < _MAX_TRIED:
         for step, part in _parts(value):
             tried += 1
-            if 2 * _pickled_size(part) > whole:
+            if 2 * pickled_size(part) > whole:
                 path, value = path + step, part
                 break
         else:
@@ -86,7 +86,8 @@ def largest_part(value: Any, path: str) -> tuple[str, Any]:
     return path, value
 
 
-def _pickled_size(part: Any) -> int:
+def pickled_size(part: Any) -> int:
+    """Return how many bytes an object takes when it is pickled, or 0 if it cannot be pickled by itself."""
     try:
         return sum(memoryview(segment).nbytes for segment in dumps(part, Snapshot()))
     except BaseException as error:  # a part may be picklable only inside the whole, and a __reduce__ may raise anything

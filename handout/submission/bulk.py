@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any, Final
 
 from handout.graph.plan import Plan
-from handout.serialization.diagnosis import largest_part
+from handout.serialization.diagnosis import largest_part, pickled_size
 from handout.serialization.user_objects import type_name
 from handout.submission.code_bundles import FunctionBlob
 
-__all__ = ["BULK_BYTES", "describe_bulk"]
+__all__ = ["BULK_BYTES", "describe_bulk", "describe_bulk_call"]
 
 #: A run that sends fewer bytes says nothing. These bytes take about 1 s at 1 Gbit/s, and 8 s at 100 Mbit/s.
 BULK_BYTES: Final = 100_000_000
@@ -55,9 +55,34 @@ def describe_bulk(
     ]
     largest = f"The largest parts: {', '.join(named)}. " if named else ""
     return (
-        f"This run sends {_mb(total)} of arguments and functions, each to the hosts that need it. To send this to one "
-        f"host takes at least {total / 125e6:.0f} s at 1 Gbit/s, and {total / 12.5e6:.0f} s at 100 Mbit/s. "
+        f"This run sends {_mb(total)} of arguments and functions, each to the hosts that need it. {_times(total)} "
         f"{largest}{_ADVICE}"
+    )
+
+
+def describe_bulk_call(name: str, total: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return a message about what a call sends before its task can begin.
+
+    Args:
+        name: The name of the function.
+        total: How many bytes of arguments the call sends.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+    """
+    named = [*((f"args[{i}]", arg) for i, arg in enumerate(args)), *kwargs.items()]
+    path, part = max(named, key=lambda each: pickled_size(each[1]))
+    path, part = largest_part(part, path)
+    return (
+        f"A call of {name!r} sends {_mb(total)} of arguments. {_times(total)} The largest part: {path} "
+        f"({type_name(part)}). {_ADVICE} For a value that many calls take, pass `await cluster.put(value)`. This is "
+        "said once for each function."
+    )
+
+
+def _times(total: int) -> str:
+    return (
+        f"To send this to one host takes at least {total / 125e6:.0f} s at 1 Gbit/s, and {total / 12.5e6:.0f} s at "
+        "100 Mbit/s."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import handout
 from handout import File, Graph
+from handout.execution import bulk_calls
 from handout.slices import at_once
 from handout.submission import arguments, bulk
 from handout.submission.arguments import encode_plan
@@ -26,6 +28,7 @@ def length(*args: Any, **kwargs: Any) -> int:
 def megabyte(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make 1 MB count as much, so that the tests are fast."""
     monkeypatch.setattr(arguments, "BULK_BYTES", 1_000_000)
+    monkeypatch.setattr(bulk_calls, "BULK_BYTES", 1_000_000)
 
 
 def told(graph: Graph) -> str:
@@ -88,6 +91,29 @@ def test_little_is_not_told(tmp_path: Path) -> None:
     same = bytes(900_000)
     graph.map(length, [same] * 50)  # one object
     assert told(graph) == ""
+
+
+@pytest.mark.usefixtures("megabyte")
+async def test_a_call_is_told_once_for_each_function(sshd: OpenSsh, caplog: pytest.LogCaptureFixture) -> None:
+    held = {"small": b"1", "large": bytes(2_000_000)}
+
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.getMessage().startswith("A call of")]
+
+    async with handout.Cluster([handout.Host.local("here", {"cpu": 1})]) as cluster:
+        assert await cluster.call(work.length, held) == 2
+        assert said() == []  # no network
+    async with handout.Cluster([sshd.host("far", {"cpu": 1})]) as cluster:
+        assert await cluster.call(work.length, bytes(900_000)) == 900_000
+        assert said() == []
+        for _ in range(2):
+            assert await cluster.call(work.length, held) == 2
+            assert await asyncio.wrap_future(cluster.executor().submit(work.identity, held)) == held
+    first, second = said()
+    assert first.startswith("A call of 'length' sends 2.0 MB of arguments. To send this")
+    assert "The largest part: args[0]['large'] (bytes)." in first
+    assert "pass `await cluster.put(value)`" in first
+    assert second.startswith("A call of 'identity' sends")
 
 
 @pytest.mark.usefixtures("megabyte")
