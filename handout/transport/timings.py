@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, fields
 
 from handout.errors import HandoutError
+from handout.resources.near_arguments import names_near_arguments
 
 __all__ = ["Timings"]
 
@@ -92,3 +93,6 @@ class Timings:
             HandoutError: A new value is not above 0, or is above 100 years.
         """
         return Timings(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
+
+
+Timings.__init__ = names_near_arguments()(Timings.__init__)  # type: ignore[method-assign]

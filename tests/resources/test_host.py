@@ -11,6 +11,7 @@ import pytest
 
 from handout.errors import InventoryError
 from handout.resources import Capabilities, Host, Inventory, as_host
+from handout.transport.timings import Timings
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,10 @@ def test_an_argument_that_a_host_does_not_have_is_named_with_what_to_write(name:
         make("a", **{name: "x"})
 
 
-def test_the_arguments_of_a_local_host_and_of_an_inventory_are_named_too() -> None:
+def test_the_arguments_of_a_local_host_of_an_inventory_and_of_timings_are_named_too() -> None:
+    timings: Any = Timings
+    with pytest.raises(TypeError, match=r"Timings\(\) has no argument host_timeout=\. Did you mean 'host_timeout_s'\?"):
+        timings(host_timeout=3)
     local: Any = Host.local
     with pytest.raises(TypeError, match=r"Host\.local\(\) has no argument work_dir=\. Did you mean 'workdir'\?"):
         local("a", work_dir="/tmp")
