@@ -515,7 +515,7 @@ def _unserializable(self: Failure, where: dict[str, Any]) -> Exception:
     else:
         remedy = f"{return_} plain data, without locks, open files, threads or generators."
     return ResultError(
-        f"{what} of task {self.id!r} cannot be serialized: {said}.",
+        f"{what} of task {self.id!r} cannot be serialized: {said.rstrip('.')}.",
         remedy=remedy,
         path=path,
         type=type_name,
@@ -587,8 +587,11 @@ def _input(self: Failure, where: dict[str, Any]) -> Exception:
 def _install(self: Failure) -> str:
     """Return what the user can do about a package that a host lacks."""
     python = self.report.get("python")
+    missing = str(self.report["missing"])
+    package = missing.rpartition(".")[0]  # a package that the host lacks would itself be the missing module
+    what = f"a version of {package!r}, or another package, that has {missing!r}," if package else repr(missing)
     return (
-        f"Install {self.report['missing']!r} for the Python of that host{f', {python}' if python else ''}, or name "
+        f"Install {what} for the Python of that host{f', {python}' if python else ''}, or name "
         "another Python in the entry of the host: Host(..., python=...). Or give the function host= with the name of a "
         "host that has the package."
     )

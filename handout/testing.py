@@ -11,6 +11,7 @@ from handout.execution.planned_faults import HostFault, PlannedFaults, TaskFault
 from handout.graph.naming import innermost
 from handout.graph.output import Output
 from handout.resources.did_you_mean import suggestion
+from handout.resources.numbers import is_finite_number, is_whole
 from handout.serialization.user_objects import brief, qualified_name
 
 __all__ = ["Faults", "Which"]
@@ -178,13 +179,13 @@ class Faults:
                     await cluster.execute(graph)
             ```
         """
-        if not for_s > 0:
-            raise ValueError(f"for_s={for_s!r} is not a positive number of seconds")
+        if not (is_finite_number(for_s) and for_s > 0):
+            raise ValueError(f"for_s={for_s!r} is not a positive number of seconds.")
         self._plan_host(HostFault(f"cut({host!r}, for_s={for_s:g})", host, for_s), during)
 
     def _plan(self, kind: str, which: Which, times: int, error: bytes = b"") -> None:
-        if times < 1:
-            raise ValueError(f"times={times!r} is not a positive number of attempts")
+        if not (is_whole(times) and times >= 1):
+            raise ValueError(f"times={times!r} is not a whole number of attempts from 1 up.")
         fault = TaskFault(f"{kind}({_name(which)})", kind, _checked(which), times, error)
         planned = self._open()
         self._cluster._runtime.open_loop.ask(lambda: planned.plan_task(fault))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError
@@ -38,6 +39,23 @@ B = TypeVar("B")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _in_event_loop(method: F) -> F:
+    """Make a method of a cluster that a plain ``with`` has opened raise at once, and not when its result is awaited.
+
+    Code that is not async never awaits the result, so it would never see the error.
+    """
+
+    @functools.wraps(method)
+    def checked(self: Cluster, *args: Any, **kwargs: Any) -> Any:
+        self._runtime.check_awaitable()
+        return method(self, *args, **kwargs)
+
+    return cast(F, checked)
+
 
 #: How many hosts the repr of a cluster names.
 _NAMED: Final = 8
@@ -173,6 +191,7 @@ class Cluster:
         self._runtime.has_thread = False
         loop.run_to_end(self.close)
 
+    @_in_event_loop
     def start(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Execution:
         """Make an execution of a graph: ``async with cluster.start(graph) as execution``.
 
@@ -191,6 +210,7 @@ class Cluster:
         """
         return Execution(self._runtime, as_graph(graph), run)
 
+    @_in_event_loop
     async def execute(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Results:
         """Run a graph and return its results.
 
@@ -301,6 +321,7 @@ class Cluster:
         self, fn: Callable[Concatenate[A, B, P], R], a: A | Input[A], b: B | Input[B], /,
         *args: P.args, **kwargs: P.kwargs,
     ) -> R: ...  # fmt: skip
+    @_in_event_loop
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run one function on a host, and return its result.
 
@@ -341,6 +362,7 @@ class Cluster:
         companions = registered_by_value() if runtime.has_data_hosts else ()
         return await calls.run(encode_call(fn, args, kwargs, self._options, companions))
 
+    @_in_event_loop
     async def put(self, value: T, /) -> Stored[T]:
         """Store a value, so that graphs and calls of this cluster can take it without sending it again.
 
@@ -372,6 +394,7 @@ class Cluster:
         stored: Stored[T] = await put(runtime.driver, runtime.next_run(), value)
         return stored
 
+    @_in_event_loop
     async def add(self, host: Host | str, /) -> None:
         """Add a host, and return as soon as the host is usable. Runs that have begun can use the host too.
 
@@ -386,6 +409,7 @@ class Cluster:
         """
         await self._runtime.add(host)
 
+    @_in_event_loop
     async def drain(self, name: str, /) -> None:
         """Remove a host without harm to any run, and return as soon as the host's agent has ended.
 

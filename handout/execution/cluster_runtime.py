@@ -80,6 +80,11 @@ class ClusterRuntime:
     ) -> None:
         self.inventory: Inventory = as_inventory(inventory)
         self.max_concurrency = _limit(max_concurrency, self.inventory)
+        if allocator is not None and not callable(allocator):
+            raise HandoutError(
+                f"allocator={brief(allocator)} is not an async function of frontier and view.",
+                remedy="Give such a function, for example handout.locality.",
+            )
         self.allocator = allocator
         self.required: int = _required(require, len(self.inventory))
         if timings is not None and not isinstance(timings, Timings):
@@ -380,15 +385,20 @@ class ClusterRuntime:
         self._check_loop(self._serving)
         return self._driver
 
+    def check_awaitable(self) -> None:
+        """Raise `HandoutError` if a plain ``with`` opened the cluster and the caller is not in the cluster's loop."""
+        if (
+            self.has_thread
+            and self._serving is not None
+            and asyncio._get_running_loop() is not self._serving.get_loop()
+        ):
+            raise _in_plain_with()
+
     def _check_loop(self, serving: asyncio.Task[None]) -> None:
         """Raise `HandoutError` if the cluster was opened in another event loop than the running one."""
         if asyncio._get_running_loop() not in (None, serving.get_loop()):
             if self.has_thread:
-                raise HandoutError(
-                    "This cluster was opened by a plain `with`, so its coroutines cannot be awaited.",
-                    remedy="Use cluster.run(graph) or cluster.executor().submit(f, ...), or open the cluster with "
-                    "`async with`.",
-                )
+                raise _in_plain_with()
             raise HandoutError(
                 "This cluster was opened in another event loop, and can be used only there.",
                 remedy="Use the cluster in the event loop that opened it, or open another cluster in this event loop. "
@@ -499,6 +509,13 @@ async def _end(serving: asyncio.Task[None], driver: Driver, within_s: float) -> 
         )
     elif driver.broken is not None:
         raise driver.broken
+
+
+def _in_plain_with() -> HandoutError:
+    return HandoutError(
+        "This cluster was opened by a plain `with`, so its coroutines cannot be awaited.",
+        remedy="Use cluster.run(graph) or cluster.executor().submit(f, ...), or open the cluster with `async with`.",
+    )
 
 
 def _required(require: Any, hosts: int) -> int:

@@ -214,8 +214,9 @@ class Graph(TypedCalls):
 
     def __reduce__(self) -> NoReturn:
         raise GraphError(
-            "a Graph cannot travel to a host.",
-            remedy="Build it inside the function, or pass the values that it is built from.",
+            "a Graph cannot be copied, pickled, or sent to a host.",
+            remedy="Build it where it is needed: for a second graph, call the code that builds it again, and in a "
+            "function, pass the values that it is built from.",
         )
 
     def _add(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Output[Any]:

@@ -9,12 +9,12 @@ from typing import Any, cast
 from handout.errors import GraphError
 from handout.graph.given_values import GivenValue, Replacements
 from handout.graph.output import Output
-from handout.graph.path import path_key, path_text
+from handout.graph.path import path_key
 from handout.graph.stored import Home
 from handout.graph.warm import Warm
 from handout.graph.wiring import Wiring
 from handout.serialization import exceptions
-from handout.serialization.calls import Path, apply_path
+from handout.serialization.calls import Path, apply_path, path_text
 from handout.serialization.user_objects import brief, is_interruption, short_name
 
 __all__ = ["Borrowed", "ObjectNumbers", "Pick", "Value", "WarmRecipe"]

@@ -24,10 +24,10 @@ from typing import (
 )
 
 from handout.errors import GraphError, NotAValueError
-from handout.graph.path import own_key, path_key, path_text, record_path
+from handout.graph.path import own_key, path_key, record_path
 from handout.graph.value_uses import GET, Use, refuse_uses
 from handout.resources.did_you_mean import nearest_name
-from handout.serialization.calls import Path
+from handout.serialization.calls import Path, path_text
 
 __all__ = ["Input", "Origin", "Output", "is_function", "later"]
 

@@ -1,4 +1,4 @@
-"""Paths to elements of results: records them for `Output.pick`, writes them as text, and compares them."""
+"""Paths to elements of results: records them for `Output.pick`, and compares them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ from handout.graph.value_uses import USES
 from handout.serialization.calls import Path
 from handout.serialization.user_objects import brief, is_interruption
 
-__all__ = ["own_key", "path_key", "path_text", "record_path"]
-
-
-def path_text(path: Path) -> str:
-    """Return a path as the Python code that would follow the value, such as ``['weights'][0].name``."""
-    return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
-
-
-def _key_text(key: Any) -> str:
-    if isinstance(key, slice):
-        parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
-        return ":".join("" if part is None else _key_text(part) for part in parts)
-    return repr(key) if type(key) is str else brief(key)
+__all__ = ["own_key", "path_key", "record_path"]
 
 
 def own_key(key: Any) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from handout.graph.naming import name_of
 from handout.graph.nodes import Nodes
-from handout.graph.path import path_text
 from handout.graph.wiring import Wiring
+from handout.serialization.calls import path_text
 from handout.slices import at_once
 
 __all__ = ["to_dot", "to_mermaid"]

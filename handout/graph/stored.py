@@ -7,9 +7,8 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 from handout.errors import GraphError
 from handout.graph.output import Output
-from handout.graph.path import path_text
 from handout.graph.value_uses import GET
-from handout.serialization.calls import Path
+from handout.serialization.calls import Path, path_text
 
 __all__ = ["Home", "Stored", "StoredElement"]
 

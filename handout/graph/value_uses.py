@@ -53,6 +53,7 @@ USES: Final[dict[str, Use]] = {
     "__len__": Use("measured with len()", _with("len")),
     "__iter__": Use("iterated over or unpacked", _LOOP),
     "__next__": Use("iterated over with next()", _LOOP),
+    "__reversed__": Use("iterated over or unpacked", _LOOP),
     "__aiter__": Use("iterated over with async for", _LOOP),
     "__contains__": Use("searched with in", "Search in a function that takes the result."),
     "__setitem__": Use("changed by an assignment to an item", _CHANGE),

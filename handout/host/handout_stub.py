@@ -122,6 +122,24 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+#: The public names that work on a host.
+PRESENT = ("Current", "File", "current", "later", "options", "trust")
+#: The public names that are stubs on a host, for ``from handout import *``.
+ABSENT = [
+    "Allocator", "AllocatorError", "Amount", "Arg", "AuthenticationError", "BootstrapError", "Capabilities",
+    "CapabilitiesLike", "Cluster", "ClusterOptions", "ClusterView", "Cost", "CostError", "CostLike",
+    "DamagedFileError", "DependencyError", "Draft", "Ended", "Event", "Execution", "Explanation", "Failure",
+    "Function", "Given", "Graph", "GraphError", "HandoutError", "Host", "HostError", "HostKeyError",
+    "HostLostError", "HostState", "HostUnreachableError", "HostUnstableError", "HostView", "Input", "InputView",
+    "InternalError", "Inventory", "InventoryError", "InventoryLike", "JournalError", "Link", "LiveHost",
+    "MemoryExceededError", "NotAValueError", "NotOnHostError", "Options", "OutcomeUnknownError", "Output",
+    "Outs", "PlacementError", "RemoteError", "ResultError", "ResultTooLargeError", "Results", "Reused",
+    "RunOptions", "RunTimeoutError", "RunView", "Runnable", "SetupError", "Stored", "Task",
+    "TaskCancelledError", "TaskError", "TaskExitedError", "TaskTimeoutError", "Timings", "Tracker",
+    "TrustError", "UnserializableError", "Warm", "WireError", "WorkdirError", "WorkerDiedError", "evaluate",
+    "execute", "failure", "first_available", "function", "load_balanced", "locality", "run", "start",
+]  # fmt: skip
+
 #: Packages of Handout that the bundle contains. An import from one of them finds the real module.
 _TRAVELLING = frozenset({"protocol", "serialization", "host"})
 
@@ -142,8 +160,9 @@ class _Submodules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _of_submodule(name: str) -> Any:
-    return globals()[name] if name in __all__ else __getattr__(name)
+    return globals()[name] if name in PRESENT else __getattr__(name)
 
 
 if __name__ == "handout":
     sys.meta_path.append(_Submodules())
+    globals()["__all__"] = [*PRESENT, *ABSENT]

@@ -33,8 +33,9 @@ _ADDRESS = re.compile(
 _AS_CAPABILITY: Final = "What the host offers is one argument: capabilities={{{0!r}: ...}}."
 _AS_KEY: Final = "A key file is an option of SSH: ssh={'client_keys': ['~/.ssh/my_key']}."
 #: What to write in place of arguments that a host does not have.
+_CAPABILITIES: Final = {name: _AS_CAPABILITY.format(name) for name in KNOWN_AMOUNTS}
 _ELSEWHERE: Final = {
-    **{name: _AS_CAPABILITY.format(name) for name in KNOWN_AMOUNTS},
+    **_CAPABILITIES,
     **dict.fromkeys(("key", "key_file", "key_filename", "keys", "identity_file", "client_keys"), _AS_KEY),
     "password": "A password is an option of SSH: ssh={'password': ...}. A key is safer.",
     "known_hosts": "This is an option of SSH: ssh={'known_hosts': ...}.",
@@ -153,6 +154,7 @@ class Host:
             _refuse(name, key, first.get("input"), first["msg"], "")
 
     @classmethod
+    @names_near_arguments(_CAPABILITIES)
     def local(
         cls,
         name: str = "local",

@@ -12,6 +12,7 @@ from handout.resources.cost import Amount
 from handout.resources.host import Host, as_host
 from handout.resources.inventory_file import InventoryFile
 from handout.resources.names import KNOWN_NAMES
+from handout.resources.near_arguments import names_near_arguments
 from handout.resources.numbers import is_finite_number
 from handout.resources.tracker import Tracker
 from handout.resources.units import read_amount
@@ -41,6 +42,7 @@ class Inventory(Mapping[str, Host]):
         ```
     """
 
+    @names_near_arguments()
     def __init__(
         self,
         hosts: Iterable[Host | str],

@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Union
 
-from handout.serialization.exceptions import message
+from handout.serialization.exceptions import add_note, message
 from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot, encode, loads
+from handout.serialization.user_objects import brief, type_name
 
 #: The steps that lead to an element of a value. Each step is ``("item", key)`` or ``("attr", name)``.
 Path = tuple[tuple[str, Any], ...]
@@ -142,10 +143,32 @@ _reading = _Reading()
 
 
 def apply_path(value: Any, path: Path) -> Any:
-    """Return the element of `value` at `path`."""
-    for step, key in path:
-        value = value[key] if step == "item" else getattr(value, key)
-    return value
+    """Return the element of `value` at `path`. If there is no such element, a note of the error says which was taken.
+
+    Raises:
+        BaseException: The value raised it.
+    """
+    element = value
+    try:
+        for step, key in path:
+            element = element[key] if step == "item" else getattr(element, key)
+    except BaseException as error:  # code of the user may raise anything
+        where = f"the element value{path_text(path)} was taken from a value of type {type_name(value)}"
+        add_note(error, f"It was raised while {where}.")
+        raise
+    return element
+
+
+def path_text(path: Path) -> str:
+    """Return a path as the Python code that would follow the value, such as ``['weights'][0].name``."""
+    return "".join(f"[{_key_text(key)}]" if kind == "item" else f".{key}" for kind, key in path)
+
+
+def _key_text(key: Any) -> str:
+    if isinstance(key, slice):
+        parts = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
+        return ":".join("" if part is None else _key_text(part) for part in parts)
+    return repr(key) if type(key) is str else brief(key)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ def _nowhere(path: str) -> str:
     """Return where Handout has looked for a file that does not exist."""
     import difflib  # here, because every import of this module on a host would take longer
 
+    if not path:
+        return "the path is empty"
     said = f"there is no file or folder {path!r}"
     if path.startswith("~"):
         return f"{said}: write os.path.expanduser({path!r}), because only a shell replaces ~"

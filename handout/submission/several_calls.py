@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from handout.errors import GraphError
+from handout.errors import GraphError, UnserializableError
 from handout.graph.naming import innermost, name_of
 from handout.graph.options_decorator import mark_of
 from handout.project.loaded import remember_loaded
@@ -48,7 +48,13 @@ def encode_calls(
     for function, _, _ in items:
         remember_loaded(function)
     layout, parts = taken_apart(items)
-    found = options.snapshots.encode(name, make_calls, (prepare, extra, layout, *parts), {}, companions, shared)
+    try:
+        found = options.snapshots.encode(name, make_calls, (prepare, extra, layout, *parts), {}, companions, shared)
+    except UnserializableError:
+        for function, args, kwargs in items:
+            # This raises an error that names the argument as the caller knows it.
+            options.snapshots.encode(name_of(function), function, tuple(args), kwargs, companions, None)
+        raise
     return EncodedCall(name, qualified_name(innermost(first)), found, own, is_coroutine=False)
 
 

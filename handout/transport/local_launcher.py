@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -18,6 +19,10 @@ from handout.transport.threads import in_thread
 __all__ = ["LocalLauncher"]
 
 _START_TIMEOUT_S = 40.0
+_TOO_LONG = (
+    "The system limits the length of a variable, and of all variables together. Shorten those that Host.local(..., "
+    "env=...) and the environment of the caller have, and pass large values as arguments of functions."
+)
 #: A process that starts an agent has this many seconds to end after SIGTERM, and as many again after SIGKILL.
 _END_TIMEOUT_S = 0.5
 #: When the process has ended, its output may take this many more seconds to arrive.
@@ -42,7 +47,7 @@ class LocalLauncher:
         except OSError as error:
             raise BootstrapError(
                 f"The program {bootstrap.local_argv()[0]!r} cannot be started: {error.strerror}.",
-                remedy="Check Host.local(..., python=...).",
+                remedy=_TOO_LONG if error.errno == errno.E2BIG else "Check Host.local(..., python=...).",
                 host=bootstrap.host,
             ) from None
         try:

@@ -256,6 +256,19 @@ async def test_a_missing_package_is_one_clear_error_without_retries(cluster: Clu
     assert (remedy in error.__notes__[-1]) == by_import
 
 
+def import_missing_submodule() -> None:
+    import json.not_a_module_of_it  # type: ignore[import-not-found]  # noqa: F401
+
+
+async def test_a_missing_module_of_a_package_that_the_host_has_is_told_as_such(cluster: Cluster) -> None:
+    graph = Graph()
+    graph.add(import_missing_submodule)
+    with pytest.raises(ModuleNotFoundError, match="the package 'json' on this host has no such module") as caught:
+        await asyncio.wait_for(cluster.execute(graph), HANG_S)
+    remedy = "Install a version of 'json', or another package, that has 'json.not_a_module_of_it', for the Python of"
+    assert remedy in caught.value.__notes__[-1]
+
+
 @pytest.mark.parametrize(
     ("retry_on", "attempts"),
     [

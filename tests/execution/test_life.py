@@ -191,6 +191,17 @@ async def test_a_cluster_that_is_not_open_says_how_to_open_it() -> None:
         await Cluster([Host.local("here")]).execute(one())
 
 
+@pytest.mark.parametrize("allocator", ["locality", 3])
+def test_what_is_no_allocator_is_refused_at_once(allocator: Any) -> None:
+    with pytest.raises(handout.HandoutError, match=r"is not an async function of frontier and view.*handout\.locality"):
+        Cluster([Host.local("here")], allocator=allocator)
+
+
+async def test_a_variable_longer_than_the_system_allows_is_told_as_the_reason() -> None:
+    with pytest.raises(handout.BootstrapError, match=r"Argument list too long.*env=\.\.\."):
+        await Cluster([Host.local("here", env={"LONG": "x" * 2**20})]).open()
+
+
 def test_an_empty_inventory_is_said_to_be_empty() -> None:
     with pytest.raises(handout.InventoryError, match=r"^The inventory has no host\. Add"):
         Cluster([])

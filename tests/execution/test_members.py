@@ -51,6 +51,8 @@ async def test_what_is_no_host_or_is_there_already_is_refused() -> None:
             await cluster.add(7)  # type: ignore[arg-type]
         with pytest.raises(handout.errors.InventoryError, match=r"'frist' cannot be drained.*'first'"):
             await cluster.drain("frist")
+        with pytest.raises(handout.errors.InventoryError, match=r"drain\(\) takes the name of a host.*Host"):
+            await cluster.drain(here("first"))  # type: ignore[arg-type]
 
 
 async def test_an_empty_cluster_can_be_filled() -> None:

@@ -252,6 +252,10 @@ async def test_mistakes_are_errors_at_the_call(cluster: Cluster) -> None:
             Faults("cluster")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="times=0"):
             faults.kill("t", times=0)
+        with pytest.raises(ValueError, match="times='2' is not a whole number of attempts"):
+            faults.kill("t", times="2")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="for_s='1' is not a positive number of seconds"):
+            faults.cut("gpu1", for_s="1")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="for_s=0"):
             faults.cut("plain", for_s=0)
         with pytest.raises(HandoutError, match="has faults already"), Faults(cluster):

@@ -170,6 +170,7 @@ USES: list[tuple[Callable[[Any], object], str]] = [
     (unpack, "out[0], out[1]"),
     (lambda out: [*out], "out[0], out[1]"),
     (next, "out[0], out[1]"),
+    (reversed, "out[0], out[1]"),
     (lambda out: 1 in out, "Search in a function"),
     (lambda out: operator.setitem(out, 0, 1), "returns a changed copy"),
     (lambda out: operator.delitem(out, 0), "returns a changed copy"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import handout
+from handout.host import handout_stub
 from handout.host.handout_stub import Current, File, current, publish
 from handout.host.task_context import end
 from handout.serialization import exceptions, pickling
@@ -36,6 +38,14 @@ alias = Output[int]
 print(double(4), later(3), issubclass(TaskError, Exception), Inner is Graph, Graph.__module__)
 """
     assert run_on_host(require_python(minor), source, bundle=bundle) == b"8 3 True True handout\n"
+
+
+def test_a_star_import_finds_all_public_names(bundle: Path) -> None:
+    source = (
+        "from handout import *\n@options(retries=1)\ndef f(): pass\nprint(Graph.__name__, TaskError.__name__, File)"
+    )
+    assert run_on_host(sys.executable, source, bundle=bundle).startswith(b"Graph TaskError <class ")
+    assert sorted([*handout_stub.PRESENT, *handout_stub.ABSENT]) == sorted(handout.__all__)
 
 
 @pytest.mark.parametrize(

@@ -228,8 +228,10 @@ def test_a_managed_parallel_goes_on_after_an_exception(backend: Backend) -> None
 
 def test_what_cannot_be_sent_is_told_by_its_path(backend: Backend) -> None:
     for lock in ([threading.Lock()], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, threading.Lock()]):
-        with pytest.raises(UnserializableError, match="lock"):
+        with pytest.raises(UnserializableError, match=r"'identity'.* because args\[0\] \(_thread\.lock\)"):
             Parallel(n_jobs=2, batch_size=1)(delayed(work.identity)(each) for each in lock)
+    with pytest.raises(UnserializableError, match=r"'identity'.* because args\[0\]\['a'\] \(_thread\.lock\)"):
+        Parallel(n_jobs=2, batch_size=3)(delayed(work.identity)(each) for each in (1, 2, {"a": threading.Lock()}))
 
 
 def test_a_timeout_ends_the_call(backend: Backend) -> None:

@@ -87,6 +87,17 @@ def test_an_argument_that_a_host_does_not_have_is_named_with_what_to_write(name:
         make("a", **{name: "x"})
 
 
+def test_the_arguments_of_a_local_host_and_of_an_inventory_are_named_too() -> None:
+    local: Any = Host.local
+    with pytest.raises(TypeError, match=r"Host\.local\(\) has no argument work_dir=\. Did you mean 'workdir'\?"):
+        local("a", work_dir="/tmp")
+    with pytest.raises(TypeError, match=r"Host\.local\(\) has no argument memory=\. .*capabilities="):
+        local("a", memory="2 GB")
+    inventory: Any = Inventory
+    with pytest.raises(TypeError, match=r"Inventory\(\) has no argument shard=\. Did you mean 'shared'\?"):
+        inventory(["a"], shard={})
+
+
 def test_an_option_of_openssh_leads_to_that_of_the_library() -> None:
     with pytest.raises(InventoryError, match="Did you mean 'client_keys'"):
         Host("a", ssh={"IdentityFile": "x"}).check_ssh(["client_keys", "port"])

@@ -96,6 +96,11 @@ def test_a_link_that_leads_around_or_nowhere_is_refused(folder: Path) -> None:
         pickling.dumps(File(folder))
 
 
+def test_an_empty_path_is_named_as_such() -> None:
+    with pytest.raises(FileNotFoundError, match=r"^the path is empty$"):
+        pickling.dumps(File(""))
+
+
 def test_what_is_no_file_is_refused_and_never_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(folder / "pipe")
     for path, kind in ((folder / "pipe", "a FIFO"), (folder, "a FIFO"), (os.devnull, "a character device")):

@@ -367,6 +367,20 @@ def test_paths_come_along_and_can_be_followed() -> None:
     assert calls.apply_path(INPUTS[1], paths[0]) == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "element"),
+    [
+        ((("item", 5),), IndexError, "value[5]"),
+        ((("item", 0), ("item", "a")), TypeError, "value[0]['a']"),
+        ((("item", slice(1, None)), ("attr", "score")), AttributeError, "value[1:].score"),
+    ],
+)
+def test_the_error_of_a_missing_element_names_the_element(path: Any, kind: type[Exception], element: str) -> None:
+    with pytest.raises(kind) as caught:
+        calls.apply_path([1, 2], path)
+    assert caught.value.__notes__ == [f"It was raised while the element {element} was taken from a value of type list."]
+
+
 CALLS: list[Any] = []
 
 

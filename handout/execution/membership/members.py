@@ -16,6 +16,7 @@ from handout.execution.membership.declared import expecting
 from handout.execution.membership.host_manager import HostManager
 from handout.execution.shell.driver import Driver
 from handout.resources import Host, nearest_name
+from handout.serialization.user_objects import brief
 from handout.transport.shielded import uninterrupted
 from handout.transport.timings import Timings
 
@@ -98,6 +99,8 @@ class Members:
             InventoryError: The cluster has no such host, or the host is still being added.
             PlacementError: A task could run on no other host.
         """
+        if not isinstance(name, str):
+            raise InventoryError(f"drain() takes the name of a host, such as 'node1', and got {brief(name)}.")
         if name in self._arriving:
             raise InventoryError(
                 f"Host {name!r} cannot be drained, because it is still being added.",

@@ -200,11 +200,13 @@ def _explain(error: ModuleNotFoundError, path: str, line: int) -> None:
     for project in _projects:
         file = project.controller_path(file)
     error.imported_at = f"{file}:{line}"  # type: ignore[attr-defined]
-    why = (
-        "it is an extension module, which Handout never sends"
-        if any(error.name in project.extensions for project in _projects)
-        else "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
-    )
+    package = (error.name or "").rpartition(".")[0]
+    if any(error.name in project.extensions for project in _projects):
+        why = "it is an extension module, which Handout never sends"
+    elif package in sys.modules:
+        why = f"the package {package!r} on this host has no such module"
+    else:
+        why = "it is not installed on this host, and it is not one of the project's own modules, which Handout sends"
     error.msg = f"{error.msg} (imported at {file}, line {line}): {why}."
     error.args = (error.msg,)
 
