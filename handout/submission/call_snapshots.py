@@ -11,12 +11,14 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from handout.graph.stored import Home
 from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
+from handout.serialization.importable import importable_name
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.call_encoder import CallEncoder
 from handout.submission.call_values import CallValues, SharedArguments
@@ -58,11 +60,24 @@ class _SentFunction(NamedTuple):
     function: FunctionBlob
 
 
+class _NamedFunction(NamedTuple):
+    """The bytes of a function that hosts import, which are its name."""
+
+    #: The function's module, and its name there.
+    name: tuple[str, str]
+    function: FunctionBlob
+    #: Dotted names of the modules that the function needs.
+    modules: frozenset[str]
+
+
 class CallSnapshots:
     """Encodes calls. Any thread may do so."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        #: The functions that were pickled as a name. The bytes are right as long as the name leads to the function. The
+        #: table keeps no function alive.
+        self._named: WeakKeyDictionary[Any, _NamedFunction] = WeakKeyDictionary()
         #: The key has the digests of all that the function and the arguments bring by value.
         self._known: OrderedDict[tuple[bytes, ...], _SentFunction] = OrderedDict()
 
@@ -100,13 +115,20 @@ class CallSnapshots:
         shared: SharedArguments | None,
     ) -> CallBytes:
         compared = Snapshot(_COMPARED)
-        function = _function(name, fn, compared, companions)
+        named = self._find_named(fn)
+        if named is None:
+            function = _function(name, fn, compared, companions)
+            if not function.by_value:
+                named = self._remember_named(fn, function.data, compared)
+        else:
+            function = _Pickled(named.function.blob, False)
+            compared.modules.update(named.modules)
         before = set(compared.blobs)
         compared.closures = 0
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
-        if not (function.by_value or call.by_value):
-            return _bytes(numbered(function.data, function.by_value), call, supplied, compared)
+        if named is not None and not call.by_value:
+            return _bytes(named.function, call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -120,6 +142,21 @@ class CallSnapshots:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
             call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
+
+    def _find_named(self, fn: Callable[..., Any]) -> _NamedFunction | None:
+        if type(fn) is not FunctionType:
+            return None
+        with self._lock:
+            named = self._named.get(fn)
+        return named if named is not None and named.name == importable_name(fn) else None
+
+    def _remember_named(self, fn: Callable[..., Any], data: bytes, snapshot: Snapshot) -> _NamedFunction:
+        name = importable_name(fn) if type(fn) is FunctionType else None
+        named = _NamedFunction(name or ("", ""), numbered(data, False), frozenset(snapshot.modules))
+        if name is not None:
+            with self._lock:
+                self._named[fn] = named
+        return named
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:
