@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Union
 
-from handout.serialization.exceptions import add_note, message
+from handout.serialization.exceptions import add_note, message, notes
 from handout.serialization.pickling import LoadError, Pickler, Segment, Snapshot, encode, loads
 from handout.serialization.user_objects import brief, type_name
 
@@ -154,7 +154,9 @@ def apply_path(value: Any, path: Path) -> Any:
             element = element[key] if step == "item" else getattr(element, key)
     except BaseException as error:  # code of the user may raise anything
         where = f"the element value{path_text(path)} was taken from a value of type {type_name(value)}"
-        add_note(error, f"It was raised while {where}.")
+        note = f"It was raised while {where}."
+        if note not in notes(error):  # the value may raise the same object again
+            add_note(error, note)
         raise
     return element
 
