@@ -422,7 +422,11 @@ async def test_an_object_of_handout_in_a_closure_is_named_as_a_whole() -> None:
         held: Any
         for held, kind, said in (
             (out, "graph.output.Output", r"output 'made' is inside an object .* inside lists, tuples and dicts\."),
-            (graph, "graph.graph.Graph", r"a Graph cannot be copied, pickled, or sent to a host\. .* the values that it is built from\."),
+            (
+                graph,
+                "graph.graph.Graph",
+                r"a Graph cannot be copied, pickled, or sent to a host\. .* the values that it is built from\.",
+            ),
             (cluster, "execution.cluster.Cluster", r"Such an object works only in the program .* needs\."),
         ):
             again = Graph()
