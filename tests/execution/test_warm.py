@@ -370,18 +370,21 @@ async def test_making_a_value_counts_for_its_own_timeout(cluster: Cluster) -> No
         await asyncio.sleep(seconds)
         return seconds
 
-    @handout.options(timeout_s=0.3, host="plain")
+    limit_s = stretched(0.5)
+    longer_s = limit_s + 0.5
+
+    @handout.options(timeout_s=limit_s, host="plain")
     def quick(made: float) -> float:
         return made
 
-    @handout.options(timeout_s=0.3, host="plain", cost={"cpu": 0})
+    @handout.options(timeout_s=limit_s, host="plain", cost={"cpu": 0})
     async def in_loop(made: float, more: int) -> float:
         return made + more
 
-    assert await cluster.call(quick, Warm(slow, 0.8)) == 0.8
+    assert await cluster.call(quick, Warm(slow, longer_s)) == longer_s
     with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
         await cluster.call(work.identity, Warm(handout.options(timeout_s=0.2)(slow), 60.0))
-    assert await cluster.call(in_loop, Warm(slow_in_loop, 0.8), 1) == 1.8
+    assert await cluster.call(in_loop, Warm(slow_in_loop, longer_s), 1) == longer_s + 1
     with pytest.raises(TaskTimeoutError, match=r"making a warm value for it took over its limit of 0\.2 s"):
         await cluster.call(in_loop, Warm(handout.options(timeout_s=0.2)(slow_in_loop), 60.0), 1)
 
@@ -394,7 +397,7 @@ class SlowToRead:
 
 
 async def test_arguments_that_are_read_after_a_value_was_made_have_all_of_the_timeout(cluster: Cluster) -> None:
-    limit_s = stretched(0.6)
+    limit_s = stretched(1.0)
 
     @handout.options(timeout_s=limit_s, host="plain")
     def quick(made: object, _: object) -> str:
