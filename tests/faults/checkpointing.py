@@ -137,3 +137,11 @@ def keep_on(steps: int) -> tuple[int, int]:
         task.checkpoint(step)
         time.sleep(0.5 / steps)
     raise ValueError("once")
+
+
+def checkpoints_left(_before: object) -> list[str]:
+    """Wait until the agent has dropped all checkpoints. Return those that are left after some seconds."""
+    until = time.monotonic() + 20
+    while (left := sorted(stored_checkpoints())) and time.monotonic() < until:
+        time.sleep(0.01)
+    return left

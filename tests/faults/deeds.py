@@ -23,7 +23,7 @@ def hoard(megabytes: int) -> int:
     for _ in range(megabytes):
         held.append(bytearray(b"x" * MB))
         time.sleep(0.001)
-    time.sleep(0.3)
+    time.sleep(1.0)  # on a busy machine, the agent's looks are further apart
     return len(held)
 
 
