@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import functools
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, overload
 
 from handout.allocators import Allocator, ClusterView
 from handout.errors import HandoutError, HostError
@@ -40,23 +39,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _in_event_loop(method: F) -> F:
-    """Make a method of a cluster that a plain ``with`` has opened raise at once, and not when its result is awaited.
-
-    Code that is not async never awaits the result, so it would never see the error.
-    """
-
-    @functools.wraps(method)
-    def checked(self: Cluster, *args: Any, **kwargs: Any) -> Any:
-        self._runtime.check_awaitable()
-        return method(self, *args, **kwargs)
-
-    return cast(F, checked)
-
-
+#: The methods whose results code that is not async cannot await.
+_AWAITED: Final = ("add", "call", "drain", "execute", "put", "start")
 #: How many hosts the repr of a cluster names.
 _NAMED: Final = 8
 
@@ -159,6 +143,9 @@ class Cluster:
             loop.run_to_end(self.open)
             stack.callback(self._close_in_thread, loop)
             self._runtime.has_thread = True
+            # Code that is not async never awaits the results of these methods, so it would never see their errors. The
+            # methods of the class stay coroutine functions, which other packages can tell from plain functions.
+            vars(self).update({name: self._checked(name) for name in _AWAITED})
             self._thread = stack.pop_all()
         atexit.register(self._close_at_exit)
         return self
@@ -187,11 +174,22 @@ class Cluster:
             return  # the process that opened the cluster has the thread, and goes on to use the cluster
         thread.close()
 
+    def _checked(self, name: str) -> Callable[..., Any]:
+        """Return a method that raises at once unless it is called in the event loop of the cluster."""
+        method = getattr(type(self), name)
+
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            self._runtime.check_awaitable()
+            return method(self, *args, **kwargs)
+
+        return checked
+
     def _close_in_thread(self, loop: OpenLoop) -> None:
+        for name in _AWAITED:
+            vars(self).pop(name, None)
         self._runtime.has_thread = False
         loop.run_to_end(self.close)
 
-    @_in_event_loop
     def start(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Execution:
         """Make an execution of a graph: ``async with cluster.start(graph) as execution``.
 
@@ -210,7 +208,6 @@ class Cluster:
         """
         return Execution(self._runtime, as_graph(graph), run)
 
-    @_in_event_loop
     async def execute(self, graph: Runnable, /, **run: Unpack[RunOptions]) -> Results:
         """Run a graph and return its results.
 
@@ -321,7 +318,6 @@ class Cluster:
         self, fn: Callable[Concatenate[A, B, P], R], a: A | Input[A], b: B | Input[B], /,
         *args: P.args, **kwargs: P.kwargs,
     ) -> R: ...  # fmt: skip
-    @_in_event_loop
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run one function on a host, and return its result.
 
@@ -364,7 +360,6 @@ class Cluster:
         runtime.bulk_calls.look_at(call, args, kwargs)
         return await calls.run(call)
 
-    @_in_event_loop
     async def put(self, value: T, /) -> Stored[T]:
         """Store a value, so that graphs and calls of this cluster can take it without sending it again.
 
@@ -396,7 +391,6 @@ class Cluster:
         stored: Stored[T] = await put(runtime.driver, runtime.next_run(), value)
         return stored
 
-    @_in_event_loop
     async def add(self, host: Host | str, /) -> None:
         """Add a host, and return as soon as the host is usable. Runs that have begun can use the host too.
 
@@ -411,7 +405,6 @@ class Cluster:
         """
         await self._runtime.add(host)
 
-    @_in_event_loop
     async def drain(self, name: str, /) -> None:
         """Remove a host without harm to any run, and return as soon as the host's agent has ended.
 

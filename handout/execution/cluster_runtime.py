@@ -388,12 +388,8 @@ class ClusterRuntime:
         return self._driver
 
     def check_awaitable(self) -> None:
-        """Raise `HandoutError` if a plain ``with`` opened the cluster and the caller is not in the cluster's loop."""
-        if (
-            self.has_thread
-            and self._serving is not None
-            and asyncio._get_running_loop() is not self._serving.get_loop()
-        ):
+        """Raise `HandoutError` if the caller is not in the event loop of the cluster, which a plain ``with`` opened."""
+        if self._serving is not None and asyncio._get_running_loop() is not self._serving.get_loop():
             raise _in_plain_with()
 
     def _check_loop(self, serving: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import inspect
 import os
 import subprocess
 import sys
@@ -296,6 +297,21 @@ async def test_a_future_that_is_awaited_can_be_cancelled(tmp_path: Path) -> None
 def test_a_coroutine_method_in_a_plain_with_raises_where_it_is_called(opened: Cluster, use: Any) -> None:
     with pytest.raises(HandoutError, match=r"opened by a plain `with`.*cluster\.run\(graph\).*submit.*async with"):
         use(opened)
+
+
+def test_other_packages_see_that_the_methods_of_a_cluster_are_coroutine_functions() -> None:
+    """A web framework that takes such a method for a plain function never awaits the call, so it is lost."""
+    with Cluster([Host.local("here", {"cpu": 1})]) as cluster:
+        pass  # the methods of a cluster that was opened by a plain `with` are the same again
+    for used in (cluster, Cluster()):
+        for method in (used.add, used.call, used.drain, used.execute, used.put):
+            assert inspect.iscoroutinefunction(method)
+
+    async def open_again() -> int:
+        async with cluster:
+            return await cluster.call(pow, 2, 5)
+
+    assert asyncio.run(open_again()) == 32
 
 
 def test_the_plain_with_runs_graphs_and_leaves_no_thread(opened: Cluster) -> None:
