@@ -97,11 +97,15 @@ def _decorates(caller: FrameType) -> bool:
     decorators to the body. The code around the body runs no other calls on these lines.
     """
     at = caller.f_lineno
-    return any(
-        at in range(each.co_firstlineno, 1 + max(line or 0 for _, _, line in each.co_lines()))
+    bodies = [
+        each
         for each in caller.f_code.co_consts
-        if isinstance(each, CodeType) and each.co_name not in _EXPRESSIONS
-    )
+        if isinstance(each, CodeType) and each.co_name not in _EXPRESSIONS and each.co_firstlineno <= at
+    ]
+    if not bodies:
+        return False
+    nearest = max(bodies, key=lambda each: each.co_firstlineno)
+    return at <= max(line or 0 for _, _, line in nearest.co_lines())
 
 
 def _forget(number: int) -> None:
