@@ -61,11 +61,11 @@ class _SentFunction(NamedTuple):
 
 
 class _NamedFunction(NamedTuple):
-    """The bytes of a function that hosts import, which are its name."""
+    """A function that is sent as its name, because hosts import it."""
 
     #: The function's module, and its name there.
     name: tuple[str, str]
-    function: FunctionBlob
+    blob: FunctionBlob
     #: Dotted names of the modules that the function needs.
     modules: frozenset[str]
 
@@ -116,19 +116,21 @@ class CallSnapshots:
     ) -> CallBytes:
         compared = Snapshot(_COMPARED)
         named = self._find_named(fn)
+        plain = None if named is None else named.blob
         if named is None:
             function = _function(name, fn, compared, companions)
             if not function.by_value:
-                named = self._remember_named(fn, function.data, compared)
+                plain = numbered(function.data, False)
+                self._remember_named(fn, plain, compared)
         else:
-            function = _Pickled(named.function.blob, False)
+            function = _Pickled(named.blob.blob, False)
             compared.modules.update(named.modules)
         before = set(compared.blobs)
         compared.closures = 0
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
-        if named is not None and not call.by_value:
-            return _bytes(named.function, call, supplied, compared)
+        if plain is not None and not call.by_value:
+            return _bytes(plain, call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -150,13 +152,11 @@ class CallSnapshots:
             named = self._named.get(fn)
         return named if named is not None and named.name == importable_name(fn) else None
 
-    def _remember_named(self, fn: Callable[..., Any], data: bytes, snapshot: Snapshot) -> _NamedFunction:
+    def _remember_named(self, fn: Callable[..., Any], blob: FunctionBlob, snapshot: Snapshot) -> None:
         name = importable_name(fn) if type(fn) is FunctionType else None
-        named = _NamedFunction(name or ("", ""), numbered(data, False), frozenset(snapshot.modules))
         if name is not None:
             with self._lock:
-                self._named[fn] = named
-        return named
+                self._named[fn] = _NamedFunction(name, blob, frozenset(snapshot.modules))
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:

@@ -95,4 +95,5 @@ class Timings:
         return Timings(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
 
+# The dataclass has made this function, so a decorator in the class would not see it.
 Timings.__init__ = names_near_arguments()(Timings.__init__)  # type: ignore[method-assign]
