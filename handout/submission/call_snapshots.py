@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 from handout.graph.stored import Home
 from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
-from handout.serialization.importable import importable_name
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.call_encoder import CallEncoder
 from handout.submission.call_values import CallValues, SharedArguments
 from handout.submission.code_bundles import FunctionBlob, function_bytes, numbered
+from handout.submission.function_dependencies import Dependencies, dependencies_of
 from handout.submission.refusals import refused
 from handout.submission.supplied_values import CodeWatch
 
@@ -60,12 +60,11 @@ class _SentFunction(NamedTuple):
     function: FunctionBlob
 
 
-class _NamedFunction(NamedTuple):
-    """A function that is sent as its name, because hosts import it."""
+class _Before(NamedTuple):
+    """A function as an earlier call sent it. The arguments of the call brought no code by value."""
 
-    #: The function's module, and its name there.
-    name: tuple[str, str]
-    blob: FunctionBlob
+    dependencies: Dependencies
+    function: FunctionBlob
     #: Dotted names of the modules that the function needs.
     modules: frozenset[str]
 
@@ -75,9 +74,9 @@ class CallSnapshots:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        #: The functions that were pickled as a name. The bytes are right as long as the name leads to the function. The
-        #: table keeps no function alive.
-        self._named: WeakKeyDictionary[Any, _NamedFunction] = WeakKeyDictionary()
+        #: The functions that were called. Those that are pickled for each call have None. The table keeps no function
+        #: alive.
+        self._before: WeakKeyDictionary[Any, _Before | None] = WeakKeyDictionary()
         #: The key has the digests of all that the function and the arguments bring by value.
         self._known: OrderedDict[tuple[bytes, ...], _SentFunction] = OrderedDict()
 
@@ -114,23 +113,26 @@ class CallSnapshots:
         companions: Sequence[type],
         shared: SharedArguments | None,
     ) -> CallBytes:
+        sent = self._sent_before(fn, companions)
+        if sent is not None:
+            compared = Snapshot(_COMPARED)
+            compared.modules.update(sent.modules)
+            supplied = CallValues(compared, shared)
+            call = _call(name, fn, args, kwargs, supplied)
+            if not call.by_value:
+                return _bytes(sent.function, call, supplied, compared)
+            # The function and the arguments may bring the same code. So one snapshot must pickle both.
         compared = Snapshot(_COMPARED)
-        named = self._find_named(fn)
-        plain = None if named is None else named.blob
-        if named is None:
-            function = _function(name, fn, compared, companions)
-            if not function.by_value:
-                plain = numbered(function.data, False)
-                self._remember_named(fn, plain, compared)
-        else:
-            function = _Pickled(named.blob.blob, False)
-            compared.modules.update(named.modules)
-        before = set(compared.blobs)
+        dependencies = self._dependencies_of(fn, companions)
+        function = _function(name, fn, compared, companions)
+        before, modules = set(compared.blobs), frozenset(compared.modules)
         compared.closures = 0
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
-        if plain is not None and not call.by_value:
-            return _bytes(plain, call, supplied, compared)
+        if not (function.by_value or call.by_value):
+            blob = numbered(function.data, False)
+            self._note(fn, dependencies, blob, modules)
+            return _bytes(blob, call, supplied, compared)
         # The names of the spaces of globals, and the versions of the classes, are not part of the digests of blobs. A
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
@@ -140,23 +142,43 @@ class CallSnapshots:
             snapshot = Snapshot()
             known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
             self._remember(key, known)
+        self._note(fn, None if call.by_value else dependencies, known.function, modules)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
             call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
-    def _find_named(self, fn: Callable[..., Any]) -> _NamedFunction | None:
-        if type(fn) is not FunctionType:
+    def _sent_before(self, fn: Callable[..., Any], companions: Sequence[type]) -> _Before | None:
+        """Return the function as an earlier call sent it, if it would be pickled so again."""
+        if companions or type(fn) is not FunctionType:
             return None
         with self._lock:
-            named = self._named.get(fn)
-        return named if named is not None and named.name == importable_name(fn) else None
+            before = self._before.get(fn)
+        return before if before is not None and before.dependencies.are_unchanged() else None
 
-    def _remember_named(self, fn: Callable[..., Any], blob: FunctionBlob, snapshot: Snapshot) -> None:
-        name = importable_name(fn) if type(fn) is FunctionType else None
-        if name is not None:
+    def _dependencies_of(self, fn: Callable[..., Any], companions: Sequence[type]) -> Dependencies | None:
+        if companions or type(fn) is not FunctionType:
+            return None
+        with self._lock:
+            is_pickled_each_time = fn in self._before and self._before[fn] is None
+        return None if is_pickled_each_time else dependencies_of(fn)
+
+    def _note(
+        self,
+        fn: Callable[..., Any],
+        dependencies: Dependencies | None,
+        function: FunctionBlob,
+        modules: frozenset[str],
+    ) -> None:
+        """Note how a function was sent. `dependencies` are those from before the function was pickled.
+
+        If they are None, the function is pickled for each call from now on.
+        """
+        if dependencies is not None and not dependencies.are_unchanged():
+            return  # another thread has changed something meanwhile, so the bytes may be older or newer
+        if type(fn) is FunctionType:
             with self._lock:
-                self._named[fn] = _NamedFunction(name, blob, frozenset(snapshot.modules))
+                self._before[fn] = None if dependencies is None else _Before(dependencies, function, modules)
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:

@@ -1,0 +1,195 @@
+"""Which functions of a script a call pickles anew, and after which changes."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from handout.submission.function_dependencies import dependencies_of
+from handout.submission.single_call import CallOptions, EncodedCall, encode_call
+
+Space: TypeAlias = dict[str, Any]
+
+
+def script(text: str) -> Space:
+    """Run a text as a script. Return its globals."""
+    space: Space = {"__name__": "__main__"}
+    exec(text, space)
+    return space
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make a package ``deps`` with the modules ``deps.tools``, ``deps.late`` and ``deps.end``."""
+    (tmp_path / "deps").mkdir()
+    (tmp_path / "deps" / "__init__.py").write_text("")
+    (tmp_path / "deps" / "tools.py").write_text("class Kind:\n    pass\n\ndef tool():\n    return 1\n")
+    (tmp_path / "deps" / "late.py").write_text("VALUE = 1\n")
+    (tmp_path / "deps" / "end.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deps"]:
+        del sys.modules[name]
+
+
+class Called:
+    """Encodes calls of ``work``."""
+
+    def __init__(self, space: Space) -> None:
+        self.space, self.options = space, CallOptions({})
+
+    def __call__(self, *args: Any) -> EncodedCall:
+        return encode_call(self.space["work"], args, {}, self.options)
+
+
+def set_code(space: Space) -> None:
+    space["work"].__code__ = script("def work(x=0): return x + 1")["work"].__code__
+
+
+def set_helpers_code(space: Space) -> None:
+    space["helper"].__code__ = script("def helper(): return 2")["helper"].__code__
+
+
+def replace_tool(space: Space) -> None:
+    sys.modules["deps.tools"].tool = lambda: 2  # type: ignore[attr-defined]
+
+
+def replace_kind(space: Space) -> None:
+    sys.modules["deps.tools"].Kind = type("Kind", (), {})  # type: ignore[attr-defined]
+
+
+def replace_module(space: Space) -> None:
+    sys.modules["deps.tools"] = types.ModuleType("deps.tools")
+
+
+def import_late(space: Space) -> None:
+    importlib.import_module("deps.late")
+
+
+HELPER = "K = 1\ndef helper(): return K\ndef work(x=0): return x + helper()"
+TOOL = "from deps.tools import tool, Kind\ndef work(x=0): return x + tool() + len(Kind.__name__)"
+PACKAGE = "import deps, deps.tools\ndef work(x=0): return x + deps.late.VALUE"
+
+CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
+    "its code": ("def work(x=0): return x", set_code),
+    "a default": ("def work(x=1): return x", lambda s: setattr(s["work"], "__defaults__", (2,))),
+    "a default of a keyword": (
+        "def work(x=1): return x",
+        lambda s: setattr(s["work"], "__kwdefaults__", {"y": 2}),
+    ),
+    "its name": ("def work(x=1): return x", lambda s: setattr(s["work"], "__name__", "other")),
+    "its qualified name": ("def work(x=1): return x", lambda s: setattr(s["work"], "__qualname__", "other")),
+    "its module": ("def work(x=1): return x", lambda s: setattr(s["work"], "__module__", "other")),
+    "its text": ("def work(x=1): 'one'", lambda s: setattr(s["work"], "__doc__", "two")),
+    "an attribute": ("def work(x=1): return x", lambda s: setattr(s["work"], "attribute", 1)),
+    "an annotation": ("def work(x: int = 1): return x", lambda s: s["work"].__annotations__.update(x=float)),
+    "one annotation less": ("def work(x: int = 1): return x", lambda s: s["work"].__annotations__.clear()),
+    "a global of an annotation": ("T = 1\ndef work(x: 'T' = 1): return x", lambda s: s.update(T=2)),
+    "a constant": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=2)),
+    "a constant of another type": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=True)),
+    "a constant that is now a list": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=[1])),
+    "a constant that is gone": ("K = 1\ndef work(x=0): return x + K", lambda s: s.pop("K")),
+    "a global in place of a built-in function": (
+        "def work(x=0): return len(str(x))",
+        lambda s: s.update(len=lambda text: 7),
+    ),
+    "a helper": (HELPER, lambda s: s.update(script("def helper(): return 2"))),
+    "a helper that is gone": (HELPER, lambda s: s.pop("helper")),
+    "a helper's code": (HELPER, set_helpers_code),
+    "a helper's constant": (HELPER, lambda s: s.update(K=2)),
+    "a function that hosts import": (TOOL, replace_tool),
+    "a class that hosts import": (TOOL, replace_kind),
+    "a module among the globals": ("import deps.tools as t\ndef work(x=0): return t.tool()", replace_module),
+    "a module that the code imports": (
+        "import deps.tools\ndef work(x=0):\n import deps.tools as t\n t.x",
+        replace_module,
+    ),
+    "a module of a package": (PACKAGE, import_late),
+    "the name of the script": ("def work(x=0): return x", lambda s: s.update(__name__="other")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_function_is_sent_anew_after_a_change_of(change: str) -> None:
+    text, deed = CHANGES[change]
+    call = Called(script(text))
+    importlib.import_module("deps.end")  # so that no other module is the last one of `sys.modules`
+    dependencies = dependencies_of(call.space["work"])
+    assert dependencies is not None
+    first, second = call(1), call(2)
+    assert second.bytes.function is first.bytes.function
+    assert dependencies.are_unchanged()
+    deed(call.space)
+    assert not dependencies.are_unchanged()
+    assert call(3).bytes.function.blob != first.bytes.function.blob
+
+
+#: For each function, objects of a kind that can change without a trace.
+UNKNOWN: dict[str, str] = {
+    "a list": "K = [1]\ndef work(x=0): return K",
+    "an object": "class A: pass\nK = A()\ndef work(x=0): return K",
+    "a class of the script": "class A: pass\ndef work(x=0): return A",
+    "a default that is a list": "def work(x=[]): return x",
+    "a default of a keyword": "def work(*, x=1): return x",
+    "an attribute": "def work(x=0): return x\nwork.attribute = []",
+    "a closure": "def make(k):\n def work(x=0): return k\n return work\nwork = make([1])",
+    "a helper with a list": "K = [1]\ndef helper(): return K\ndef work(x=0): return helper()",
+    "a module that the program made": (
+        "import sys, types\nm = sys.modules['deps.made'] = types.ModuleType('deps.made')\ndef work(x=0): return m.x"
+    ),
+    "a module that the program made and the code imports": (
+        "import sys, types\nsys.modules['deps.made'] = types.ModuleType('deps.made')\ndef work(x=0): import deps.made"
+    ),
+    "an annotation with a class of the script": "class A: pass\ndef work(x: A = None): return x",
+    "a large constant": "K = 'x' * 5000\ndef work(x=0): return K",
+    "more than 64 functions": (
+        "def f0(): pass\n" + "".join(f"def f{i}(): return f{i - 1}()\n" for i in range(1, 70)) + "work = f69"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_a_function_is_pickled_for_each_call_if_it_uses(kind: str) -> None:
+    assert dependencies_of(script(UNKNOWN[kind])["work"]) is None
+
+
+def test_a_list_that_grows_is_sent_as_it_is_at_each_call() -> None:
+    call = Called(script("K = [1]\ndef work(x=0): return K"))
+    blobs = set()
+    for _ in range(3):
+        blobs.add(call(1).bytes.function.blob)
+        call.space["K"].append(1)
+    assert len(blobs) == 3
+
+
+def test_code_among_the_arguments_comes_with_the_function_that_uses_it() -> None:
+    call = Called(script("class A: pass\nK = 1\ndef helper(): return K\ndef work(x=0): return helper()"))
+    plain = call(1)
+    with_code = call(call.space["helper"])
+    assert with_code.bytes.function.blob != plain.bytes.function.blob
+    assert call(1).bytes.function.blob == plain.bytes.function.blob
+
+
+def test_functions_that_call_each_other_are_compared_once_each() -> None:
+    space = script("def work(x=0): return other(x)\ndef other(x): return work(x)")
+    dependencies = dependencies_of(space["work"])
+    assert dependencies is not None
+    assert len(dependencies.functions) == 2
+    assert dependencies.are_unchanged()
+
+
+def test_nothing_that_a_function_uses_is_kept_alive() -> None:
+    call = Called(script(HELPER))
+    call(1)
+    alive = [weakref.ref(call.space[name]) for name in ("work", "helper")]
+    call.space.clear()
+    gc.collect()
+    assert [each() for each in alive] == [None, None]
