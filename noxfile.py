@@ -11,6 +11,8 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["tests", "types", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 
+#: The systems beside which docs/howto/side_by_side.md shows Handout. The blocks of that page run with them.
+PEERS = ["distributed>=2024.8", "prefect>=3", "ray>=2.9"]
 TYPED = ["handout", "examples", "tools", "benchmarks/soak", "noxfile.py"]
 
 
@@ -42,7 +44,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def full(session: nox.Session) -> None:
     """Run every test and all soaks, and build the documentation. Run this session at night, and before a release."""
-    _install(session, "-e", ".[dev,docs,libraries]")
+    _install(session, "-e", ".[dev,docs,libraries]", *PEERS)
     session.run("python", "-m", "pytest", "-n", "2", "-m", "", *session.posargs)
     session.run("python", "-m", "benchmarks.soak", "kills")
     session.run("python", "-m", "benchmarks.soak", "blackouts", "--minutes", "10")

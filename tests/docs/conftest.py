@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANG_S
 from tests.sshd import start_login
 
 FOLDER = Path(__file__).parent / "folder"
@@ -49,4 +50,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         }
         text = "Host *\n" + "".join(f"  {key} {value}\n" for key, value in config.items())
         (folder / "home" / ".ssh" / "config").write_text(text, encoding="utf-8")
-        yield Reader({**os.environ, "HOME": str(folder / "home")})
+        # Prefect starts a server of its own, which may take longer than its default of 20 s on a busy machine.
+        patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(int(HANG_S))}
+        yield Reader({**os.environ, **patience, "HOME": str(folder / "home")})

@@ -44,7 +44,7 @@ def run_page(page: Page, blocks: list[Block], folder: Path, reader: Reader) -> l
         text=True,
         cwd=folder,
         env={**reader.environment, "PYTHONPATH": str(ROOT)},
-        timeout=HANG_S,
+        timeout=2 * HANG_S,  # Prefect and Ray alone take 80 s on an idle machine
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
