@@ -252,13 +252,15 @@ class Failure:
         return "Fix the function, or set retries= if another attempt may help."
 
     def _looked_up_in_vain(self) -> str:
-        """Return what to do about a variable or a file that the host does not have. It may be the caller's."""
-        variable, file, folder = (self.report.get(name) for name in ("variable", "file", "folder"))
+        """Return what to do about a variable, a file or a program that the host does not have."""
+        variable, file, folder, program = (self.report.get(name) for name in ("variable", "file", "folder", "program"))
         if variable is not None:
             return _NO_VARIABLE.format(variable, self.host)
         if file is not None:
             where = f"in the folder {folder!r} of host {self.host!r}" if folder else f"on host {self.host!r}"
             return _NO_FILE.format(file, where, _FOLDER if folder else "")
+        if program is not None:
+            return _NO_PROGRAM.format(program, self.host)
         return ""
 
     def _met_the_limit(self) -> bool:
@@ -383,6 +385,10 @@ _NO_VARIABLE = (
 _NO_FILE = (
     "The task looked for {0!r} {1}. Files of the caller do not travel by themselves. If the file is the caller's, pass "
     "handout.File({0!r}) to the function as an argument, and open this.{2}"
+)
+_NO_PROGRAM = (
+    "Host {1!r} has no program {0!r}. Install it on the host, give its whole path, or add its folder to PATH with a line "
+    "such as Host({1!r}, setup='module load ...'). A program of yours travels as handout.File."
 )
 _FOLDER = (
     " If the file is on the host, give its whole path, or name the folder in which tasks begin: Host(workdir=...)."

@@ -14,8 +14,8 @@ from handout.serialization.user_objects import type_name
 __all__ = ["UNFINISHED", "refusal", "remedy_of"]
 
 _CALL: Final = (
-    "Await it first, and pass its result: await {name}(...). Or let a host run the coroutine function, and pass the "
-    "output: graph.add({name}, ...)."
+    "Await it first, and pass its result: await {name}(...). Or let a host run the coroutine function {name}, and pass "
+    "the output of this task, or the result of this call."
 )
 _LIST: Final = "Pass a list of its items: list(...)."
 _AWAIT: Final = "Await it first, and pass its result."

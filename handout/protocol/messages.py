@@ -405,6 +405,8 @@ class Failed(NamedTuple):
     """``raised``: path of the file that the task has tried to open, if the host does not have it."""
     folder: str | None = None
     """``raised``: the folder in which the task has looked for ``file``. Empty if the path is absolute."""
+    program: str | None = None
+    """``raised``: name or path of the program that the task has tried to start, if the host does not have it."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None
@@ -782,6 +784,8 @@ class TaskFailure(NamedTuple):
     """``raised``: path of the file that the task has tried to open, if the host does not have it."""
     folder: str | None = None
     """``raised``: the folder in which the task has looked for ``file``. Empty if the path is absolute."""
+    program: str | None = None
+    """``raised``: name or path of the program that the task has tried to start, if the host does not have it."""
     need: int | None = None
     """``disk``: how many bytes did not fit."""
     free: int | None = None

@@ -64,4 +64,4 @@ def _remedy(type: str) -> str:
         return ""  # the errors of outputs, Args and graphs say what to do
     if type.startswith("handout."):
         return _OWN
-    return _REMEDIES.get(type, _OTHERS).format(name="f")
+    return _REMEDIES.get(type, _OTHERS).format(name="its_function")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,14 @@ def start_a_program(name: str) -> None:
     subprocess.run([name], check=True)
 
 
+async def start_a_program_beside_others(name: str) -> None:
+    await asyncio.create_subprocess_exec(name)
+
+
+def start_a_program_in(folder: str) -> None:
+    subprocess.run([sys.executable, "-c", "pass"], check=True, cwd=folder)
+
+
 async def look_up_beside_others(name: str) -> str:
     return os.environ[name]
 
@@ -113,8 +123,19 @@ async def test_a_file_with_a_whole_path_is_told_without_a_folder() -> None:
     assert "workdir=" not in found
 
 
-@pytest.mark.parametrize(("function", "args"), [(raise_file_not_found, ()), (start_a_program, ("no-such-program",))])
-async def test_a_program_or_a_thing_that_is_not_found_is_no_missing_file(
-    function: Callable[..., Any], args: tuple[str, ...]
+@pytest.mark.parametrize("function", [start_a_program, start_a_program_beside_others])
+async def test_a_program_that_a_task_does_not_find_is_told_with_how_the_host_gets_it(
+    make: Callable[..., Host], function: Callable[..., Any]
 ) -> None:
-    assert "Fix the function" in await advice(Host.local("one", ONE), function, *args)
+    found = await advice(make(), function, "no-such-program")
+    assert "Host 'one' has no program 'no-such-program'." in found
+    assert "setup=" in found
+
+
+async def test_a_folder_in_which_a_program_cannot_begin_is_no_missing_program() -> None:
+    found = await advice(Host.local("one", ONE), start_a_program_in, "/no/such/folder")
+    assert "looked for '/no/such/folder' on host 'one'" in found
+
+
+async def test_another_error_of_this_type_is_no_missing_file() -> None:
+    assert "Fix the function" in await advice(Host.local("one", ONE), raise_file_not_found)

@@ -1,13 +1,13 @@
-"""Finds out what a task has looked up in vain: an environment variable, or a file.
+"""Finds out what a task has looked up in vain: an environment variable, a file or a program.
 
-The caller may have it, but it does not travel by itself. So the controller's error tells how it does.
+The caller may have it, but it does not travel by itself. So the controller's error tells the caller what to do.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
 
 from handout.serialization import exceptions
@@ -29,6 +29,7 @@ class LookedUp(NamedTuple):
     variable: str | None = None
     file: str | None = None
     folder: str | None = None
+    program: str | None = None
 
 
 def looked_up_in_vain(error: BaseException) -> LookedUp:
@@ -37,10 +38,16 @@ def looked_up_in_vain(error: BaseException) -> LookedUp:
     for _ in range(_MAX_CAUSES):
         if each is None:
             break
-        if type(each) is KeyError and _innermost_code(each) is _LOOK_UP:
+        frame = _innermost_frame(each)
+        code = None if frame is None else frame.f_code
+        if type(each) is KeyError and code is _LOOK_UP:
             return LookedUp(variable=_text(next(iter(_ARGS.__get__(each)), None)))
-        if type(each) is FileNotFoundError and _innermost_code(each) is not _START_PROGRAM:
-            return _missing_file(_text(_FILENAME.__get__(each)))
+        if type(each) is FileNotFoundError:
+            path = _text(_FILENAME.__get__(each))
+            # The error also names the folder in which the program was to begin, if that does not exist.
+            if frame is not None and code is _START_PROGRAM and path != _text(frame.f_locals.get("cwd")):
+                return LookedUp(program=path)
+            return _missing_file(path)
         each = exceptions.cause_of(each)
     return LookedUp()
 
@@ -61,12 +68,12 @@ def _text(value: object) -> str | None:
     return value if type(value) is str and 0 < len(value) <= _MAX_NAME else None
 
 
-def _innermost_code(error: BaseException) -> CodeType | None:
-    """Return the code that raised an exception, or None if no Python code has."""
+def _innermost_frame(error: BaseException) -> FrameType | None:
+    """Return the frame that raised an exception, or None if no Python code has."""
     trace = exceptions.traceback_of(error)
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace.tb_frame.f_code if trace is not None else None
+    return trace.tb_frame if trace is not None else None
 
 
 def _code_of(function: Any) -> CodeType | None:
