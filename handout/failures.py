@@ -387,7 +387,7 @@ _NO_FILE = (
     "handout.File({0!r}) to the function as an argument, and open this.{2}"
 )
 _NO_PROGRAM = (
-    "Host {1!r} has no program {0!r}. Install it on the host, give its whole path, or add its folder to PATH with a line "
+    "Host {1!r} has no program {0!r}. Install it on the host, give its whole path, or add its folder to PATH by a line "
     "such as Host({1!r}, setup='module load ...'). A program of yours travels as handout.File."
 )
 _FOLDER = (
