@@ -14,8 +14,8 @@ from handout.serialization.user_objects import type_name
 __all__ = ["UNFINISHED", "refusal", "remedy_of"]
 
 _CALL: Final = (
-    "Await it first, and pass its result: await {name}(...). Or let a host run the coroutine function {name}, and pass "
-    "the output of this task, or the result of this call."
+    "Await it first, and pass its result: await {name}(...). Or let a host run the coroutine function, and pass the "
+    "output of graph.add({name}, ...) or the result of cluster.call({name}, ...)."
 )
 _LIST: Final = "Pass a list of its items: list(...)."
 _AWAIT: Final = "Await it first, and pass its result."
