@@ -96,7 +96,7 @@ class ClassParts(NamedTuple):
 
 def parts(cls: Any, is_simple: Callable[..., bool]) -> ClassParts:
     """Take a class apart. `is_simple` tells which values can hold no object of a class that is sent by value."""
-    state = {name: value for name, value in vars(cls).items() if _is_state(name, value)}
+    state = {name: value for name, value in list(vars(cls).items()) if _is_state(name, value)}
     head = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     head.update((name, state.pop(name)) for name in list(state) if _is_hidden(cls, name))
     bases = vars(cls).get("__orig_bases__", cls.__bases__)

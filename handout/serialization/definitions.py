@@ -208,7 +208,7 @@ class Definitions:
         space, name = module.__dict__, module.__name__
         if name != "__main__":
             functions_by_value.own_module(module)
-            own = {key: value for key, value in space.items() if key not in _MODULE_MADE}
+            own = {key: value for key, value in list(space.items()) if key not in _MODULE_MADE}
             self._fill_names(space, name, own, module)
             if type(module) is not types.ModuleType:  # it gets the class when the class is complete
                 self.others.append(Fill(functions_by_value.fill_attributes, module, {"__class__": type(module)}))

@@ -326,7 +326,7 @@ def parts(fn: Function) -> FunctionParts:
         "__type_params__": getattr(fn, "__type_params__", ()),  # since Python 3.12
     }  # fmt: skip
     kept = {name: value for name, value in attributes.items() if value or name == "__module__"}
-    kept.update((name, value) for name, value in fn.__dict__.items() if not name.startswith("__handout"))
+    kept.update((name, value) for name, value in list(fn.__dict__.items()) if not name.startswith("__handout"))
     if fn.__defaults__:
         kept["__defaults__"] = tuple(map(own_objects.by_name, fn.__defaults__))
     if fn.__kwdefaults__:
@@ -470,7 +470,7 @@ def _inside(value: Any) -> Iterator[Any]:
 def _globals(fn: Function) -> dict[str, Any]:
     space = fn.__globals__
     used = {name for name in (*names_in(fn.__code__).used, *annotated(fn.__annotations__.values())) if name in space}
-    ordered = [name for name in space if name in used] if len(used) > 1 else used
+    ordered = [name for name in list(space) if name in used] if len(used) > 1 else used
     return {name: own_objects.by_name(space[name]) for name in ordered}
 
 

@@ -179,7 +179,7 @@ _CACHE_MADE = frozenset({"cache_parameters"})
 
 def _cache_parts(cached: Any) -> Any:
     limits = cached.cache_parameters()
-    state = {name: value for name, value in vars(cached).items() if name not in _CACHE_MADE}
+    state = {name: value for name, value in list(vars(cached).items()) if name not in _CACHE_MADE}
     return _make_cache, (limits["maxsize"], limits["typed"]), state
 
 
@@ -292,7 +292,7 @@ def _stream(path: str) -> Any:
 
 
 def _reduce_handler(handler: Any) -> Any:
-    state = {name: value for name, value in vars(handler).items() if name != "lock"}
+    state = {name: value for name, value in list(vars(handler).items()) if name != "lock"}
     return _make_handler, (type(handler),), state, None, None, set_state
 
 

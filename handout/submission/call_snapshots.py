@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from handout.graph.stored import Home
 from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
+from handout.serialization.definitions import Blob
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.call_encoder import CallEncoder
 from handout.submission.call_values import CallValues, SharedArguments
@@ -125,7 +126,7 @@ class CallSnapshots:
         compared = Snapshot(_COMPARED)
         dependencies = self._dependencies_of(fn, companions)
         function = _function(name, fn, compared, companions)
-        before, modules = set(compared.blobs), frozenset(compared.modules)
+        before, modules = dict(compared.blobs), frozenset(compared.modules)
         compared.closures = 0
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
@@ -137,12 +138,15 @@ class CallSnapshots:
         # function with a closure has no blob. If it is an argument, the bytes are never taken for those of another one.
         definitions = [blob.digest for number, blob in compared.blobs.items() if number not in before]
         key = None if compared.closures else (hashlib.sha256(function.data).digest(), *sorted(definitions))
-        known = self._find(key)
+        known, is_as_compared = self._find(key), True
         if known is None:
             snapshot = Snapshot()
             known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
-            self._remember(key, known)
-        self._note(fn, None if call.by_value else dependencies, known.function, modules)
+            is_as_compared = _digests(snapshot.blobs) == _digests(before)
+            if is_as_compared:  # otherwise another thread has changed something meanwhile
+                self._remember(key, known)
+        if is_as_compared:
+            self._note(fn, None if call.by_value else dependencies, known.function, modules)
         if call.by_value:
             supplied = CallValues(Snapshot(known.serial), shared, supplied)
             call = _call(name, fn, args, kwargs, supplied)
@@ -194,6 +198,10 @@ class CallSnapshots:
             self._known[key] = known
             if len(self._known) > _MOST:
                 self._known.popitem(last=False)
+
+
+def _digests(blobs: Mapping[int, Blob]) -> list[bytes]:
+    return [blob.digest for blob in blobs.values()]
 
 
 class _Pickled(NamedTuple):

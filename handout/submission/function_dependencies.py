@@ -9,10 +9,12 @@ classes that hosts import. All other functions are pickled for each call.
 
 from __future__ import annotations
 
+import operator
 import sys
+import typing
 import weakref
-from collections.abc import Callable, Iterable
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from collections.abc import Callable, Iterable, Iterator
+from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, NoneType, UnionType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from handout.serialization import definitions, functions_by_value, tokens
@@ -25,52 +27,46 @@ __all__ = ["Dependencies", "dependencies_of"]
 _MOST_BYTES: Final = 4096
 #: A function that uses more functions is pickled for each call.
 _MOST_FUNCTIONS: Final = 64
-#: The value of a global that does not exist.
+#: The value of a global that does not exist. Among the attributes of a function, it is the end of a list.
 _MISSING: Final = object()
-#: The types of the objects, apart from modules, that hosts import by the object's own name.
-_NAMED_TYPES: Final = frozenset({FunctionType, BuiltinFunctionType, type})
+#: Types that do not change, such as ``list[int]`` and ``int | None``.
+_ALIASES: Final = frozenset({GenericAlias, UnionType})
 
-#: A module, and a name in it.
+#: A module, and a name in it. The name is empty for the module itself.
 _Name: TypeAlias = tuple[str, str]
 
 
 class _Uses(NamedTuple):
-    """What a function by value uses. Only constants are kept alive."""
+    """What a function by value uses. Only constants, and objects that hosts import, are kept alive."""
 
     code: CodeType
     attributes: tuple[Any, ...]
-    annotations: tuple[tuple[str, Any], ...]
     #: The constants among the globals that the code or an annotation names. `_MISSING` is the value of a name that is
     #: no global.
     constants: tuple[tuple[str, Any], ...]
-    #: The other globals. The last item is the name by which hosts import a function or a class, and None for modules
-    #: and for functions by value.
-    objects: tuple[tuple[str, weakref.ref[Any], _Name | None], ...]
+    #: The other globals.
+    objects: tuple[tuple[str, weakref.ref[Any]], ...]
+    #: The objects among the attributes and the globals that hosts import, by the names under which they do so.
+    imported: tuple[tuple[_Name, weakref.ref[Any]], ...]
     #: The modules that the code imports or reaches through other modules, by their names in `sys.modules`.
     modules: tuple[tuple[str, weakref.ref[Any]], ...]
 
     def are_unchanged(self, fn: FunctionType) -> bool:
         """Return True if the function still uses the same."""
-        if fn.__code__ is not self.code or fn.__dict__ or importable_name(fn) is not None:
+        if fn.__code__ is not self.code or not _is_plain(fn) or importable_name(fn) is not None:
             return False
-        if not _are_same(_attributes(fn), self.attributes):
-            return False
-        annotations = fn.__annotations__
-        if tuple(annotations) != tuple(name for name, _ in self.annotations):
-            return False
-        if not _are_same(annotations.values(), (value for _, value in self.annotations)):
+        attributes = _attributes(fn)
+        if len(attributes) != len(self.attributes) or not all(map(operator.is_, attributes, self.attributes)):
             return False
         space = fn.__globals__
         if any(space.get(name, _MISSING) is not value for name, value in self.constants):
             return False
-        for name, reference, importable in self.objects:
+        for name, reference in self.objects:
             value = space.get(name)
             if value is None or value is not reference():
                 return False
-            if importable is not None and importable_name(value) != importable:
-                return False
-            if type(value) is ModuleType and not is_importable(value):
-                return False
+        if any(_imported_as(reference()) != name for name, reference in self.imported):
+            return False
         return all(_is_listed(name, reference) for name, reference in self.modules)
 
 
@@ -100,18 +96,31 @@ class Dependencies(NamedTuple):
 
     def are_unchanged(self) -> bool:
         """Return True if the function would be pickled as before."""
-        if self.imported is not None and self.imported != _imported():
+        try:
+            if self.imported is not None and self.imported != _imported():
+                return False
+            return all(each.is_unchanged() for each in self.functions)
+        except Exception:  # see `dependencies_of`
             return False
-        return all(each.is_unchanged() for each in self.functions)
 
 
 def dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
     """Return what the bytes of a function depend on. Return None if they may depend on anything else, too."""
+    try:
+        return _dependencies_of(fn)
+    except Exception:
+        # An object of the script has raised this, or another thread has changed a dict meanwhile. If the former also
+        # happens when the function is pickled, the caller gets an error that names the object.
+        return None
+
+
+def _dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
     if type(fn) is not FunctionType:
         return None
     name = importable_name(fn)
     if name is not None:
         return Dependencies(None, (_State(weakref.ref(fn), name),))
+    imported = _imported()
     found: dict[int, _State] = {}
     queue: list[FunctionType] = [fn]
     while queue:
@@ -122,7 +131,7 @@ def dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
         if uses is None or len(found) >= _MOST_FUNCTIONS:
             return None
         found[id(each)] = _State(weakref.ref(each), uses)
-    return Dependencies(_imported(), tuple(found.values()))
+    return Dependencies(imported, tuple(found.values()))
 
 
 def _imported() -> tuple[Any, ...]:
@@ -139,59 +148,86 @@ def _uses_of(fn: FunctionType, queue: list[FunctionType]) -> _Uses | None:
 
     Return None if the function uses an object of another kind.
     """
-    parts, names = functions_by_value.parts(fn), functions_by_value.names_in(fn.__code__)
-    annotations = tuple(fn.__annotations__.items())
+    space, attributes = fn.__globals__, _attributes(fn)
+    imported: list[tuple[_Name, weakref.ref[Any]]] = []
     if (
-        fn.__closure__
-        or fn.__dict__
-        or fn.__kwdefaults__
-        or getattr(fn, "__type_params__", None)
-        or functions_by_value.OWN_MODULE in fn.__globals__
+        not _is_plain(fn)
+        or functions_by_value.OWN_MODULE in space
         or definitions.arrived_as(fn) is not None
-        or not all(map(_is_constant, fn.__defaults__ or ()))
-        or not all(_is_constant(each) or _is_built_in(each) for _, each in annotations)
-        or any(module is not None for module in parts.modules.values())
+        or not all(value is _MISSING or _is_fixed(value, imported) for value in attributes)
     ):
         return None
+    names = functions_by_value.names_in(fn.__code__)
     constants: list[tuple[str, Any]] = []
-    objects: list[tuple[str, weakref.ref[Any], _Name | None]] = []
+    objects: list[tuple[str, weakref.ref[Any]]] = []
     texts = functions_by_value.annotated(fn.__annotations__.values())
     for name in dict.fromkeys(("__name__", *names.used, *texts)):
-        value = fn.__globals__.get(name, _MISSING)
+        value = space.get(name, _MISSING)
         if value is _MISSING or _is_constant(value):
             constants.append((name, value))
             continue
-        kind = type(value)
-        importable = importable_name(value) if kind in _NAMED_TYPES else None
-        if importable is None and kind is FunctionType:
+        if type(value) is FunctionType and importable_name(value) is None:
             queue.append(value)
-        elif importable is None and not (kind is ModuleType and is_importable(value)):
+        elif not _is_fixed(value, imported):
             return None
-        objects.append((name, weakref.ref(value), importable))
-    modules = _listed({*parts.modules, *_with_packages(names.imported)})
+        objects.append((name, weakref.ref(value)))
+    modules = _listed({*functions_by_value.parts(fn).modules, *_with_packages(names.imported)})
     if modules is None:
         return None
-    return _Uses(fn.__code__, _attributes(fn), annotations, tuple(constants), tuple(objects), modules)
+    return _Uses(fn.__code__, attributes, tuple(constants), tuple(objects), tuple(imported), modules)
+
+
+def _is_plain(fn: FunctionType) -> bool:
+    """Return True if a function has no closure and no attributes of its own, and its dicts are of no other class."""
+    return (
+        not (fn.__closure__ or fn.__dict__)
+        and type(fn.__globals__) is type(fn.__annotations__) is dict
+        and (fn.__kwdefaults__ is None or type(fn.__kwdefaults__) is dict)
+    )
 
 
 def _attributes(fn: FunctionType) -> tuple[Any, ...]:
+    """Return the attributes of a function, and what these hold."""
+    keywords, annotations = fn.__kwdefaults__ or {}, fn.__annotations__
     return (
-        fn.__defaults__, fn.__kwdefaults__, fn.__doc__, fn.__name__, fn.__qualname__, fn.__module__,
-        getattr(fn, "__type_params__", None) or None,
+        fn.__doc__, fn.__name__, fn.__qualname__, fn.__module__, *(fn.__defaults__ or ()),
+        _MISSING, *keywords, *keywords.values(), _MISSING, *annotations, *annotations.values(),
+        _MISSING, *getattr(fn, "__type_params__", ()),
     )  # fmt: skip
 
 
 def _is_constant(value: Any) -> bool:
     kind = type(value)
-    return kind in PLAIN_TYPES and (kind not in (str, bytes) or len(value) <= _MOST_BYTES)
+    if kind in PLAIN_TYPES:
+        return kind not in (str, bytes) or len(value) <= _MOST_BYTES
+    return value is ... or value is NoneType
 
 
-def _is_built_in(value: Any) -> bool:
-    return type(value) is type and value.__module__ == "builtins"
+def _is_fixed(value: Any, imported: list[tuple[_Name, weakref.ref[Any]]]) -> bool:
+    """Return True for a constant, an object that hosts import, and an alias of such. Add the objects to `imported`."""
+    for each in _inside(value):
+        if not _is_constant(each):
+            name = _imported_as(each)
+            if name is None:
+                return False
+            imported.append((name, weakref.ref(each)))
+    return True
 
 
-def _are_same(these: Iterable[Any], those: Iterable[Any]) -> bool:
-    return all(this is that for this, that in zip(these, those, strict=True))
+def _inside(value: Any) -> Iterator[Any]:
+    if type(value) in _ALIASES:
+        for each in (typing.get_origin(value), *typing.get_args(value)):
+            yield from _inside(each)
+    else:
+        yield value
+
+
+def _imported_as(value: Any) -> _Name | None:
+    """Return the name by which hosts import a function, a class or a module. Return None for any other object."""
+    kind = type(value)
+    if kind is FunctionType or kind is BuiltinFunctionType or issubclass(kind, type):
+        return importable_name(value)
+    return (value.__name__, "") if is_importable(value) else None
 
 
 def _with_packages(names: Iterable[str]) -> Iterable[str]:
@@ -203,13 +239,13 @@ def _with_packages(names: Iterable[str]) -> Iterable[str]:
 
 
 def _listed(names: Iterable[str]) -> tuple[tuple[str, weakref.ref[Any]], ...] | None:
-    """Return the modules of these names. Return None if a name leads to an object of another kind."""
+    """Return the modules of these names. Return None if a name leads to an object that hosts do not import."""
     found = [(name, sys.modules[name]) for name in sorted(names) if name in sys.modules]
-    if not all(type(module) is ModuleType for _, module in found):
+    if not all(is_importable(module) for _, module in found):
         return None
     return tuple((name, weakref.ref(module)) for name, module in found)
 
 
 def _is_listed(name: str, module: weakref.ref[Any]) -> bool:
     found = sys.modules.get(name)
-    return found is not None and found is module()
+    return found is not None and found is module() and is_importable(found)

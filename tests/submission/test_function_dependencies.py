@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from handout.errors import UnserializableError
 from handout.submission.function_dependencies import dependencies_of
 from handout.submission.single_call import CallOptions, EncodedCall, encode_call
 
@@ -22,7 +23,7 @@ Space: TypeAlias = dict[str, Any]
 def script(text: str) -> Space:
     """Run a text as a script. Return its globals."""
     space: Space = {"__name__": "__main__"}
-    exec(text, space)
+    exec(compile(text, "script.py", "exec", dont_inherit=True), space)
     return space
 
 
@@ -70,12 +71,22 @@ def replace_module(space: Space) -> None:
     sys.modules["deps.tools"] = types.ModuleType("deps.tools")
 
 
+def lose_spec(space: Space) -> None:
+    sys.modules["deps.tools"].__spec__ = None
+
+
+def rename_module(space: Space) -> None:
+    sys.modules["deps.tools"].__name__ = "deps.same"
+
+
 def import_late(space: Space) -> None:
     importlib.import_module("deps.late")
 
 
 HELPER = "K = 1\ndef helper(): return K\ndef work(x=0): return x + helper()"
 TOOL = "from deps.tools import tool, Kind\ndef work(x=0): return x + tool() + len(Kind.__name__)"
+SAME = "import sys, deps.tools as t\nsys.modules['deps.same'] = t\ndef work(x=0): return t.tool()"
+THROUGH = "import deps, deps.tools\ndef work(x=0): return deps.tools.tool()"
 PACKAGE = "import deps, deps.tools\ndef work(x=0): return x + deps.late.VALUE"
 
 CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
@@ -85,6 +96,14 @@ CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
         "def work(x=1): return x",
         lambda s: setattr(s["work"], "__kwdefaults__", {"y": 2}),
     ),
+    "a default of a keyword that has one": (
+        "def work(x=1, *, y=1): return x",
+        lambda s: s["work"].__kwdefaults__.update(y=2),
+    ),
+    "the first default of a keyword": (
+        "def work(x=1, **more): return x\nwork.__kwdefaults__ = {}",
+        lambda s: s["work"].__kwdefaults__.update(y=2),
+    ),
     "its name": ("def work(x=1): return x", lambda s: setattr(s["work"], "__name__", "other")),
     "its qualified name": ("def work(x=1): return x", lambda s: setattr(s["work"], "__qualname__", "other")),
     "its module": ("def work(x=1): return x", lambda s: setattr(s["work"], "__module__", "other")),
@@ -92,6 +111,19 @@ CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
     "an attribute": ("def work(x=1): return x", lambda s: setattr(s["work"], "attribute", 1)),
     "an annotation": ("def work(x: int = 1): return x", lambda s: s["work"].__annotations__.update(x=float)),
     "one annotation less": ("def work(x: int = 1): return x", lambda s: s["work"].__annotations__.clear()),
+    "an annotation that is an alias": (
+        "def work(x: list[int] = 1): return x",
+        lambda s: s["work"].__annotations__.update(x=list[float]),
+    ),
+    "a class in an annotation": (
+        "from deps.tools import Kind\ndef work(x: dict[str, Kind | None] = 1): return x",
+        replace_kind,
+    ),
+    "a class in an alias": (
+        "from deps.tools import Kind\nKinds = list[Kind]\ndef work(x=0): return Kinds",
+        replace_kind,
+    ),
+    "a default that hosts import": ("from deps.tools import tool\ndef work(x=tool): return x", replace_tool),
     "a global of an annotation": ("T = 1\ndef work(x: 'T' = 1): return x", lambda s: s.update(T=2)),
     "a constant": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=2)),
     "a constant of another type": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=True)),
@@ -112,6 +144,8 @@ CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
         "import deps.tools\ndef work(x=0):\n import deps.tools as t\n t.x",
         replace_module,
     ),
+    "a module that hosts import no more": (THROUGH, lose_spec),
+    "a module's name": (SAME, rename_module),
     "a module of a package": (PACKAGE, import_late),
     "the name of the script": ("def work(x=0): return x", lambda s: s.update(__name__="other")),
 }
@@ -138,7 +172,18 @@ UNKNOWN: dict[str, str] = {
     "an object": "class A: pass\nK = A()\ndef work(x=0): return K",
     "a class of the script": "class A: pass\ndef work(x=0): return A",
     "a default that is a list": "def work(x=[]): return x",
-    "a default of a keyword": "def work(*, x=1): return x",
+    "a default of a keyword that is a list": "def work(*, x=[]): return x",
+    "a text that is a list": "def work(x=0): return x\nwork.__doc__ = ['one']",
+    "a name of a class of the script": ("class S(str): pass\ndef work(x=0): return x\nwork.__name__ = S('work')"),
+    "annotations of a class of the script": (
+        "class D(dict): pass\ndef work(x=0): return x\nwork.__annotations__ = D(x=int)"
+    ),
+    "an annotation without a name": "class A: pass\ndef work(x=0): return x\nwork.__annotations__ = {A: int}",
+    "an annotation with a class that seems built in": (
+        "class A: __module__ = 'builtins'\ndef work(x: A = None): return x"
+    ),
+    "an alias of a class of the script": "class A: pass\ndef work(x: list[A] = None): return x",
+    "an object that replaces a module": "import sys, deps\nsys.modules['deps.odd'] = 1\ndef work(x=0): import deps.odd",
     "an attribute": "def work(x=0): return x\nwork.attribute = []",
     "a closure": "def make(k):\n def work(x=0): return k\n return work\nwork = make([1])",
     "a helper with a list": "K = [1]\ndef helper(): return K\ndef work(x=0): return helper()",
@@ -159,6 +204,111 @@ UNKNOWN: dict[str, str] = {
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_a_function_is_pickled_for_each_call_if_it_uses(kind: str) -> None:
     assert dependencies_of(script(UNKNOWN[kind])["work"]) is None
+
+
+class Globals(dict[str, Any]):
+    """Globals of a class that looks names up in its own way."""
+
+
+def test_a_function_is_pickled_for_each_call_if_its_globals_are_no_plain_dict() -> None:
+    space = Globals(__name__="__main__")
+    exec("def work(x=0): return x", space)
+    assert dependencies_of(space["work"]) is None
+
+
+#: Functions of kinds that many scripts have.
+KNOWN: dict[str, str] = {
+    "aliases": "def work(x: list[int], y: tuple[float, ...] = (), z: str | None = None) -> dict[str, None]: ...",
+    "classes": "from pathlib import Path\ndef work(x: Path) -> Path: return x",
+    "abstract classes": (
+        "from collections.abc import Sequence\nfrom typing import Any\ndef work(x: Sequence[Any]): return Sequence"
+    ),
+    "texts": "from typing import Any\nfrom pathlib import Path\ndef work(x: 'list[Any]') -> 'Path | None': ...",
+    "enums": "from http import HTTPStatus\ndef work(x=0): return HTTPStatus(x)",
+    "defaults of keywords": "def work(x=0, *, y: float = 0.5, z=None): return x",
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_function_is_pickled_once_if_it_has(kind: str) -> None:
+    dependencies = dependencies_of(script(KNOWN[kind])["work"])
+    assert dependencies is not None
+    assert dependencies.are_unchanged()
+
+
+#: Functions with objects that raise an exception when anything looks at them.
+HOSTILE: dict[str, str] = {
+    "a class without a hash": (
+        "class M(type):\n def __eq__(self, other): raise ValueError\nclass A(metaclass=M): pass\n"
+        "K = A()\ndef work(x=0): return K"
+    ),
+    "a class that cannot be read": (
+        "class A:\n @property\n def __class__(self): raise ValueError\ndef work(x: A() = 0): return x"
+    ),
+    "no attributes": ("class A:\n def __getattr__(self, name): raise ValueError\ndef work(x: A() = 0): return x"),
+    "a module without attributes": (
+        "import types\nclass M(types.ModuleType):\n def __getattr__(self, name): raise ValueError\n"
+        "m = M('m')\ndef work(x=0): return m.x"
+    ),
+    "a helper of a module without attributes": (
+        "import deps.tools as t\ndef fail(name): raise ValueError\nt.__getattr__ = fail\n"
+        "def helper(): pass\nhelper.__module__ = 'deps.tools'\ndef work(x=0): return helper()"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_the_error_names_the_function_if_it_uses(kind: str) -> None:
+    call = Called(script(HOSTILE[kind]))
+    assert dependencies_of(call.space["work"]) is None
+    with pytest.raises(UnserializableError, match="'work' cannot be sent to a host"):
+        call(1)
+
+
+def test_a_helper_whose_look_up_fails_later_is_a_change() -> None:
+    call = Called(script(TOOL))
+    dependencies = dependencies_of(call.space["work"])
+    assert dependencies is not None
+
+    def fail(name: str) -> None:
+        raise ValueError(name)
+
+    tools: Any = sys.modules["deps.tools"]
+    tools.__getattr__ = fail
+    del tools.tool
+    assert not dependencies.are_unchanged()
+
+
+def test_a_change_while_a_function_is_pickled_is_not_kept() -> None:
+    """Another thread sets a global after the function was pickled for its digest, and before it was for the call."""
+    call = Called(script("K = 1\ndef work(x=0): return K, changes"))
+    values = iter([1, 2])
+
+    class Changes:
+        def __reduce__(self) -> Any:
+            call.space["K"] = next(values, 1)
+            return int, ()
+
+    call.space["changes"] = Changes()
+    changed = call(1)
+    call.space["K"] = 1
+    assert call(1).bytes.function.blob != changed.bytes.function.blob
+
+
+def test_a_script_may_add_globals_while_a_function_is_pickled() -> None:
+    call = Called(script("A = B = 1\ndef work(x=0): return A + B"))
+
+    class Name(str):
+        """Adds a global when anything looks at it."""
+
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            call.space[f"made{len(call.space)}"] = 1
+            return hash(str(self))
+
+    call.space[Name("C")] = 1
+    call(1)
 
 
 def test_a_list_that_grows_is_sent_as_it_is_at_each_call() -> None:
