@@ -13,7 +13,7 @@ import operator
 import sys
 import typing
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, NoneType, UnionType
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -29,7 +29,9 @@ _MOST_BYTES: Final = 4096
 _MOST_FUNCTIONS: Final = 64
 #: The value of a global that does not exist. Among the attributes of a function, it is the end of a list.
 _MISSING: Final = object()
-#: Types that do not change, such as ``list[int]`` and ``int | None``.
+#: A function that uses a tuple with more items is pickled for each call.
+_MOST_ITEMS: Final = 64
+#: The types of annotations such as ``list[int]`` and ``int | None``, which do not change.
 _ALIASES: Final = frozenset({GenericAlias, UnionType})
 
 #: A module, and a name in it. The name is empty for the module itself.
@@ -41,15 +43,15 @@ class _Uses(NamedTuple):
 
     code: CodeType
     attributes: tuple[Any, ...]
-    #: The constants among the globals that the code or an annotation names. `_MISSING` is the value of a name that is
-    #: no global.
-    constants: tuple[tuple[str, Any], ...]
-    #: The other globals.
-    objects: tuple[tuple[str, weakref.ref[Any]], ...]
-    #: The objects among the attributes and the globals that hosts import, by the names under which they do so.
-    imported: tuple[tuple[_Name, weakref.ref[Any]], ...]
+    #: The globals that the code or an annotation names, apart from functions by value. A name that is no global has the
+    #: value `_MISSING`.
+    globals: tuple[tuple[str, Any], ...]
+    #: The functions by value among the globals.
+    functions: tuple[tuple[str, weakref.ref[Any]], ...]
     #: The modules that the code imports or reaches through other modules, by their names in `sys.modules`.
-    modules: tuple[tuple[str, weakref.ref[Any]], ...]
+    modules: tuple[tuple[str, Any], ...]
+    #: All of these objects that hosts import, by the names under which hosts do so.
+    imported: tuple[tuple[_Name, Any], ...]
 
     def are_unchanged(self, fn: FunctionType) -> bool:
         """Return True if the function still uses the same."""
@@ -59,15 +61,13 @@ class _Uses(NamedTuple):
         if len(attributes) != len(self.attributes) or not all(map(operator.is_, attributes, self.attributes)):
             return False
         space = fn.__globals__
-        if any(space.get(name, _MISSING) is not value for name, value in self.constants):
+        if any(space.get(name, _MISSING) is not value for name, value in self.globals):
             return False
-        for name, reference in self.objects:
-            value = space.get(name)
-            if value is None or value is not reference():
-                return False
-        if any(_imported_as(reference()) != name for name, reference in self.imported):
+        if any(space.get(name, _MISSING) is not reference() for name, reference in self.functions):
             return False
-        return all(_is_listed(name, reference) for name, reference in self.modules)
+        if any(sys.modules.get(name) is not module for name, module in self.modules):
+            return False
+        return all(_imported_as(value) == name for name, value in self.imported)
 
 
 class _State(NamedTuple):
@@ -149,7 +149,7 @@ def _uses_of(fn: FunctionType, queue: list[FunctionType]) -> _Uses | None:
     Return None if the function uses an object of another kind.
     """
     space, attributes = fn.__globals__, _attributes(fn)
-    imported: list[tuple[_Name, weakref.ref[Any]]] = []
+    imported: dict[_Name, Any] = {}
     if (
         not _is_plain(fn)
         or functions_by_value.OWN_MODULE in space
@@ -158,23 +158,23 @@ def _uses_of(fn: FunctionType, queue: list[FunctionType]) -> _Uses | None:
     ):
         return None
     names = functions_by_value.names_in(fn.__code__)
-    constants: list[tuple[str, Any]] = []
-    objects: list[tuple[str, weakref.ref[Any]]] = []
+    known: list[tuple[str, Any]] = []
+    functions: list[tuple[str, weakref.ref[Any]]] = []
     texts = functions_by_value.annotated(fn.__annotations__.values())
     for name in dict.fromkeys(("__name__", *names.used, *texts)):
         value = space.get(name, _MISSING)
-        if value is _MISSING or _is_constant(value):
-            constants.append((name, value))
-            continue
         if type(value) is FunctionType and importable_name(value) is None:
             queue.append(value)
-        elif not _is_fixed(value, imported):
+            functions.append((name, weakref.ref(value)))
+        elif value is _MISSING or _is_fixed(value, imported):
+            known.append((name, value))
+        else:
             return None
-        objects.append((name, weakref.ref(value)))
-    modules = _listed({*functions_by_value.parts(fn).modules, *_with_packages(names.imported)})
-    if modules is None:
+    listed = {*functions_by_value.parts(fn).modules, *_with_packages(names.imported)}
+    modules = tuple((name, sys.modules[name]) for name in sorted(listed) if name in sys.modules)
+    if not all(_is_fixed(module, imported) for _, module in modules):
         return None
-    return _Uses(fn.__code__, attributes, tuple(constants), tuple(objects), tuple(imported), modules)
+    return _Uses(fn.__code__, attributes, tuple(known), tuple(functions), modules, tuple(imported.items()))
 
 
 def _is_plain(fn: FunctionType) -> bool:
@@ -203,23 +203,22 @@ def _is_constant(value: Any) -> bool:
     return value is ... or value is NoneType
 
 
-def _is_fixed(value: Any, imported: list[tuple[_Name, weakref.ref[Any]]]) -> bool:
-    """Return True for a constant, an object that hosts import, and an alias of such. Add the objects to `imported`."""
-    for each in _inside(value):
-        if not _is_constant(each):
-            name = _imported_as(each)
-            if name is None:
-                return False
-            imported.append((name, weakref.ref(each)))
+def _is_fixed(value: Any, imported: dict[_Name, Any]) -> bool:
+    """Return True for a constant, an object that hosts import, and a tuple or an alias of such values.
+
+    Add the objects that hosts import to `imported`.
+    """
+    kind = type(value)
+    if kind is tuple and len(value) <= _MOST_ITEMS:
+        return all(_is_fixed(each, imported) for each in value)
+    if kind in _ALIASES:
+        return _is_fixed((typing.get_origin(value), *typing.get_args(value)), imported)
+    if not _is_constant(value):
+        name = _imported_as(value)
+        if name is None:
+            return False
+        imported[name] = value
     return True
-
-
-def _inside(value: Any) -> Iterator[Any]:
-    if type(value) in _ALIASES:
-        for each in (typing.get_origin(value), *typing.get_args(value)):
-            yield from _inside(each)
-    else:
-        yield value
 
 
 def _imported_as(value: Any) -> _Name | None:
@@ -236,16 +235,3 @@ def _with_packages(names: Iterable[str]) -> Iterable[str]:
         while "." in name:
             name = name.rpartition(".")[0]
             yield name
-
-
-def _listed(names: Iterable[str]) -> tuple[tuple[str, weakref.ref[Any]], ...] | None:
-    """Return the modules of these names. Return None if a name leads to an object that hosts do not import."""
-    found = [(name, sys.modules[name]) for name in sorted(names) if name in sys.modules]
-    if not all(is_importable(module) for _, module in found):
-        return None
-    return tuple((name, weakref.ref(module)) for name, module in found)
-
-
-def _is_listed(name: str, module: weakref.ref[Any]) -> bool:
-    found = sys.modules.get(name)
-    return found is not None and found is module() and is_importable(found)

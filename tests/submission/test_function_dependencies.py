@@ -127,6 +127,11 @@ CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
     "a global of an annotation": ("T = 1\ndef work(x: 'T' = 1): return x", lambda s: s.update(T=2)),
     "a constant": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=2)),
     "a constant of another type": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=True)),
+    "a constant in a tuple": ("K = (1, 2)\ndef work(x=0): return K", lambda s: s.update(K=(1, True))),
+    "a class in a tuple": (
+        "from deps.tools import Kind\nKinds = (int, Kind)\ndef work(x=0): return Kinds",
+        replace_kind,
+    ),
     "a constant that is now a list": ("K = 1\ndef work(x=0): return x + K", lambda s: s.update(K=[1])),
     "a constant that is gone": ("K = 1\ndef work(x=0): return x + K", lambda s: s.pop("K")),
     "a global in place of a built-in function": (
@@ -182,8 +187,9 @@ UNKNOWN: dict[str, str] = {
     "an annotation with a class that seems built in": (
         "class A: __module__ = 'builtins'\ndef work(x: A = None): return x"
     ),
+    "a tuple with a list": "K = (1, [2])\ndef work(x=0): return K",
     "an alias of a class of the script": "class A: pass\ndef work(x: list[A] = None): return x",
-    "an object that replaces a module": "import sys, deps\nsys.modules['deps.odd'] = 1\ndef work(x=0): import deps.odd",
+    "an object that replaces a module": "import sys, deps\nsys.modules['deps.odd'] = object()\ndef work(x=0): import deps.odd",
     "an attribute": "def work(x=0): return x\nwork.attribute = []",
     "a closure": "def make(k):\n def work(x=0): return k\n return work\nwork = make([1])",
     "a helper with a list": "K = [1]\ndef helper(): return K\ndef work(x=0): return helper()",
@@ -218,6 +224,7 @@ def test_a_function_is_pickled_for_each_call_if_its_globals_are_no_plain_dict() 
 
 #: Functions of kinds that many scripts have.
 KNOWN: dict[str, str] = {
+    "tuples": "K = (1, (2, 'a'))\ndef work(x=(0, len), *, y=()): return K",
     "aliases": "def work(x: list[int], y: tuple[float, ...] = (), z: str | None = None) -> dict[str, None]: ...",
     "classes": "from pathlib import Path\ndef work(x: Path) -> Path: return x",
     "abstract classes": (
