@@ -61,7 +61,7 @@ class _SentFunction(NamedTuple):
     function: FunctionBlob
 
 
-class _Before(NamedTuple):
+class _KnownFunction(NamedTuple):
     """A function as an earlier call sent it. The arguments of the call brought no code by value."""
 
     dependencies: Dependencies
@@ -77,7 +77,7 @@ class CallSnapshots:
         self._lock = threading.Lock()
         #: The functions that were called. Those that are pickled for each call have None. The table keeps no function
         #: alive.
-        self._before: WeakKeyDictionary[Any, _Before | None] = WeakKeyDictionary()
+        self._before: WeakKeyDictionary[Any, _KnownFunction | None] = WeakKeyDictionary()
         #: The key has the digests of all that the function and the arguments bring by value.
         self._known: OrderedDict[tuple[bytes, ...], _SentFunction] = OrderedDict()
 
@@ -152,7 +152,7 @@ class CallSnapshots:
             call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
-    def _sent_before(self, fn: Callable[..., Any], companions: Sequence[type]) -> _Before | None:
+    def _sent_before(self, fn: Callable[..., Any], companions: Sequence[type]) -> _KnownFunction | None:
         """Return the function as an earlier call sent it, if it would be pickled so again."""
         if companions or type(fn) is not FunctionType:
             return None
@@ -182,7 +182,7 @@ class CallSnapshots:
             return  # another thread has changed something meanwhile, so the bytes may be older or newer
         if type(fn) is FunctionType:
             with self._lock:
-                self._before[fn] = None if dependencies is None else _Before(dependencies, function, modules)
+                self._before[fn] = None if dependencies is None else _KnownFunction(dependencies, function, modules)
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:
