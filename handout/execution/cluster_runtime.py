@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 import anyio
+from anyio.abc import TaskGroup
 
 from handout.allocators import Allocator
 from handout.errors import HandoutError, HostError, HostUnreachableError, InventoryError
@@ -113,7 +114,8 @@ class ClusterRuntime:
         self._settling = asyncio.Event()
         #: Maps the name of each host that is lost, in quarantine or cannot be reached to the error that says why.
         self._unavailable: dict[str, HandoutError] = {}
-        self._spawn: Callable[[Coroutine[Any, Any, None]], object] = _refuse
+        #: Runs a coroutine. Returns False, and closes the coroutine, if no task group can run it.
+        self._spawn: Callable[[Coroutine[Any, Any, None]], bool] = _refuse
         self._members: Members | None = None
         #: The hosts on which no agent may start, and those to which nothing may connect, each with the reason. Both are
         #: empty unless `handout.testing.Faults` is in use.
@@ -293,7 +295,9 @@ class ClusterRuntime:
 
         try:
             async with anyio.create_task_group() as group:
-                self._spawn = lambda coroutine: group.start_soon(_awaited, coroutine)
+                spawned: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+                self._spawn = partial(_put, spawned)
+                group.start_soon(self._start_spawned, spawned, group)
                 members = self._members = Members(driver, group, make, self._on_settled, self._forget, self._timings)
                 for host in inventory.values():
                     members.keep(host)
@@ -320,6 +324,20 @@ class ClusterRuntime:
             if self._driver is driver:
                 self._spawn, self._members = _refuse, None
                 self._settling.set()
+
+    async def _start_spawned(self, spawned: asyncio.Queue[Coroutine[Any, Any, None]], group: TaskGroup) -> None:
+        """Start coroutines as tasks of a group, until this coroutine is cancelled.
+
+        Callbacks of the event loop cannot do so themselves: if ``sniffio`` is installed, anyio sees the event loop only
+        in a task.
+        """
+        try:
+            while True:
+                group.start_soon(_awaited, await spawned.get())
+        finally:
+            self._spawn = _refuse
+            while not spawned.empty():
+                group.start_soon(_awaited, spawned.get_nowait())  # it is cancelled at its first await
 
     def _on_settled(self, name: str, error: HandoutError | None) -> None:
         self._settled[name] = error
@@ -450,8 +468,7 @@ class ClusterRuntime:
         if self._members is None or self.is_closed:
             coroutine.close()
             return False
-        self._spawn(coroutine)
-        return True
+        return self._spawn(coroutine)
 
     def slots(self, requirements: Sequence[Requirement]) -> int:
         """Return how many tasks with these variants of a cost the hosts can run at one time.
@@ -561,9 +578,14 @@ async def _awaited(coroutine: Coroutine[Any, Any, None]) -> None:
     await coroutine
 
 
-def _refuse(coroutine: Coroutine[Any, Any, None]) -> object:
+def _put(spawned: asyncio.Queue[Coroutine[Any, Any, None]], coroutine: Coroutine[Any, Any, None]) -> bool:
+    spawned.put_nowait(coroutine)
+    return True
+
+
+def _refuse(coroutine: Coroutine[Any, Any, None]) -> bool:
     coroutine.close()
-    return None
+    return False
 
 
 def _too_few(failed: list[HandoutError], required: int, total: int) -> HandoutError:
