@@ -23,10 +23,6 @@ from handout.serialization.importable import importable_name, is_importable
 
 __all__ = ["Dependencies", "dependencies_of"]
 
-#: Longer constants are not compared, because the table of dependencies would keep them alive.
-_MOST_BYTES: Final = 4096
-#: A function that uses more functions is pickled for each call.
-_MOST_FUNCTIONS: Final = 64
 #: The value of a global that does not exist. Among the attributes of a function, it is the end of a list.
 _MISSING: Final = object()
 #: A function that uses a tuple with more items is pickled for each call.
@@ -128,7 +124,7 @@ def _dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
         if id(each) in found:
             continue
         uses = _uses_of(each, queue)
-        if uses is None or len(found) >= _MOST_FUNCTIONS:
+        if uses is None:
             return None
         found[id(each)] = _State(weakref.ref(each), uses)
     return Dependencies(imported, tuple(found.values()))
@@ -196,13 +192,6 @@ def _attributes(fn: FunctionType) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _is_constant(value: Any) -> bool:
-    kind = type(value)
-    if kind in PLAIN_TYPES:
-        return kind not in (str, bytes) or len(value) <= _MOST_BYTES
-    return value is ... or value is NoneType
-
-
 def _is_fixed(value: Any, imported: dict[_Name, Any]) -> bool:
     """Return True for a constant, an object that hosts import, and a tuple or an alias of such values.
 
@@ -213,7 +202,7 @@ def _is_fixed(value: Any, imported: dict[_Name, Any]) -> bool:
         return all(_is_fixed(each, imported) for each in value)
     if kind in _ALIASES:
         return _is_fixed((typing.get_origin(value), *typing.get_args(value)), imported)
-    if not _is_constant(value):
+    if not (kind in PLAIN_TYPES or value is ... or value is NoneType):
         name = _imported_as(value)
         if name is None:
             return False

@@ -200,10 +200,7 @@ UNKNOWN: dict[str, str] = {
         "import sys, types\nsys.modules['deps.made'] = types.ModuleType('deps.made')\ndef work(x=0): import deps.made"
     ),
     "an annotation with a class of the script": "class A: pass\ndef work(x: A = None): return x",
-    "a large constant": "K = 'x' * 5000\ndef work(x=0): return K",
-    "more than 64 functions": (
-        "def f0(): pass\n" + "".join(f"def f{i}(): return f{i - 1}()\n" for i in range(1, 70)) + "work = f69"
-    ),
+    "a tuple with more than 64 items": "K = (1,) * 65\ndef work(x=0): return K",
 }
 
 
@@ -232,6 +229,10 @@ KNOWN: dict[str, str] = {
     ),
     "texts": "from typing import Any\nfrom pathlib import Path\ndef work(x: 'list[Any]') -> 'Path | None': ...",
     "enums": "from http import HTTPStatus\ndef work(x=0): return HTTPStatus(x)",
+    "a long text": "K = 'x' * 5000\ndef work(x=0): return K",
+    "many helpers": (
+        "def f0(): pass\n" + "".join(f"def f{i}(): return f{i - 1}()\n" for i in range(1, 300)) + "work = f299"
+    ),
     "defaults of keywords": "def work(x=0, *, y: float = 0.5, z=None): return x",
 }
 
