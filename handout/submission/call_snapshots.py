@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary
 from handout.graph.stored import Home
 from handout.graph.warm import check_event_loop
 from handout.serialization import diagnosis
-from handout.serialization.definitions import Blob
 from handout.serialization.pickling import Segment, Snapshot
 from handout.submission.call_encoder import CallEncoder
 from handout.submission.call_values import CallValues, SharedArguments
 from handout.submission.code_bundles import FunctionBlob, function_bytes, numbered
 from handout.submission.function_dependencies import Dependencies, dependencies_of
+from handout.submission.function_identity import timeless
 from handout.submission.refusals import refused
 from handout.submission.supplied_values import CodeWatch
 
@@ -31,8 +31,8 @@ __all__ = ["CallBytes", "CallSnapshots"]
 
 #: At most this many snapshots are known.
 _MOST: Final = 1024
-#: The serial of the snapshots whose bytes are only compared.
-_COMPARED: Final = 0
+#: The serial of the snapshots whose bytes are only compared. `timeless` needs one of 8 bytes.
+_COMPARED: Final = 1 << 62
 
 
 class CallBytes(NamedTuple):
@@ -61,8 +61,8 @@ class _SentFunction(NamedTuple):
     function: FunctionBlob
 
 
-class _KnownFunction(NamedTuple):
-    """A function as an earlier call sent it. The arguments of the call brought no code by value."""
+class _ReusableFunction(NamedTuple):
+    """A function as an earlier call sent it. The arguments of that call brought no code by value."""
 
     dependencies: Dependencies
     function: FunctionBlob
@@ -77,7 +77,7 @@ class CallSnapshots:
         self._lock = threading.Lock()
         #: The functions that were called. Those that are pickled for each call have None. The table keeps no function
         #: alive.
-        self._before: WeakKeyDictionary[Any, _KnownFunction | None] = WeakKeyDictionary()
+        self._reusable: WeakKeyDictionary[Any, _ReusableFunction | None] = WeakKeyDictionary()
         #: The key has the digests of all that the function and the arguments bring by value.
         self._known: OrderedDict[tuple[bytes, ...], _SentFunction] = OrderedDict()
 
@@ -114,19 +114,19 @@ class CallSnapshots:
         companions: Sequence[type],
         shared: SharedArguments | None,
     ) -> CallBytes:
-        sent = self._sent_before(fn, companions)
-        if sent is not None:
+        reusable = self._find_reusable(fn, companions)
+        if reusable is not None:
             compared = Snapshot(_COMPARED)
-            compared.modules.update(sent.modules)
+            compared.modules.update(reusable.modules)
             supplied = CallValues(compared, shared)
             call = _call(name, fn, args, kwargs, supplied)
             if not call.by_value:
-                return _bytes(sent.function, call, supplied, compared)
+                return _bytes(reusable.function, call, supplied, compared)
             # The function and the arguments may bring the same code. So one snapshot must pickle both.
         compared = Snapshot(_COMPARED)
         dependencies = self._dependencies_of(fn, companions)
         function = _function(name, fn, compared, companions)
-        before, modules = dict(compared.blobs), frozenset(compared.modules)
+        before, modules = set(compared.blobs), frozenset(compared.modules)
         compared.closures = 0
         supplied = CallValues(compared, shared)
         call = _call(name, fn, args, kwargs, supplied)
@@ -141,8 +141,9 @@ class CallSnapshots:
         known, is_as_compared = self._find(key), True
         if known is None:
             snapshot = Snapshot()
-            known = _SentFunction(snapshot.serial, numbered(*_function(name, fn, snapshot, companions)[:2]))
-            is_as_compared = _digests(snapshot.blobs) == _digests(before)
+            data, by_value, _ = _function(name, fn, snapshot, companions)
+            known = _SentFunction(snapshot.serial, numbered(data, by_value))
+            is_as_compared = timeless(data, snapshot.serial) == timeless(function.data, _COMPARED)
             if is_as_compared:  # otherwise another thread has changed something meanwhile
                 self._remember(key, known)
         if is_as_compared:
@@ -152,19 +153,19 @@ class CallSnapshots:
             call = _call(name, fn, args, kwargs, supplied)
         return _bytes(known.function, call, supplied, compared)
 
-    def _sent_before(self, fn: Callable[..., Any], companions: Sequence[type]) -> _KnownFunction | None:
-        """Return the function as an earlier call sent it, if it would be pickled so again."""
+    def _find_reusable(self, fn: Callable[..., Any], companions: Sequence[type]) -> _ReusableFunction | None:
+        """Return the function as an earlier call sent it, if pickling it again would give the same bytes."""
         if companions or type(fn) is not FunctionType:
             return None
         with self._lock:
-            before = self._before.get(fn)
-        return before if before is not None and before.dependencies.are_unchanged() else None
+            found = self._reusable.get(fn)
+        return found if found is not None and found.dependencies.are_unchanged() else None
 
     def _dependencies_of(self, fn: Callable[..., Any], companions: Sequence[type]) -> Dependencies | None:
         if companions or type(fn) is not FunctionType:
             return None
         with self._lock:
-            is_pickled_each_time = fn in self._before and self._before[fn] is None
+            is_pickled_each_time = fn in self._reusable and self._reusable[fn] is None
         return None if is_pickled_each_time else dependencies_of(fn)
 
     def _note(
@@ -182,7 +183,7 @@ class CallSnapshots:
             return  # another thread has changed something meanwhile, so the bytes may be older or newer
         if type(fn) is FunctionType:
             with self._lock:
-                self._before[fn] = None if dependencies is None else _KnownFunction(dependencies, function, modules)
+                self._reusable[fn] = None if dependencies is None else _ReusableFunction(dependencies, function, modules)
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:
@@ -198,10 +199,6 @@ class CallSnapshots:
             self._known[key] = known
             if len(self._known) > _MOST:
                 self._known.popitem(last=False)
-
-
-def _digests(blobs: Mapping[int, Blob]) -> list[bytes]:
-    return [blob.digest for blob in blobs.values()]
 
 
 class _Pickled(NamedTuple):

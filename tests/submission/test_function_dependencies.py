@@ -287,10 +287,20 @@ def test_a_helper_whose_look_up_fails_later_is_a_change() -> None:
     assert not dependencies.are_unchanged()
 
 
-def test_a_change_while_a_function_is_pickled_is_not_kept() -> None:
+#: A function, and the values that its global K gets while the function is pickled. The globals of a closure are read once
+#: each time, those of other functions twice.
+PICKLED_TWICE = {
+    "a function": ("def work(x=0): return K, changes", (1, 2)),
+    "a closure": ("def make(k):\n def work(x=0): return K, k, changes\n return work\nwork = make(1)", (2,)),
+}
+
+
+@pytest.mark.parametrize("kind", PICKLED_TWICE)
+def test_a_change_while_a_function_is_pickled_is_not_kept(kind: str) -> None:
     """Another thread sets a global after the function was pickled for its digest, and before it was for the call."""
-    call = Called(script("K = 1\ndef work(x=0): return K, changes"))
-    values = iter([1, 2])
+    text, changed_to = PICKLED_TWICE[kind]
+    call = Called(script(f"K = 1\n{text}"))
+    values = iter(changed_to)
 
     class Changes:
         def __reduce__(self) -> Any:
