@@ -387,8 +387,9 @@ _NO_FILE = (
     "handout.File({0!r}) to the function as an argument, and open this.{2}"
 )
 _NO_PROGRAM = (
-    "Host {1!r} has no program {0!r}. Install it on the host, give its whole path, or add its folder to PATH by a line "
-    "such as Host({1!r}, setup='module load ...'). A program of yours travels as handout.File."
+    "Host {1!r} has no program {0!r}, or does not have the interpreter that the first line (#!) of this program names. "
+    "Install it on the host, give its whole path, or add its folder to PATH by a line such as "
+    "Host({1!r}, setup='module load ...'). A program of yours travels as handout.File."
 )
 _FOLDER = (
     " If the file is on the host, give its whole path, or name the folder in which tasks begin: Host(workdir=...)."

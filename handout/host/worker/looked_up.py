@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ def looked_up_in_vain(error: BaseException) -> LookedUp:
             return LookedUp(variable=_text(next(iter(_ARGS.__get__(each)), None)))
         if type(each) is FileNotFoundError:
             path = _text(_FILENAME.__get__(each))
-            # The error also names the folder in which the program was to begin, if that does not exist.
+            # If the folder in which the program should start does not exist, the error names the folder.
             if frame is not None and code is _START_PROGRAM and path != _text(frame.f_locals.get("cwd")):
                 return LookedUp(program=path)
             return _missing_file(path)
@@ -65,6 +66,8 @@ def _text(value: object) -> str | None:
     """Return a name or a path as text, or None if it is something else or too long."""
     if type(value) is bytes:
         value = os.fsdecode(value)
+    elif type(value) is getattr(sys.modules.get("pathlib"), "PosixPath", None):
+        value = str(value)
     return value if type(value) is str and 0 < len(value) <= _MAX_NAME else None
 
 
