@@ -183,7 +183,9 @@ class CallSnapshots:
             return  # another thread has changed something meanwhile, so the bytes may be older or newer
         if type(fn) is FunctionType:
             with self._lock:
-                self._reusable[fn] = None if dependencies is None else _ReusableFunction(dependencies, function, modules)
+                self._reusable[fn] = (
+                    None if dependencies is None else _ReusableFunction(dependencies, function, modules)
+                )
 
     def _find(self, key: tuple[bytes, ...] | None) -> _SentFunction | None:
         with self._lock:

@@ -13,7 +13,7 @@ import operator
 import sys
 import typing
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import BuiltinFunctionType, CodeType, FunctionType, GenericAlias, NoneType, UnionType
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -100,8 +100,8 @@ class Dependencies(NamedTuple):
             return False
 
 
-def dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
-    """Return what the bytes of a function depend on. Return None if they may depend on anything else, too."""
+def dependencies_of(fn: FunctionType) -> Dependencies | None:
+    """Return what the bytes of a function depend on. Return None if they depend on an object that may change unseen."""
     try:
         return _dependencies_of(fn)
     except Exception:
@@ -110,9 +110,7 @@ def dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
         return None
 
 
-def _dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
-    if type(fn) is not FunctionType:
-        return None
+def _dependencies_of(fn: FunctionType) -> Dependencies | None:
     name = importable_name(fn)
     if name is not None:
         return Dependencies(None, (_State(weakref.ref(fn), name),))
@@ -133,10 +131,10 @@ def _dependencies_of(fn: Callable[..., Any]) -> Dependencies | None:
 def _imported() -> tuple[Any, ...]:
     """Return what changes when the program imports a module, which functions may then find in its package.
 
-    It is also different in each process, because the bytes of a function name the process that made them.
+    A reloaded module becomes the last one again, so the last name alone does not tell. The value also differs in each
+    process, because the bytes of a function name the process that made them.
     """
-    last = next(reversed(sys.modules), "")
-    return tokens.origin(), len(sys.modules), last, id(sys.modules.get(last))
+    return tokens.origin(), len(sys.modules), next(reversed(sys.modules), "")
 
 
 def _uses_of(fn: FunctionType, queue: list[FunctionType]) -> _Uses | None:

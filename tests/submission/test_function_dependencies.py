@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from handout.errors import UnserializableError
+from handout.serialization import tokens
 from handout.submission.function_dependencies import dependencies_of
 from handout.submission.single_call import CallOptions, EncodedCall, encode_call
 
@@ -32,7 +33,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make a package ``deps`` with the modules ``deps.tools``, ``deps.late`` and ``deps.end``."""
     (tmp_path / "deps").mkdir()
     (tmp_path / "deps" / "__init__.py").write_text("")
-    (tmp_path / "deps" / "tools.py").write_text("class Kind:\n    pass\n\ndef tool():\n    return 1\n")
+    (tmp_path / "deps" / "tools.py").write_text(
+        "class Kind:\n    pass\n\ndef tool():\n    return 1\n\ndef tool_of(x):\n    return x\n"
+    )
     (tmp_path / "deps" / "late.py").write_text("VALUE = 1\n")
     (tmp_path / "deps" / "end.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
@@ -63,6 +66,10 @@ def replace_tool(space: Space) -> None:
     sys.modules["deps.tools"].tool = lambda: 2  # type: ignore[attr-defined]
 
 
+def replace_tool_of(space: Space) -> None:
+    sys.modules["deps.tools"].tool_of = None  # type: ignore[attr-defined]
+
+
 def replace_kind(space: Space) -> None:
     sys.modules["deps.tools"].Kind = type("Kind", (), {})  # type: ignore[attr-defined]
 
@@ -81,6 +88,28 @@ def rename_module(space: Space) -> None:
 
 def import_late(space: Space) -> None:
     importlib.import_module("deps.late")
+
+
+def replace_package(space: Space) -> None:
+    sys.modules["deps"] = types.ModuleType("deps")
+
+
+def replace_alias(space: Space) -> None:
+    sys.modules["deps.same"] = types.ModuleType("deps.same")
+
+
+def import_late_and_forget_end(space: Space) -> None:
+    del sys.modules["deps.end"]
+    import_late(space)
+
+
+def import_late_and_reload_end(space: Space) -> None:
+    import_late(space)
+    sys.modules["deps.end"] = sys.modules.pop("deps.end")
+
+
+def make_importable(space: Space) -> None:
+    sys.modules["deps.tools"].work = space["work"]  # type: ignore[attr-defined]
 
 
 HELPER = "K = 1\ndef helper(): return K\ndef work(x=0): return x + helper()"
@@ -152,6 +181,26 @@ CHANGES: dict[str, tuple[str, Callable[[Space], Any]]] = {
     "a module that hosts import no more": (THROUGH, lose_spec),
     "a module's name": (SAME, rename_module),
     "a module of a package": (PACKAGE, import_late),
+    "a module of a package, and another one is gone": (PACKAGE, import_late_and_forget_end),
+    "a module of a package, and another one is reloaded": (PACKAGE, import_late_and_reload_end),
+    "the package of a module that the code imports": (
+        "import deps.tools\ndef work(x=0): import deps.tools",
+        replace_package,
+    ),
+    "a second name of a module that the code imports": (
+        "import sys, deps.tools\nsys.modules['deps.same'] = deps.tools\ndef work(x=0): import deps.same",
+        replace_alias,
+    ),
+    "its module, which has it now": (
+        "import deps.tools\ndef work(x=0): return x\nwork.__module__ = 'deps.tools'",
+        make_importable,
+    ),
+    "its module, which has it no more": ("from deps.tools import tool_of as work", replace_tool_of),
+    "a type parameter": ("def work(x=0): return x", lambda s: setattr(s["work"], "__type_params__", (1,))),
+    "the name of a default of a keyword": (
+        "def work(x=0, **more): return x\nwork.__kwdefaults__ = {'y': 1}",
+        lambda s: setattr(s["work"], "__kwdefaults__", {"z": 1}),
+    ),
     "the name of the script": ("def work(x=0): return x", lambda s: s.update(__name__="other")),
 }
 
@@ -182,6 +231,9 @@ UNKNOWN: dict[str, str] = {
     "a name of a class of the script": ("class S(str): pass\ndef work(x=0): return x\nwork.__name__ = S('work')"),
     "annotations of a class of the script": (
         "class D(dict): pass\ndef work(x=0): return x\nwork.__annotations__ = D(x=int)"
+    ),
+    "defaults of keywords of a class of the script": (
+        "class D(dict): pass\ndef work(*, x=0): return x\nwork.__kwdefaults__ = D(x=0)"
     ),
     "an annotation without a name": "class A: pass\ndef work(x=0): return x\nwork.__annotations__ = {A: int}",
     "an annotation with a class that seems built in": (
@@ -327,6 +379,13 @@ def test_a_script_may_add_globals_while_a_function_is_pickled() -> None:
 
     call.space[Name("C")] = 1
     call(1)
+
+
+def test_a_function_is_pickled_anew_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    dependencies = dependencies_of(script("def work(x=0): return x")["work"])
+    assert dependencies is not None
+    monkeypatch.setattr(tokens, "_origin", "that of the fork")
+    assert not dependencies.are_unchanged()
 
 
 def test_a_list_that_grows_is_sent_as_it_is_at_each_call() -> None:
