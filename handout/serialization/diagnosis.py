@@ -159,7 +159,9 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield ".__self__", value.__self__
         yield ".__func__", value.__func__
     elif issubclass(kind, type):
-        yield from ((f".{name}", part) for name, part in vars(value).items() if name not in ("__dict__", "__weakref__"))
+        yield from (
+            (f".{name}", part) for name, part in list(vars(value).items()) if name not in ("__dict__", "__weakref__")
+        )
         yield from ((f".__bases__[{index}]", base) for index, base in enumerate(value.__bases__))
         yield ".__class__", type(value)
     else:

@@ -568,7 +568,7 @@ def reduce_dispatch(fn: Any) -> Any:
     """Return the tuple from which pickle writes a function that `is_dispatch`. Return None for another function."""
     if not is_dispatch(fn):
         return None
-    own = {name: value for name, value in vars(fn).items() if name not in _DISPATCH_MADE}
+    own = {name: value for name, value in list(vars(fn).items()) if name not in _DISPATCH_MADE}
     own.update(__name__=fn.__name__, __qualname__=fn.__qualname__, __module__=fn.__module__)
     return _new_dispatch, (), (dict(fn.registry), own), None, None, _fill_dispatch
 

@@ -1,10 +1,11 @@
 """Tells whether a function would be pickled as before, without pickling it.
 
-Each call of a function of a script sends the function by value, because the script may have changed the function, or an
-object that the function uses. To pickle such a function takes longer than all else that the controller does for a call.
-So the controller notes what the bytes depend on, and compares this at the next call. That is possible only for
-functions that depend on few kinds of objects: on constants, on other such functions, and on the modules, functions and
-classes that hosts import. All other functions are pickled for each call.
+A function of a script is sent by value. The script may change the function, or an object that the function uses,
+between two calls. But to pickle the function for each call takes longer than all else that the controller does for a
+call. So the controller notes what the bytes depend on, and compares this at the next call. This works only for
+functions that depend on objects whose changes the controller can see: constants, tuples and aliases such as
+``list[int]`` of them, other such functions, and the modules, functions and classes that hosts import. All other
+functions are pickled for each call.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _Name: TypeAlias = tuple[str, str]
 
 
 class _Uses(NamedTuple):
-    """What a function by value uses. Only constants, and objects that hosts import, are kept alive."""
+    """What a function by value uses. It keeps only constants, and objects that hosts import, alive."""
 
     code: CodeType
     attributes: tuple[Any, ...]
@@ -46,7 +47,7 @@ class _Uses(NamedTuple):
     functions: tuple[tuple[str, weakref.ref[Any]], ...]
     #: The modules that the code imports or reaches through other modules, by their names in `sys.modules`.
     modules: tuple[tuple[str, Any], ...]
-    #: All of these objects that hosts import, by the names under which hosts do so.
+    #: The objects among all of these that hosts import, with the names under which hosts import them.
     imported: tuple[tuple[_Name, Any], ...]
 
     def are_unchanged(self, fn: FunctionType) -> bool:
@@ -105,8 +106,8 @@ def dependencies_of(fn: FunctionType) -> Dependencies | None:
     try:
         return _dependencies_of(fn)
     except Exception:
-        # An object of the script has raised this, or another thread has changed a dict meanwhile. If the former also
-        # happens when the function is pickled, the caller gets an error that names the object.
+        # An object of the script has raised this, or another thread has changed a dict meanwhile. If the object raises
+        # again when the function is pickled, the caller gets an error that names the object.
         return None
 
 
@@ -138,9 +139,9 @@ def _imported() -> tuple[Any, ...]:
 
 
 def _uses_of(fn: FunctionType, queue: list[FunctionType]) -> _Uses | None:
-    """Return what a function by value uses, and add the functions by value among it to the queue.
+    """Return what a function by value uses, and add the functions by value that it uses to the queue.
 
-    Return None if the function uses an object of another kind.
+    Return None if the function uses an object that may change unseen.
     """
     space, attributes = fn.__globals__, _attributes(fn)
     imported: dict[_Name, Any] = {}
