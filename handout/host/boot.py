@@ -71,14 +71,17 @@ def reason(folder: str, error: OSError) -> str:
 def limit_reached(error: BaseException) -> str:
     """Return in words which limit of a process has caused an error, with its number, or "" if no limit has."""
     number = getattr(error, "errno", None)
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and any(s in str(error) for s in _NO_MEMORY)):
+    # Python raises a SystemError if it has no memory for the error that it wanted to raise.
+    if isinstance(error, (MemoryError, SystemError)) or (
+        isinstance(error, ImportError) and any(s in str(error) for s in _NO_MEMORY)
+    ):
         number = errno.ENOMEM
     if number not in _LIMITS:
         return ""
     which, name = _LIMITS[number]
     limit = resource.getrlimit(which)[0]
     if limit == resource.RLIM_INFINITY:
-        return "the host has no memory left" if number == errno.ENOMEM else ""
+        return "the host has no memory left" if number == errno.ENOMEM and not isinstance(error, SystemError) else ""
     return name.format(limit)
 
 
