@@ -41,6 +41,9 @@ from handout.protocol.messages import AnyMessage
 #: When the lease has ended, the agent lingers: it stays for some time, because it keeps finished results for the
 #: controller. After that time, the agent gets this many nanoseconds to end by itself.
 _AGENT_GRACE_NS = 2_000_000_000
+#: Bytes of address space that the supervisor gives back before it removes folders, because a start may have failed for a
+#: lack of it. They are never written to, so they take no memory.
+_SPARE = 4 << 20
 #: The supervisor reports the end of a worker when all strays are dead, but at most this many seconds after the end.
 _STRAY_S = 0.5
 #: Seconds between two searches for strays.
@@ -516,6 +519,7 @@ def run(
     orphans.remove_in_background(folder, _STORES, report_fd)
     processes.become_subreaper()
     groups, store = ControlGroups.for_run(os.path.basename(folder)), None
+    spare = bytearray(_SPARE)
     try:
         orphans.lock(folder, group_folders=groups.folders)
         groups.make()
@@ -535,6 +539,7 @@ def run(
         finally:
             supervisor.shut_down()
     finally:
+        del spare
         groups.remove()
         for path in (folder, store):
             if path is not None:
