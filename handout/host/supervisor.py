@@ -41,8 +41,8 @@ from handout.protocol.messages import AnyMessage
 #: When the lease has ended, the agent lingers: it stays for some time, because it keeps finished results for the
 #: controller. After that time, the agent gets this many nanoseconds to end by itself.
 _AGENT_GRACE_NS = 2_000_000_000
-#: Bytes of address space that the supervisor gives back before it removes folders, because the start may have failed for
-#: lack of it. They are never written to, so they take no memory.
+#: Bytes of address space that the supervisor gives back before it removes folders. A start may have failed for lack of
+#: address space. The bytes are never written to, so they take no memory.
 _SPARE = 4 << 20
 #: The supervisor reports the end of a worker when all strays are dead, but at most this many seconds after the end.
 _STRAY_S = 0.5
