@@ -260,7 +260,7 @@ class Failure:
             where = f"in the folder {folder!r} of host {self.host!r}" if folder else f"on host {self.host!r}"
             return _NO_FILE.format(file, where, _FOLDER if folder else "")
         if program is not None:
-            return _NO_PROGRAM.format(program, self.host)
+            return _NO_PROGRAM.format(program, self.host, _INTERPRETER if "/" in program else "")
         return ""
 
     def _met_the_limit(self) -> bool:
@@ -387,10 +387,10 @@ _NO_FILE = (
     "handout.File({0!r}) to the function as an argument, and open this.{2}"
 )
 _NO_PROGRAM = (
-    "Host {1!r} has no program {0!r}, or does not have the interpreter that the first line (#!) of this program names. "
-    "Install it on the host, give its whole path, or add its folder to PATH by a line such as "
-    "Host({1!r}, setup='module load ...'). A program of yours travels as handout.File."
+    "Host {1!r} has no program {0!r}{2}. Install it on the host, give its whole path, or add its folder to PATH by a "
+    "line such as Host({1!r}, setup='module load ...'). A program of yours travels as handout.File."
 )
+_INTERPRETER = ", or not the interpreter that its first line (#!) names"
 _FOLDER = (
     " If the file is on the host, give its whole path, or name the folder in which tasks begin: Host(workdir=...)."
 )

@@ -76,6 +76,11 @@ def start_a_program_by_its_path(name: str) -> None:
     subprocess.run([Path(name)], check=True)
 
 
+def spawn_a_program(path: str) -> None:
+    """Start a program in the way that Python takes if the program may inherit all descriptors."""
+    subprocess.run([path], check=True, close_fds=False)
+
+
 async def start_a_program_beside_others(name: str) -> None:
     await asyncio.create_subprocess_exec(name)
 
@@ -132,8 +137,13 @@ async def test_a_program_that_a_task_does_not_find_is_told_with_how_the_host_get
     make: Callable[..., Host], function: Callable[..., Any]
 ) -> None:
     found = await advice(make(), function, "no-such-program")
-    assert "Host 'one' has no program 'no-such-program', or" in found
+    assert "Host 'one' has no program 'no-such-program'." in found
     assert "setup=" in found
+
+
+async def test_a_program_by_its_whole_path_may_lack_its_interpreter() -> None:
+    found = await advice(Host.local("one", ONE), spawn_a_program, "/no/such/program")
+    assert "Host 'one' has no program '/no/such/program', or not the interpreter" in found
 
 
 @pytest.mark.parametrize("folder", ["/no/such/folder", Path("/no/such/folder")])

@@ -46,7 +46,7 @@ def looked_up_in_vain(error: BaseException) -> LookedUp:
         if type(each) is FileNotFoundError:
             path = _text(_FILENAME.__get__(each))
             # If the folder in which the program should start does not exist, the error names the folder.
-            if frame is not None and code is _START_PROGRAM and path != _text(frame.f_locals.get("cwd")):
+            if frame is not None and code in _START_PROGRAM and path != _text(frame.f_locals.get("cwd")):
                 return LookedUp(program=path)
             return _missing_file(path)
         each = exceptions.cause_of(each)
@@ -85,4 +85,4 @@ def _code_of(function: Any) -> CodeType | None:
 
 #: The code that looks up a variable in `os.environ`, and the code that starts the program of a `subprocess.Popen`.
 _LOOK_UP = _code_of(type(os.environ).__getitem__)
-_START_PROGRAM = _code_of(getattr(subprocess.Popen, "_execute_child", None))
+_START_PROGRAM = [_code_of(getattr(subprocess.Popen, name, None)) for name in ("_execute_child", "_posix_spawn")]
