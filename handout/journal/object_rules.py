@@ -6,7 +6,6 @@ depends on it. A module is "installed" if it is not the user's own (see `project
 
 from __future__ import annotations
 
-import copyreg
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Any, Final
 from handout.journal.code_rules import installed, module_sources
 from handout.journal.installed import is_own
 from handout.journal.value_walk import ValueWalk, digest
+from handout.serialization import reducers
 from handout.serialization.importable import importable_name
 from handout.serialization.user_objects import is_interruption
 
@@ -51,7 +51,7 @@ def a_class(walk: ValueWalk, cls: type) -> bytes:
 
     For a class of an installed module, only its name and the module's version count.
     """
-    if type(cls) in copyreg.dispatch_table:
+    if reducers.registered(type(cls)) is not None:
         return an_object(walk, cls)
     static = not cls.__flags__ & _HEAP_TYPE
     if static or (not is_own(cls.__module__) and importable_name(cls) is not None):
@@ -74,7 +74,7 @@ def a_class(walk: ValueWalk, cls: type) -> bytes:
 def an_object(walk: ValueWalk, value: Any) -> bytes:
     """Return the identity of an object whose type has no rule, made from the parts that pickling would store."""
     kind = type(value)
-    reduce = copyreg.dispatch_table.get(kind)
+    reduce = reducers.registered(kind)
     try:
         reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(5)
     except BaseException as error:  # a __reduce__ may raise anything

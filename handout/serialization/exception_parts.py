@@ -17,6 +17,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from handout.serialization.reducers import registered
+
 __all__ = ["Parts", "attributes_of", "group_from", "group_shell", "is_group", "reduce_exception"]
 
 #: These descriptors read and write the parts of an exception even if its class has attributes of the same names.
@@ -42,7 +44,10 @@ def attributes_of(exc: BaseException) -> dict[str, Any]:
 def reduce_exception(exc: BaseException) -> Any:
     """Return the tuple from which pickle writes an exception, or NotImplemented to leave it to pickle."""
     kind = type(exc)
-    return NotImplemented if _is_left_to_pickle(kind) else parts(exc)
+    if not _is_left_to_pickle(kind):
+        return parts(exc)
+    # If `copyreg` knows the class, pickle would ask it. See `registered`.
+    return exc.__reduce_ex__(5) if kind in copyreg.dispatch_table and not registered(kind) else NotImplemented
 
 
 def _is_left_to_pickle(kind: type) -> bool:
@@ -50,7 +55,7 @@ def _is_left_to_pickle(kind: type) -> bool:
     return (
         # Before Python 3.12, pickle does not store the ``name`` of these errors.
         (_is_native(kind) and not issubclass(kind, (AttributeError, NameError)))
-        or kind in copyreg.dispatch_table
+        or registered(kind) is not None
         or _native_base(kind) is None
         or any(_of_user(kind, name) is not None for name in ("__reduce__", "__reduce_ex__"))
     )

@@ -142,7 +142,7 @@ def write_definition(snapshot: Snapshot, obj: Any) -> Blob:
 
 
 def _is_part(value: Any, cls: type, name: str) -> bool:
-    if issubclass(type(value), type) or "__reduce__" not in vars(type(value)):
+    if issubclass(type(value), type) or not isinstance(getattr(type(value), "__reduce__", None), Function):
         return False
     try:
         return bool(value.__reduce__()[1] == (cls, name))
@@ -291,7 +291,7 @@ def _no_rule(_pickler: Pickler, _obj: Any) -> Any:
 
 def _rule(kind: Any) -> Callable[[Pickler, Any], Any]:
     """Return the function that reduces objects of a type."""
-    if kind in copyreg.dispatch_table:
+    if reducers.registered(kind) is not None:
         return _no_rule
     if kind is Function or issubclass(kind, type):
         return Pickler.code
@@ -505,7 +505,7 @@ def _reduce(obj: Any) -> Any:
 
     dill would take some other objects apart in its own way, such as arrays, whose buffers it writes inside the pickle.
     """
-    reduce = copyreg.dispatch_table.get(type(obj))
+    reduce = reducers.registered(type(obj))
     try:
         return obj.__reduce_ex__(5) if reduce is None else reduce(obj)
     except TypeError:

@@ -40,8 +40,21 @@ UNPICKLABLE_TYPES: tuple[type, ...] = (
 )  # fmt: skip
 #: The modules of those types. The subclasses that programs define are pickled like other objects.
 _HOMES = frozenset({"builtins", "io", "_io", "_thread", "threading"})
+_TBLIB = "tblib.pickling_support"
 _STREAMS = ("__stdin__", "__stdout__", "__stderr__", "stdin", "stdout", "stderr")
 _METHODS = ("__reduce__", "__reduce_ex__", "__getstate__")
+
+
+def registered(kind: type) -> Any:
+    """Return the function that a program has registered with `copyreg` to pickle objects of a type, or None.
+
+    tblib does not count. dask has tblib register itself for all exceptions and tracebacks of a process, and another
+    process can load these only if it has tblib.
+    """
+    reduce = copyreg.dispatch_table.get(kind)
+    if reduce is not None and getattr(getattr(reduce, "func", reduce), "__module__", None) == _TBLIB:
+        return None
+    return reduce
 
 
 def defines(kind: type, name: str) -> bool:

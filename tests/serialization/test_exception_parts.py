@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copyreg
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -180,6 +182,31 @@ def test_what_a_class_says_of_its_pickles_is_respected() -> None:
     assert type(again(Stateful(code=2)).lock) is type(threading.Lock())
     assert pickling.loads(b"".join(pickling.dumps(Reducing(code=2)))).__notes__ == ["made by __reduce__"]
     assert pickling.loads(b"".join(pickling.dumps(Registered(code=2)))).__notes__ == ["made by copyreg"]
+
+
+def pickle_exception(error: BaseException) -> Any:
+    """Stand for tblib's function of this name, which makes objects that only processes with tblib can load."""
+    raise AssertionError("tblib was asked")
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), OSError(2, "no", "file"), Slotted(code=2)], ids=repr)
+def test_an_exception_does_not_travel_as_tblib_says(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask has tblib register all exceptions of the process with `copyreg`."""
+    monkeypatch.setattr(pickle_exception, "__module__", "tblib.pickling_support")
+    monkeypatch.setitem(copyreg.dispatch_table, type(error), pickle_exception)
+    for found in (again(error), pickling.loads(b"".join(pickling.dumps(error)))):
+        assert (type(found), found.args, vars(found)) == (type(error), error.args, vars(error))
+
+
+def test_a_traceback_is_refused_whatever_tblib_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_exception, "__module__", "tblib.pickling_support")
+    monkeypatch.setitem(copyreg.dispatch_table, TracebackType, functools.partial(pickle_exception))
+    try:
+        raise ValueError
+    except ValueError as error:
+        trace = error.__traceback__
+    with pytest.raises(TypeError, match="traceback"):
+        pickling.dumps(trace)
 
 
 def test_a_class_cannot_get_between_an_exception_and_its_parts() -> None:
