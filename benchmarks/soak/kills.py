@@ -86,19 +86,19 @@ class Killer:
         """Kill up to `count` workers, chosen at random among those that may die now."""
         if count <= 0:
             return
-        supervisors = [supervisor(self._cluster, name) for name in self._cluster._runtime.driver.agents]
-        workers = [worker for each in supervisors if each is not None for worker in children(each)[1:]]
+        supervisors = {name: supervisor(self._cluster, name) for name in self._cluster._runtime.driver.agents}
+        workers = [(pid, name) for name, each in supervisors.items() if each is not None for pid in children(each)[1:]]
         self._chance.shuffle(workers)
-        for pid in workers:
+        for pid, host in workers:
             # Most idle workers are spared, because the soak is about interrupted tasks.
             if running(self._folder, pid) is None and self._chance.random() >= _IDLE:
                 continue
-            if is_marked(pid, self._mark) and self._kill_worker(pid):
+            if is_marked(pid, self._mark) and self._kill_worker(pid, host):
                 count -= 1
             if not count:
                 return
 
-    def _kill_worker(self, pid: int) -> bool:
+    def _kill_worker(self, pid: int, host: str) -> bool:
         """Kill a worker, unless a task would then fail for good. Return True if the worker was killed."""
         try:
             # A stopped worker cannot begin another task between the check and the kill.
@@ -106,7 +106,7 @@ class Killer:
             until_s = time.monotonic() + 0.01
             while state(pid) not in ("T", "Z", "") and time.monotonic() < until_s:
                 pass
-            if state(pid) == "T" and self._may_die(pid):
+            if state(pid) == "T" and self._may_die(pid, host):
                 os.kill(pid, signal.SIGKILL)
                 self.workers += 1
                 return True
@@ -115,28 +115,32 @@ class Killer:
             pass  # the worker has already ended
         return False
 
-    def _may_die(self, pid: int) -> bool:
+    def _may_die(self, pid: int, host: str) -> bool:
         """Return True if no task fails for good when this stopped worker dies. Note the task that the worker runs."""
-        doomed, task = self._doomed(), running(self._folder, pid)
+        task, deaths = running(self._folder, pid), self._deaths()
         if task is None:
             # A task may be on its way to an idle worker. The soak cannot see which task the death would count against.
-            return not doomed
-        if task in self._hit or f"t{task}" in doomed:
+            # If a task has two attempts, the death of the other attempt's worker may not be counted yet.
+            return all(count < MAX_DEATHS - 2 or host not in hosts for count, hosts in deaths.values())
+        if task in self._hit or deaths.get(f"t{task}", (0, ()))[0] >= MAX_DEATHS - 1:
             return False
         self._hit.add(task)
         self.at_work += 1
         return True
 
-    def _doomed(self) -> set[str]:
-        """Return the tasks that fail for good, by design, if a worker dies once more while it runs them."""
-        run = self._cluster._runtime.driver.core.world.runs.get(self._execution._active.number)
+    def _deaths(self) -> dict[str, tuple[int, set[str]]]:
+        """Return how often a worker has died while it ran a task, and the hosts of the task, for unfinished tasks."""
+        world = self._cluster._runtime.driver.core.world
+        run = world.runs.get(self._execution._active.number)
+        found: dict[str, tuple[int, set[str]]] = {}
         if run is None:
-            return set()
-        return {
-            run.name_of(t)
-            for (kind, t), count in run.failures.items()
-            if kind is FailureCount.WORKER_DIED and count >= MAX_DEATHS - 1 and not run.ended(t)
-        }
+            return found
+        for (kind, t), count in run.failures.items():
+            if kind is FailureCount.WORKER_DIED and not run.ended(t):
+                second = run.second_attempts.get(t)
+                at = [world.fleet.at(i) for i in (run.host[t], -1 if second is None else second.host) if i >= 0]
+                found[run.name_of(t)] = count, {host.name for host in at if host is not None}
+        return found
 
     def _kill_agent(self) -> None:
         """Kill the agent of one of the hosts whose agents were killed least often."""
